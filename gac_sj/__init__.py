@@ -1,0 +1,37 @@
+"""Gated Attention Coding (GAC) for SpikingJelly. Importing it registers the models with timm."""
+
+from gac_sj import checkpoint, functional, models
+from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
+from gac_sj.encoding import (
+    DirectCoding,
+    Encoder,
+    GatedAttentionCoding,
+    LatencyCoding,
+    PoissonCoding,
+    WeightedPhaseCoding,
+    create_encoder,
+)
+from gac_sj.neuron import LIFNode, preset
+from gac_sj.surrogate import Rectangle, Triangle
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DirectCoding",
+    "Encoder",
+    "GatedAttentionCoding",
+    "GatedAttentionUnit",
+    "LIFNode",
+    "LatencyCoding",
+    "PoissonCoding",
+    "Rectangle",
+    "SpatialChannelAttention",
+    "TemporalAttention",
+    "Triangle",
+    "WeightedPhaseCoding",
+    "checkpoint",
+    "create_encoder",
+    "functional",
+    "models",
+    "preset",
+]

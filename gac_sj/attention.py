@@ -1,0 +1,117 @@
+"""The attention modules of Gated Attention Coding: they hold weights, the mathematics is in ``functional``."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gac_sj import functional
+
+__all__ = ["GatedAttentionUnit", "SpatialChannelAttention", "TemporalAttention"]
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+    return value
+
+
+class TemporalAttention(nn.Module):
+    """Temporal attention: a bias-free network ``T -> T // reduction -> T`` on the mean and the maximum of each step.
+
+    Source: GAC (arXiv 2308.06582), main figure and code. T = 1 has one hidden unit (the published code has none).
+
+    Args:
+        T: number of time steps.
+        reduction: ratio of ``T`` to the hidden units; at least one remains.
+
+    Shapes:
+        ``[N, C, H, W]`` (the same at every step) or ``[T, N, C, H, W]`` -> ``[T, N, 1, 1, 1]``.
+
+    Raises:
+        ValueError: an argument is not a positive whole number.
+    """
+
+    def __init__(self, T: int, reduction: int = 2):
+        super().__init__()
+        hidden = max(1, _positive("T", T) // _positive("reduction", reduction))
+        self.T = T
+        self.squeeze = nn.Linear(T, hidden, bias=False)
+        self.excite = nn.Linear(hidden, T, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.temporal_attention(x, self.squeeze.weight, self.excite.weight)
+
+
+class SpatialChannelAttention(nn.Module):
+    """Spatial-channel attention: ``depth`` square convolutions with ReLU between them, no bias.
+
+    Source: GAC (arXiv 2308.06582): the code has two 4x4 convolutions (the default), the main figure draws one.
+
+    Args:
+        channels: channels in and out.
+        kernel_size: side of the kernels; an even one is padded by one pixel more to the right and below.
+        reduction: ratio of ``channels`` to the hidden channels; at least one remains.
+        depth: number of convolutions; 1 has no hidden channels.
+
+    Shapes:
+        ``[N, C, H, W]`` or ``[T, N, C, H, W]`` -> the same.
+
+    Raises:
+        ValueError: an argument is not a positive whole number.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 4, reduction: int = 1, depth: int = 2):
+        super().__init__()
+        _positive("kernel_size", kernel_size)
+        hidden = max(1, _positive("channels", channels) // _positive("reduction", reduction))
+        widths = [channels, *[hidden] * (_positive("depth", depth) - 1), channels]
+        # functional pads, so that even kernels keep the size without torch's padding warning
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, kernel_size, bias=False) for before, after in zip(widths, widths[1:])
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.spatial_channel_attention(x, [convolution.weight for convolution in self.convolutions])
+
+
+class GatedAttentionUnit(nn.Module):
+    """The gate: ``gain * sigmoid(temporal attention * spatial-channel attention)``.
+
+    Source: GAC (arXiv 2308.06582), main figure; the gain is ours.
+
+    Args:
+        T: number of time steps.
+        channels: channels of the features.
+        kernel_size, depth: of the spatial-channel branch.
+        temporal_reduction, channel_reduction: reduction ratios of the two branches.
+        gain: the largest value of the gate, above 0. 1 is published; 2 makes the gate about 1 at initialisation.
+
+    Shapes:
+        ``[N, C, H, W]`` (the same at every step) or ``[T, N, C, H, W]`` -> ``[T, N, C, H, W]`` in (0, gain).
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        T: int,
+        channels: int,
+        kernel_size: int = 4,
+        temporal_reduction: int = 2,
+        channel_reduction: int = 1,
+        depth: int = 2,
+        gain: float = 1.0,
+    ):
+        super().__init__()
+        if not gain > 0:
+            raise ValueError(f"gain is {gain}; a gate needs a gain above 0 (1 as published).")
+        self.temporal = TemporalAttention(T, temporal_reduction)
+        self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
+        self.gain = float(gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.gate(self.temporal(x), self.spatial_channel(x), self.gain)
+
+    def extra_repr(self) -> str:
+        return f"gain={self.gain:g}"

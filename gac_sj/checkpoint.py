@@ -1,0 +1,135 @@
+"""Checkpoints: the published ones of GAC and MS-ResNet, by their key names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gac_sj.encoding import GatedAttentionCoding
+
+__all__ = ["load_reference_state_dict", "read_reference"]
+
+
+def read_reference(path: str | Path) -> dict[str, Tensor]:
+    """Read a published ``.pth`` file without executing code.
+
+    Args:
+        path: a file that ``torch.save`` wrote: a state dict, or a dict that holds one as "state_dict" or "model".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, or not a state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"The checkpoint {path} does not exist; give the path of a .pth file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}): it is truncated or not a file of plain "
+            "tensors; fetch it again."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"The checkpoint {path} holds no state dict; give a file that maps names to tensors.")
+    return dict(content)
+
+
+@torch.no_grad()
+def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load the weights of the published GAC or MS-ResNet code into an MS-ResNet of ours; strict.
+
+    The published networks register many tensors under several names; any of them is enough, and all that are there
+    must agree. A ``module.`` prefix is ignored. Nothing is changed where an error is raised.
+
+    Args:
+        model: a network of :mod:`gac_sj.models.ms_resnet` with the same shape; a GAC network with ``recipe="reference"``.
+        state_dict: names of the published code to tensors.
+
+    Raises:
+        ValueError: a GAC network of another recipe, or a tensor that is missing, unexpected, misshapen or contradictory;
+            the message names each.
+    """
+    encoder = model.encoder
+    if isinstance(encoder, GatedAttentionCoding) and not encoder.is_reference:
+        raise ValueError(
+            f"The model's encoder has the recipe {encoder.recipe!r} (gain {encoder.gau.gain:g}), and published weights "
+            "belong to the published encoder; create the model with recipe='reference'."
+        )
+    given = {re.sub(r"^(module\.)+", "", key): value for key, value in state_dict.items()}
+    loaded, problems, used = {}, [], set()
+    for key, target in model.state_dict().items():
+        names = _reference_names(key)
+        found = [name for name in names if name in given]
+        used.update(found)
+        if not found:
+            problems.append(f"missing {names[0]} (our {key})")
+            continue
+        value = given[found[0]]
+        # the published temporal attention is a 1x1x1 convolution
+        if value.dim() == 5 and value.shape[2:] == (1, 1, 1):
+            value = value.flatten(1)
+        if value.shape != target.shape:
+            problems.append(f"{found[0]} has shape {list(value.shape)} and needs {list(target.shape)}")
+        problems += [f"{name} differs from {found[0]}" for name in found[1:] if not _equal(given[name], given[found[0]])]
+        loaded[key] = value
+    problems += [f"unexpected {name}" for name in given if name not in used]
+    if problems:
+        shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise ValueError(
+            f"The checkpoint does not fit {model._get_name()} (T={model.T}, {model.num_classes} classes): {shown}. "
+            "Create the model with the depth, T, encoder and number of classes of the checkpoint."
+        )
+    model.load_state_dict(loaded, strict=True)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
+
+
+def _norm(*prefixes: str) -> list[str]:
+    """The published BatchNorm is a wrapper that registers its layer twice."""
+    return [f"{prefix}.{wrapper}" for prefix in prefixes for wrapper in ("bn", "seqbn.module")]
+
+
+def _reference_names(key: str) -> list[str]:
+    """All names under which the published codes hold our tensor ``key``, the likeliest first."""
+    module, _, leaf = key.rpartition(".")
+    if match := re.fullmatch(r"encoder\.stem\.(\d)", module):
+        at = match[1]
+        sequential = [f"conv1.{at}", *_norm(f"conv1.{at}")]
+        cifar = {"0": ["conv1", "conv1_s.layer.module"], "1": _norm("bn1", "conv1_s.bn")}.get(at, [])
+        names = cifar + sequential
+    elif match := re.fullmatch(r"encoder\.gau\.temporal\.(squeeze|excite)", module):
+        names = [f"encoding.TA.sharedMLP.{0 if match[1] == 'squeeze' else 2}"]
+    elif match := re.fullmatch(r"encoder\.gau\.spatial_channel\.convolutions\.(\d)", module):
+        names = [f"encoding.SCA.sharedMLP.{2 * int(match[1])}"]
+    elif match := re.fullmatch(r"stages\.(\d)\.(\d+)\.(.+)", module):
+        stage, block = int(match[1]), match[2]
+        cifar, imagenet = f"layer{stage + 1}.{block}", f"conv{stage + 2}_x.{block}"
+        names = [f"{home}.{name}" for home in (cifar, imagenet) for name in _block_names(match[3])]
+    elif module == "head":
+        names = ["fc1", "fc1_s.layer.module", "fc"]
+    else:
+        names = [module]
+    return [f"{name}.{leaf}" for name in names]
+
+
+def _block_names(module: str) -> list[str]:
+    """Published names inside a block: GAC's CIFAR, GAC's ImageNet and MS-ResNet's."""
+    return {
+        "conv1": ["conv1", "conv1_s.layer.module", "residual_function.1"],
+        "bn1": _norm("bn1", "conv1_s.bn", "residual_function.2"),
+        "conv2": ["conv2", "conv2_s.layer.module", "residual_function.4"],
+        "bn2": _norm("bn2", "conv2_s.bn", "residual_function.5"),
+        # with a pool in front (MS-ResNet-104) the convolution stands at 1 and the norm at 2
+        "shortcut.1": ["downsample.layer.module", "shortcut.0", "shortcut.1"],
+        "shortcut.2": _norm("downsample.bn", "shortcut.1", "shortcut.2"),
+    }[module]

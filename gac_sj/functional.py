@@ -1,0 +1,75 @@
+"""The mathematics of Gated Attention Coding (arXiv 2308.06582) in plain PyTorch: stateless, one function an idea.
+
+Shapes: ``T`` time steps, ``N`` images, ``C`` channels. A static image has features ``[N, C, H, W]``, the same at every
+step; a sequence has ``[T, N, C, H, W]``. Everything here takes both, and computes a static image's part once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention"]
+
+
+def temporal_attention(x: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:
+    """One number per time step: ``W_m ReLU(W_n avg(x)) + W_m ReLU(W_n max(x))`` (GAC, main figure).
+
+    avg and max pool each step over channels and pixels.
+
+    Args:
+        x: features ``[N, C, H, W]`` or ``[T, N, C, H, W]``.
+        squeeze: ``W_n``, ``[hidden, T]``.
+        excite: ``W_m``, ``[T, hidden]``.
+
+    Returns:
+        ``[T, N, 1, 1, 1]``, any real number.
+    """
+    pooled = torch.stack([x.mean((-3, -2, -1)), x.amax((-3, -2, -1))], dim=-1)  # [N, 2] or [T, N, 2]
+    if x.dim() == 4:
+        pooled = pooled.expand(squeeze.shape[1], -1, -1)
+    hidden = torch.relu(torch.tensordot(squeeze, pooled, dims=1))  # [hidden, N, 2]
+    return torch.tensordot(excite, hidden.sum(-1), dims=1)[..., None, None, None]
+
+
+def same_padding(kernel_size: int) -> tuple[int, int, int, int]:
+    """Padding (left, right, top, bottom) that keeps H and W; an even kernel gets the odd pixel right and below."""
+    before = (kernel_size - 1) // 2
+    after = kernel_size - 1 - before
+    return before, after, before, after
+
+
+def spatial_channel_attention(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Square convolutions with ReLU between them, no bias, size kept (GAC: the figure draws one, the code has two).
+
+    Args:
+        x: features ``[N, C, H, W]`` or ``[T, N, C, H, W]``.
+        weights: one ``[C_out, C_in, K, K]`` per convolution.
+
+    Returns:
+        A map of the shape of ``x``, any real number.
+    """
+    y = x if x.dim() == 4 else x.flatten(0, 1)
+    for depth, weight in enumerate(weights):
+        if depth:
+            y = torch.relu(y)
+        y = F.conv2d(F.pad(y, same_padding(weight.shape[-1])), weight)
+    return y.reshape(x.shape)
+
+
+def gate(temporal: Tensor, spatial_channel: Tensor, gain: float = 1.0) -> Tensor:
+    """``gain * sigmoid(temporal * spatial_channel)`` (GAC, main figure; the gain is ours, 1 as published).
+
+    Args:
+        temporal: ``[T, N, 1, 1, 1]``.
+        spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``.
+        gain: the largest value that the gate can take.
+
+    Returns:
+        ``[T, N, C, H, W]``, strictly between 0 and ``gain`` (up to rounding).
+    """
+    opened = torch.sigmoid(temporal * spatial_channel)
+    return opened if gain == 1 else gain * opened

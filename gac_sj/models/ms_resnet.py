@@ -1,0 +1,316 @@
+"""Membrane-shortcut residual networks (MS-ResNet, arXiv 2112.08954) behind an encoder.
+
+A block adds to the membrane: ``x + BN(conv(LIF(BN(conv(LIF(x))))))``; no neuron follows the sum. Two families differ in
+neuron, initialisation and stem, as the published codes of GAC and MS-ResNet do: the CIFAR networks, and the ImageNet ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base, layer
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from gac_sj.encoding import ENCODERS, create_encoder
+from gac_sj.neuron import preset, reset_states
+from gac_sj.stem import conv_bn
+
+__all__ = ["MSBlock", "MSResNet"]
+
+
+class MSBlock(nn.Module):
+    """Two times neuron, convolution, BatchNorm, plus the shortcut of the membrane potential (MS-ResNet, arXiv 2112.08954).
+
+    Args:
+        in_channels, channels: channels in and out.
+        stride: of the first convolution and the shortcut.
+        neuron: builds a neuron.
+        pooled_shortcut: the strided shortcut averages 2x2 pixels before its convolution, which then has stride 1
+            (MS-ResNet-104), in place of a strided convolution.
+
+    Shapes:
+        ``[T, N, in_channels, H, W] -> [T, N, channels, H / stride, W / stride]``.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, neuron: Callable[[], nn.Module], pooled_shortcut: bool = False):
+        super().__init__()
+        conv = partial(layer.Conv2d, bias=False, step_mode="m")
+        norm = partial(layer.BatchNorm2d, step_mode="m")
+        self.lif1 = neuron()
+        self.conv1 = conv(in_channels, channels, 3, stride, 1)
+        self.bn1 = norm(channels)
+        self.lif2 = neuron()
+        self.conv2 = conv(channels, channels, 3, 1, 1)
+        self.bn2 = norm(channels)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            pooled = pooled_shortcut and stride == 2
+            self.shortcut = nn.Sequential(
+                layer.AvgPool2d(2, step_mode="m") if pooled else nn.Identity(),
+                conv(in_channels, channels, 1, 1 if pooled else stride),
+                norm(channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(self.lif1(x)))
+        y = self.bn2(self.conv2(self.lif2(y)))
+        return y + self.shortcut(x)
+
+
+class MSResNet(nn.Module, base.MultiStepModule):
+    """A membrane-shortcut ResNet with an encoder in front. Step mode "m" only; each call starts from a reset state.
+
+    Args:
+        blocks: number of blocks per stage.
+        channels: channels per stage.
+        strides: stride of the first block of each stage.
+        stem: "conv3" (3x3), "conv7" (7x7, stride 2) or "three" (three 3x3 with bias, the first of stride 2).
+        stem_channels: channels of the encoder's sequence.
+        neuron: name of the neuron preset, for the encoder as well.
+        init: "cifar", "gac" or "ms" (:meth:`init_weights`).
+        pooled_shortcut: see :class:`MSBlock`.
+        T: number of time steps, at least 1.
+        num_classes: logits; 0 gives the pooled features.
+        in_chans: channels of the images.
+        encoder: a name in :data:`gac_sj.encoding.ENCODERS`.
+        recipe: "reference" builds the network of the published code exactly: the published encoder, and neurons that fire
+            above the threshold only. Other recipes (:data:`gac_sj.encoding.RECIPES`) belong to the encoder "gac".
+        drop_rate: dropout in front of the classifier, one mask for all steps.
+        encoder_options: further keywords of the encoder, such as ``gain``, ``output``, ``kernel_size``.
+
+    Shapes:
+        images ``[N, in_chans, H, W]`` or a sequence ``[T, N, in_chans, H, W]`` -> logits ``[N, num_classes]``.
+
+    Raises:
+        ValueError: an unknown encoder, stem or preset; T below 1; input of another shape (on the call).
+        TypeError: a keyword that the encoder does not have.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, ...] = (3, 3, 2),
+        channels: tuple[int, ...] = (128, 256, 512),
+        strides: tuple[int, ...] = (1, 2, 2),
+        stem: str = "conv3",
+        stem_channels: int = 64,
+        neuron: str = "cifar",
+        init: str = "cifar",
+        pooled_shortcut: bool = False,
+        T: int = 4,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        encoder: str = "gac",
+        recipe: str | None = None,
+        drop_rate: float = 0.0,
+        **encoder_options: Any,
+    ):
+        super().__init__()
+        self.step_mode = "m"
+        self.T = T
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = channels[-1]
+        if encoder == "gac" and recipe is not None:
+            encoder_options["recipe"] = recipe
+        elif recipe not in (None, "reference"):
+            raise ValueError(f"The recipe {recipe!r} is one of the encoder 'gac', not of {encoder!r}; leave it out.")
+        make_neuron = partial(preset, neuron, strict=recipe == "reference")
+        self.encoder = create_encoder(
+            encoder,
+            T=T,
+            in_channels=in_chans,
+            channels=stem_channels,
+            stem=_stem(stem, in_chans, stem_channels),
+            neuron=neuron,
+            **encoder_options,
+        )
+        stages, width = [], stem_channels
+        for depth, out, stride in zip(blocks, channels, strides, strict=True):
+            firsts = [(width, stride)] + [(out, 1)] * (depth - 1)
+            stages.append(nn.Sequential(*(MSBlock(i, out, s, make_neuron, pooled_shortcut) for i, s in firsts)))
+            width = out
+        self.stages = nn.Sequential(*stages)
+        self.lif = make_neuron()
+        self.dropout = layer.Dropout(drop_rate, step_mode="m") if drop_rate else nn.Identity()
+        self.head = _head(width, num_classes)
+        self.init_weights(init, preset_threshold=self.lif.v_threshold)
+
+    @torch.no_grad()
+    def init_weights(self, init: str, preset_threshold: float) -> None:
+        """Initialise as the published codes do.
+
+        "cifar" (GAC's CIFAR code) leaves PyTorch's defaults. "ms" (MS-ResNet) sets each BatchNorm's weight to the
+        neuron's threshold, and to 0 at the end of each block. "gac" (GAC's ImageNet code) draws in addition all
+        convolutions from Kaiming's normal distribution, fan-out.
+        """
+        if init == "cifar":
+            return
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.constant_(module.weight, preset_threshold)
+            elif isinstance(module, nn.Conv2d) and init == "gac":
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, MSBlock):
+                nn.init.zeros_(module.bn2.weight)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Spikes of the last neuron, ``[T, N, num_features, h, w]``."""
+        reset_states(self)
+        return self.lif(self.stages(self.encoder(x)))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits ``[N, num_classes]``, the mean over time; with ``pre_logits`` the pooled features ``[T, N, num_features]``."""
+        pooled = features.mean((-2, -1))
+        return pooled if pre_logits else self._logits(pooled).mean(0)
+
+    def forward_sequence(self, x: Tensor) -> Tensor:
+        """Logits of every step, ``[T, N, num_classes]``."""
+        return self._logits(self.forward_head(self.forward_features(x), pre_logits=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        return self.head(self.dropout(pooled))
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new, randomly initialised classifier; 0 classes removes it. The pooling is always the mean.
+
+        Raises:
+            ValueError: ``global_pool`` asks for anything else than "avg".
+        """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool is {global_pool!r}; an MS-ResNet averages over pixels; leave it out.")
+        self.num_classes = num_classes
+        weight = next(self.parameters())
+        self.head = _head(self.num_features, num_classes).to(weight.device, weight.dtype)
+
+    def extra_repr(self) -> str:
+        return f"T={self.T}, num_classes={self.num_classes}"
+
+
+def _head(features: int, num_classes: int) -> nn.Module:
+    return nn.Linear(features, num_classes) if num_classes > 0 else nn.Identity()
+
+
+def _stem(name: str, in_channels: int, channels: int) -> nn.Sequential:
+    if name == "conv3":
+        return conv_bn(in_channels, channels)
+    if name == "conv7":
+        return conv_bn(in_channels, channels, kernel_size=7, stride=2)
+    if name == "three":
+        widths = [in_channels, channels, channels, channels]
+        convs = [nn.Conv2d(i, o, 3, 1 if at else 2, 1) for at, (i, o) in enumerate(zip(widths, widths[1:]))]
+        return nn.Sequential(*convs, nn.BatchNorm2d(channels))
+    raise ValueError(f"The stem {name!r} does not exist; choose conv3, conv7 or three.")
+
+
+_CIFAR18 = dict(blocks=(3, 3, 2), channels=(128, 256, 512))
+_CIFAR8 = dict(blocks=(1, 1, 1), channels=(16, 32, 64), stem_channels=16)
+_IMAGENET = dict(
+    channels=(64, 128, 256, 512), strides=(2, 2, 2, 2), stem="conv7", neuron="imagenet", num_classes=1000
+)
+_IMAGENET104 = dict(blocks=(3, 8, 32, 8), stem="three", pooled_shortcut=True, drop_rate=0.2)
+
+
+def _cfg(**changes: Any) -> dict[str, Any]:
+    return {"first_conv": "encoder.stem.0", "classifier": "head", "pool_size": None, **changes}
+
+
+_CIFAR_CFG = dict(
+    num_classes=10,
+    input_size=(3, 32, 32),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+    crop_pct=1.0,
+)
+default_cfgs = generate_default_cfgs(
+    {
+        f"{prefix}{name}": _cfg(**cfg)
+        for prefix in ("gac_", "")
+        for name, cfg in {
+            "ms_resnet8_cifar": _CIFAR_CFG,
+            "ms_resnet18_cifar": _CIFAR_CFG,
+            "ms_resnet18": {},
+            "ms_resnet34": {},
+            "ms_resnet104": {},
+        }.items()
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dict[str, Any]) -> MSResNet:
+    kwargs = defaults | {"encoder": "gac" if variant.startswith("gac_") else "direct"} | kwargs
+    encoder = ENCODERS.get(kwargs["encoder"])
+    if encoder is not None and encoder.needs_unit_range:
+        # timm's data pipeline then leaves the pixels in [0, 1]
+        overlay = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        kwargs["pretrained_cfg_overlay"] = (kwargs.get("pretrained_cfg_overlay") or {}) | overlay
+    return build_model_with_cfg(MSResNet, variant, pretrained, **kwargs)
+
+
+@register_model
+def gac_ms_resnet8_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """Small: what a CPU trains in minutes. Blocks 1, 1, 1 of 16, 32, 64 channels (ours)."""
+    return _create("gac_ms_resnet8_cifar", pretrained, _CIFAR8, kwargs)
+
+
+@register_model
+def ms_resnet8_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """``gac_ms_resnet8_cifar`` with direct coding."""
+    return _create("ms_resnet8_cifar", pretrained, _CIFAR8, kwargs)
+
+
+@register_model
+def gac_ms_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """The CIFAR network of GAC (arXiv 2308.06582): blocks 3, 3, 2 of 128, 256, 512 channels."""
+    return _create("gac_ms_resnet18_cifar", pretrained, _CIFAR18, kwargs)
+
+
+@register_model
+def ms_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """``gac_ms_resnet18_cifar`` with direct coding, the baseline of the published code."""
+    return _create("ms_resnet18_cifar", pretrained, _CIFAR18, kwargs)
+
+
+@register_model
+def gac_ms_resnet18(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """MS-ResNet-18 for ImageNet with GAC (arXiv 2308.06582)."""
+    return _create("gac_ms_resnet18", pretrained, _IMAGENET | dict(blocks=(2, 2, 2, 2), init="gac"), kwargs)
+
+
+@register_model
+def ms_resnet18(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """MS-ResNet-18 (arXiv 2112.08954)."""
+    return _create("ms_resnet18", pretrained, _IMAGENET | dict(blocks=(2, 2, 2, 2), init="ms"), kwargs)
+
+
+@register_model
+def gac_ms_resnet34(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """MS-ResNet-34 for ImageNet with GAC (arXiv 2308.06582)."""
+    return _create("gac_ms_resnet34", pretrained, _IMAGENET | dict(blocks=(3, 4, 6, 3), init="gac"), kwargs)
+
+
+@register_model
+def ms_resnet34(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """MS-ResNet-34 (arXiv 2112.08954)."""
+    return _create("ms_resnet34", pretrained, _IMAGENET | dict(blocks=(3, 4, 6, 3), init="ms"), kwargs)
+
+
+@register_model
+def gac_ms_resnet104(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """MS-ResNet-104 with GAC: the network of arXiv 2112.08954 behind the encoder of arXiv 2308.06582 (ours)."""
+    return _create("gac_ms_resnet104", pretrained, _IMAGENET | _IMAGENET104 | dict(init="gac"), kwargs)
+
+
+@register_model
+def ms_resnet104(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """MS-ResNet-104 (arXiv 2112.08954): blocks 3, 8, 32, 8, three 3x3 convolutions as stem, pooled shortcuts."""
+    return _create("ms_resnet104", pretrained, _IMAGENET | _IMAGENET104 | dict(init="ms"), kwargs)

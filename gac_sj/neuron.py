@@ -1,0 +1,141 @@
+"""LIFNode: SpikingJelly's, with one order of operations on both releases, and the presets of the two recipes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base, neuron, surrogate
+from torch import Tensor, nn
+
+from gac_sj.ops.lif import lif
+from gac_sj.surrogate import Rectangle, Triangle
+
+__all__ = ["PRESETS", "LIFNode", "preset", "reset_states"]
+
+
+class MemoryDroppedOnCopy:
+    """Mixin: ``deepcopy`` and pickling leave the memories (SpikingJelly's word for state) at their reset values.
+
+    After a training step the memories hold tensors of the graph, which torch refuses to copy.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_memories": copy.deepcopy(self._memories_rv)}
+
+
+class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
+    """SpikingJelly's ``LIFNode``, equal on both releases and in training and evaluation.
+
+    Input and spikes are ``[T, N, *]`` in step mode "m" and ``[N, *]`` in "s". The membrane potential ``v`` stays
+    float32 for float16 and bfloat16 input. A batch of another shape starts from the reset value. The dynamics are
+    those of :func:`gac_sj.ops.lif.lif`.
+
+    Args:
+        tau, decay_input, v_threshold, v_reset, surrogate_function, detach_reset, store_v_seq: as in SpikingJelly.
+        step_mode: "m" (the default here) or "s".
+        kwargs: further keywords of the installed SpikingJelly's node; with ``backend="cupy"`` (0.0.0.0.14) the
+            node runs SpikingJelly's own kernels.
+
+    Raises:
+        AssertionError: a parameter has the wrong type (SpikingJelly's check): ``tau`` must be a float above 1, the
+            potentials floats.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        decay_input: bool = True,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: nn.Module | None = None,
+        detach_reset: bool = False,
+        step_mode: str = "m",
+        store_v_seq: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            tau=tau,
+            decay_input=decay_input,
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            surrogate_function=surrogate.Sigmoid() if surrogate_function is None else surrogate_function,
+            detach_reset=detach_reset,
+            step_mode=step_mode,
+            store_v_seq=store_v_seq,
+            **kwargs,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return state | {"v_seq": None} if "v_seq" in state else state
+
+    def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
+        v = self.v
+        if isinstance(v, Tensor) and v.shape != x_seq.shape[1:]:
+            v = 0.0 if self.v_reset is None else self.v_reset
+        spikes, self.v, v_seq = lif(
+            x_seq,
+            v,
+            tau=self.tau,
+            decay_input=self.decay_input,
+            v_threshold=self.v_threshold,
+            v_reset=self.v_reset,
+            detach_reset=self.detach_reset,
+            surrogate=self.surrogate_function,
+            store_v_seq=self.store_v_seq,
+        )
+        return spikes, v_seq
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        if getattr(self, "backend", "torch") != "torch":
+            return super().multi_step_forward(x_seq)
+        spikes, v_seq = self._run(x_seq)
+        if self.store_v_seq:
+            self.v_seq = v_seq
+        return spikes
+
+    def single_step_forward(self, x: Tensor) -> Tensor:
+        spikes, v_seq = self._run(x.unsqueeze(0))
+        if self.store_v_seq:
+            self.v_seq = v_seq if self.v_seq is None else torch.cat([self.v_seq, v_seq])
+        return spikes.squeeze(0)
+
+
+#: Keyword arguments of :class:`LIFNode` in the two published recipes (GAC, arXiv 2308.06582, code):
+#: decay 0.5, threshold 1, triangle, reset in the graph; and decay 0.25, threshold 0.5, rectangle, reset detached.
+PRESETS: dict[str, dict[str, Any]] = {
+    "cifar": dict(tau=2.0, decay_input=False, v_threshold=1.0, detach_reset=False),
+    "imagenet": dict(tau=4.0 / 3.0, decay_input=False, v_threshold=0.5, detach_reset=True),
+}
+SURROGATES = {"cifar": Triangle, "imagenet": Rectangle}
+
+
+def preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
+    """A new :class:`LIFNode` of a published recipe.
+
+    Args:
+        name: "cifar" or "imagenet".
+        strict: fire above the threshold only, as the published code does; SpikingJelly fires at it too. That matters
+            where a potential meets the threshold exactly: a gate that saturates at 1 on a spike does.
+        changes: keywords of :class:`LIFNode` that replace the preset's.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"The neuron preset {name!r} does not exist; choose one of {', '.join(PRESETS)}.")
+    settings = PRESETS[name] | {"surrogate_function": SURROGATES[name](strict=strict)}
+    return LIFNode(**settings | changes)
+
+
+def reset_states(module: nn.Module) -> None:
+    """Reset every SpikingJelly memory inside ``module``.
+
+    Unlike SpikingJelly 2.0.0's ``functional.reset_net`` it keeps no list of neurons from an earlier call, so that
+    neurons which were put in later are reset as well.
+    """
+    for child in module.modules():
+        if isinstance(child, base.MemoryModule):
+            child.reset()

@@ -1,0 +1,1 @@
+"""Operators: one folder each, with the definition in plain PyTorch beside its fast paths."""
