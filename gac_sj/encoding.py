@@ -16,7 +16,7 @@ from spikingjelly.activation_based import base, encoding
 from torch import Tensor, nn
 
 from gac_sj.attention import GatedAttentionUnit
-from gac_sj.neuron import MemoryDroppedOnCopy, preset, reset_states
+from gac_sj.neuron import LIFNode, MemoryDroppedOnCopy, preset, reset_states
 from gac_sj.stem import conv_bn, forward_once, forward_sequence, repeats_itself, use_multi_step
 
 __all__ = [
@@ -123,22 +123,14 @@ class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
         return f"T={self.T}, step_mode={self.step_mode}"
 
 
-def _neuron(neuron: nn.Module | str, threshold_scale: float = 1.0, strict: bool = False) -> nn.Module:
-    """A neuron of a preset, its threshold scaled, or the user's own module as it is."""
-    if isinstance(neuron, nn.Module):
-        return neuron
-    node = preset(neuron, strict)
-    node.v_threshold *= threshold_scale
-    return node
-
-
 @dataclass(frozen=True)
 class Recipe:
     """A form of Gated Attention Coding.
 
     Args:
         gain: the largest value of the gate.
-        threshold_scale: factor on the threshold of the encoder's neuron (of a preset, not of a user's module).
+        threshold_scale: factor on the threshold of the encoder's neuron.
+        tau: membrane time constant of the encoder's neuron in steps; None keeps the preset's.
         output: what the gate weighs: "spikes" of the neuron, or the stem's "current" (then there is no neuron).
         strict: whether the neuron fires above the threshold only, as the published code, not at it too.
     """
@@ -147,6 +139,13 @@ class Recipe:
     threshold_scale: float = 1.0
     output: str = "spikes"
     strict: bool = False
+    tau: float | None = None
+
+    def neuron(self, name: str) -> LIFNode:
+        """The encoder's neuron: a preset as this recipe changes it."""
+        node = preset(name, self.strict, **({} if self.tau is None else {"tau": self.tau}))
+        node.v_threshold *= self.threshold_scale
+        return node
 
 
 #: Forms of the encoder: the published one, and ours. README says what each measures.
@@ -154,6 +153,7 @@ RECIPES: dict[str, Recipe] = {
     "reference": Recipe(gain=1.0, strict=True),
     "unit_gate": Recipe(gain=2.0),
     "low_threshold": Recipe(gain=2.0, threshold_scale=0.5),
+    "slow_leak": Recipe(gain=2.0, tau=10.0),
     "current": Recipe(gain=2.0, output="current"),
 }
 DEFAULT_RECIPE = "unit_gate"
@@ -169,7 +169,8 @@ class GatedAttentionCoding(Encoder):
 
     Args:
         T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
-        neuron: a multi-step neuron module, or the name of a preset ("cifar", "imagenet").
+        neuron: the name of a preset ("cifar", "imagenet"), which the recipe may change, or a multi-step neuron module,
+            which is used as it is.
         recipe: a name in :data:`RECIPES`; "reference" is the published encoder.
         gain, output: override the recipe's.
         kernel_size, depth: of the spatial-channel branch.
@@ -210,7 +211,9 @@ class GatedAttentionCoding(Encoder):
         self.gau = GatedAttentionUnit(
             T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain
         )
-        self.neuron = _neuron(neuron, form.threshold_scale, form.strict) if output == "spikes" else None
+        self.neuron = None
+        if output == "spikes":
+            self.neuron = neuron if isinstance(neuron, nn.Module) else form.neuron(neuron)
 
     @property
     def is_reference(self) -> bool:
@@ -245,7 +248,7 @@ class DirectCoding(Encoder):
         step_mode: str = "m",
     ):
         super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
-        self.neuron = None if neuron is None else _neuron(neuron)
+        self.neuron = preset(neuron) if isinstance(neuron, str) else neuron
 
     def encode(self, x: Tensor) -> Tensor:
         z = self.over_time(self.features(x))

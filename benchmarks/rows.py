@@ -1,0 +1,117 @@
+"""Rows of results in one CSV file: written atomically, keyed by every setting, never mixed with other columns."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Rows:
+    """The rows of one file; several processes may add to it.
+
+    Args:
+        path: the CSV file; it and its folder are made when needed.
+        key: columns that together say which run a row is.
+        columns: all columns, in order.
+
+    Raises:
+        ValueError: the file has other columns.
+        OSError: the file cannot be read or its folder cannot be written.
+    """
+
+    def __init__(self, path: Path, key: tuple[str, ...], columns: tuple[str, ...]):
+        self.path, self.key, self.columns = path, key, columns
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._read()
+
+    def find(self, run: Mapping[str, Any]) -> dict[str, str] | None:
+        """The row of a run, or None."""
+        wanted = [str(run[name]) for name in self.key]
+        return next((row for row in self._read() if [row[name] for name in self.key] == wanted), None)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        with self._locked():
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows([*self._read(), row])
+            temporary = self.path.with_suffix(".tmp")
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        if tuple(reader.fieldnames or ()) != self.columns:
+            raise ValueError(
+                f"{self.path} has columns of another version of this benchmark; move it away or name another --output."
+            )
+        return rows
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with open(self.path.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def commit() -> str:
+    """The commit of this checkout, with "-dirty" where files that git tracks differ from it; "unknown" outside git."""
+    try:
+        run = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions() -> str:
+    """Python and the packages that decide about a result, as "name version" separated by semicolons."""
+    import platform
+
+    found = [f"python {platform.python_version()}"]
+    for name in ("torch", "torchvision", "timm", "numpy"):
+        found.append(f"{name} {version(name)}")
+    return "; ".join([*found, f"spikingjelly {_spikingjelly()}"])
+
+
+def _spikingjelly() -> str:
+    """Version of the SpikingJelly that is imported: another release may stand in front of the installed one."""
+    import spikingjelly
+
+    folder = Path(spikingjelly.__file__).parent.parent
+    found = sorted(folder.glob("spikingjelly-*.dist-info"))
+    try:
+        return found[0].name.removeprefix("spikingjelly-").removesuffix(".dist-info") if found else version("spikingjelly")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def device_name(device: str) -> str:
+    """What the device calls itself."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = "CPU"
+    return f"{model}, {torch.get_num_threads()} threads"
