@@ -98,7 +98,9 @@ def _spikingjelly() -> str:
     folder = Path(spikingjelly.__file__).parent.parent
     found = sorted(folder.glob("spikingjelly-*.dist-info"))
     try:
-        return found[0].name.removeprefix("spikingjelly-").removesuffix(".dist-info") if found else version("spikingjelly")
+        return (
+            found[0].name.removeprefix("spikingjelly-").removesuffix(".dist-info") if found else version("spikingjelly")
+        )
     except PackageNotFoundError:
         return "unknown"
 

@@ -3,8 +3,8 @@
     python benchmarks/run_cifar.py --dataset digits --output runs/digits
     python benchmarks/run_cifar.py --dataset cifar10 --train-limit 10000 --epochs 10 --seeds 0 1 2 --output runs/cifar10
 
-Writes results.csv (a row per encoder and seed), report.md and accuracy.png into --output. The same command continues where
-it was interrupted.
+Writes results.csv (a row per encoder and seed), report.md and accuracy.png into --output. The same command continues
+where it was interrupted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-import gac_sj
 from gac_sj.analysis import firing_rates
 from gac_sj.data import DATASETS, ImageSet, load_image_sets
 from gac_sj.encoding import ENCODERS, RECIPES
@@ -52,15 +51,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--dataset", required=True, help=", ".join(DATASETS))
-    add("--data-dir", type=Path, help="torchvision's CIFAR layout, or an image folder with train/<class>/*, test/<class>/*")
+    add(
+        "--data-dir",
+        type=Path,
+        help="torchvision's CIFAR layout, or an image folder: train/<class>/*, test/<class>/*",
+    )
     add("--model", default="ms_resnet8_cifar", help="a network of gac_sj.models (default: %(default)s)")
-    add("--encoders", nargs="+", default=list(ENCODERS), metavar="NAME",
-        help=f"of {', '.join(ENCODERS)}; also gac:RECIPE with {', '.join(RECIPES)} (default: the first six)")  # fmt: skip
+    forms = f"{', '.join(ENCODERS)} (default: these), or gac:RECIPE with {', '.join(RECIPES)}"
+    add("--encoders", nargs="+", default=list(ENCODERS), metavar="NAME", help=forms)
     add("-T", type=int, default=4, help="time steps (default: %(default)s)")
     add("--epochs", type=int, help=f"default: {', '.join(f'{e} for {d}' for d, e in DEFAULT_EPOCHS.items())}")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     add("--train-limit", type=int, metavar="N", help="train on N class-balanced images, the same for every seed")
-    add("--eval-every", type=int, default=1, metavar="N", help="test after every N epochs and after the last (default: 1)")
+    add(
+        "--eval-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="test after every N epochs and after the last (default: 1)",
+    )
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
     add("--output", type=Path, required=True, metavar="DIR")
     return parser.parse_args(arguments)
@@ -182,7 +191,9 @@ def train(run: dict[str, Any], train_set: ImageSet, test_set: ImageSet, device: 
         title = f"{run['encoder']}, seed {run['seed']}, epoch {epoch}/{run['epochs']}"
         with tqdm(total=len(train_set), desc=title, unit="image", leave=False, mininterval=1) as progress:
             start = time.perf_counter()
-            loss = train_one_epoch(model, batches(train_set, run, model, device, True, progress), optimizer, before_step)
+            loss = train_one_epoch(
+                model, batches(train_set, run, model, device, True, progress), optimizer, before_step
+            )
             seconds += time.perf_counter() - start
         if epoch % run["eval_every"] == 0 or epoch == run["epochs"]:
             title = f"{run['encoder']}, seed {run['seed']}, test after {epoch}"
@@ -236,7 +247,10 @@ def main(arguments: list[str] | None = None) -> int:
                 title += f" ({row['train_seconds']} s)"
             print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
     except KeyboardInterrupt:
-        print(f"run_cifar.py: interrupted; the finished runs are in {rows.path}; the same command continues.", file=sys.stderr)
+        print(
+            f"run_cifar.py: interrupted; the finished runs are in {rows.path}; the same command continues.",
+            file=sys.stderr,
+        )
         return 130
     except FloatingPointError as error:
         print(f"run_cifar.py: {run['encoder']}, seed {run['seed']}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The only file that knows that SpikingJelly has two APIs (2.0.0 and 0.0.0.0.14). It detects features, never versions."""
+"""The only file that knows that SpikingJelly has two APIs (2.0.0, 0.0.0.0.14). It detects features, not versions."""
 
 from __future__ import annotations
 

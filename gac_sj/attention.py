@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from gac_sj import functional
@@ -67,7 +69,7 @@ class SpatialChannelAttention(nn.Module):
         widths = [channels, *[hidden] * (_positive("depth", depth) - 1), channels]
         # functional pads, so that even kernels keep the size without torch's padding warning
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, kernel_size, bias=False) for before, after in zip(widths, widths[1:])
+            nn.Conv2d(before, after, kernel_size, bias=False) for before, after in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:

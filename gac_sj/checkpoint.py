@@ -50,12 +50,12 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
     must agree. A ``module.`` prefix is ignored. Nothing is changed where an error is raised.
 
     Args:
-        model: a network of :mod:`gac_sj.models.ms_resnet` with the same shape; a GAC network with ``recipe="reference"``.
+        model: a network of :mod:`gac_sj.models.ms_resnet` with the same shape; GAC with ``recipe="reference"``.
         state_dict: names of the published code to tensors.
 
     Raises:
-        ValueError: a GAC network of another recipe, or a tensor that is missing, unexpected, misshapen or contradictory;
-            the message names each.
+        ValueError: a GAC network of another recipe, or a tensor that is missing, unexpected, misshapen or
+            contradictory; the message names each.
     """
     encoder = model.encoder
     if isinstance(encoder, GatedAttentionCoding) and not encoder.is_reference:
@@ -78,7 +78,9 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
             value = value.flatten(1)
         if value.shape != target.shape:
             problems.append(f"{found[0]} has shape {list(value.shape)} and needs {list(target.shape)}")
-        problems += [f"{name} differs from {found[0]}" for name in found[1:] if not _equal(given[name], given[found[0]])]
+        problems += [
+            f"{name} differs from {found[0]}" for name in found[1:] if not _equal(given[name], given[found[0]])
+        ]
         loaded[key] = value
     problems += [f"unexpected {name}" for name in given if name not in used]
     if problems:

@@ -115,7 +115,9 @@ class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
         if x.dim() not in (4, 5):
             raise ValueError(f"{given}; it needs {needed}; add or remove dimensions.")
         if x.shape[-3] != self.in_channels:
-            raise ValueError(f"{given}; it needs {needed}; build it with in_channels={x.shape[-3]} or feed other images.")
+            raise ValueError(
+                f"{given}; it needs {needed}; build it with in_channels={x.shape[-3]} or feed other images."
+            )
         if x.dim() == 5 and x.shape[0] != self.T:
             raise ValueError(f"{given}; it needs {needed}; build it with T={x.shape[0]} or feed {self.T} steps.")
 
@@ -163,9 +165,9 @@ class GatedAttentionCoding(Encoder):
     """Gated Attention Coding: spikes of a convolutional stem, weighed at every step by a gate in (0, gain).
 
     ``z = stem(x)``; output ``gate(z) * LIF(z)`` with ``gate = gain * sigmoid(TA(z) * SCA(z))``. Source: GAC (arXiv
-    2308.06582), main figure and code; gain, scaled threshold and the gate on the current are ours. On a static image the
-    stem and the spatial-channel attention run once; a sequence, or a stem that is random or stateful, takes the general
-    path. Both agree, running statistics included.
+    2308.06582), main figure and code; gain, changed neurons and the gate on the current are ours. On a static image
+    the stem and the spatial-channel attention run once; a sequence, or a stem that is random or stateful, takes the
+    general path. Both agree, running statistics included.
 
     Args:
         T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
@@ -206,11 +208,11 @@ class GatedAttentionCoding(Encoder):
         if output not in ("spikes", "current"):
             raise ValueError(f"output is {output!r}; the gate weighs 'spikes' or the 'current'; choose one of the two.")
         if output == "current" and isinstance(neuron, nn.Module):
-            raise ValueError("output='current' has no neuron, and one was given; leave neuron= out or use output='spikes'.")
+            raise ValueError(
+                "output='current' has no neuron, and one was given; leave neuron= out or use output='spikes'."
+            )
         self.recipe = recipe
-        self.gau = GatedAttentionUnit(
-            T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain
-        )
+        self.gau = GatedAttentionUnit(T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain)
         self.neuron = None
         if output == "spikes":
             self.neuron = neuron if isinstance(neuron, nn.Module) else form.neuron(neuron)
@@ -226,7 +228,9 @@ class GatedAttentionCoding(Encoder):
         return gate * (z if self.neuron is None else self.neuron(self.over_time(z)))
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, recipe={self.recipe!r}, output={'current' if self.neuron is None else 'spikes'!r}"
+        return (
+            f"{super().extra_repr()}, recipe={self.recipe!r}, output={'current' if self.neuron is None else 'spikes'!r}"
+        )
 
 
 class DirectCoding(Encoder):
@@ -264,8 +268,8 @@ def _encode_pixels(x_seq: Tensor, scheme: str) -> Tensor:
     if not ((x_seq >= 0) & (x_seq <= 1)).all():
         low, high = x_seq.min().item(), x_seq.max().item()
         raise ValueError(
-            f"The {scheme} encoder got pixels from {low:.3g} to {high:.3g}; it needs finite pixels in [0, 1]; leave out "
-            "the normalisation (mean 0, std 1), as the model's pretrained_cfg says."
+            f"The {scheme} encoder got pixels from {low:.3g} to {high:.3g}; it needs finite pixels in [0, 1]; leave "
+            "out the normalisation (mean 0, std 1), as the model's pretrained_cfg says."
         )
     T = x_seq.shape[0]
     if scheme == "poisson":

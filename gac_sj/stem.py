@@ -14,13 +14,13 @@ from torch.utils.hooks import RemovableHandle
 __all__ = ["conv_bn", "forward_once", "forward_sequence", "repeats_itself"]
 
 # torch's modules whose output for a frame depends on that frame (and, for BatchNorm, on the batch) alone
-_STATELESS = tuple(
+_KNOWN_MODULES = {
     f"torch.nn.modules.{name}"
     for name in (
-        "activation batchnorm channelshuffle container conv flatten instancenorm linear normalization padding "
-        "pixelshuffle pooling upsampling"
-    ).split()
-)
+        *("activation", "batchnorm", "channelshuffle", "container", "conv", "flatten", "instancenorm", "linear"),
+        *("normalization", "padding", "pixelshuffle", "pooling", "upsampling"),
+    )
+}
 _RANDOM = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, nn.MultiheadAttention)
 
 
@@ -44,7 +44,7 @@ def repeats_itself(stem: nn.Module) -> bool:
         kind = type(module)
         if kind.__module__.startswith("spikingjelly.activation_based.layer"):
             kind = next((parent for parent in kind.__mro__[1:] if parent.__name__ == kind.__name__), kind)
-        if kind.__module__ not in _STATELESS or issubclass(kind, _RANDOM):
+        if kind.__module__ not in _KNOWN_MODULES or issubclass(kind, _RANDOM):
             return False
     return True
 
@@ -71,7 +71,7 @@ def forward_sequence(stem: nn.Module, x_seq: Tensor) -> Tensor:
 
 
 def use_multi_step(module: nn.Module) -> None:
-    """Put SpikingJelly's layers inside ``module`` (back) into step mode "m": what surrounds an encoder may be in "s"."""
+    """Put SpikingJelly's layers inside ``module`` (back) into step mode "m": what is around them may be in "s"."""
     if any(getattr(child, "step_mode", "m") != "m" for child in module.modules()):
         functional.set_step_mode(module, "m")
 

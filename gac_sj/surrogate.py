@@ -68,7 +68,7 @@ class _Surrogate(surrogate.SurrogateFunctionBase):
         """CUDA C statements that define ``y``, the derivative at ``x`` (asked for by SpikingJelly 0.0.0.0.14).
 
         Raises:
-            NotImplementedError: ``strict``, since SpikingJelly's kernels fire at the threshold; or a release without CuPy.
+            NotImplementedError: ``strict`` (SpikingJelly's kernels fire at the threshold), or a release without CuPy.
         """
         if self.strict:
             raise NotImplementedError("SpikingJelly's CuPy kernels fire at the threshold; use strict=False with them.")

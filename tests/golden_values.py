@@ -31,7 +31,9 @@ def _fill(key: str, shape: list[int], salt: str) -> np.ndarray:
 def state_dict(golden: dict) -> dict[str, torch.Tensor]:
     """The checkpoint of the published code: every tensor under each of its names."""
     entries = {key: (entry[0], entry[1] if len(entry) > 1 else key) for key, entry in golden["state_dict"].items()}
-    return {key: torch.as_tensor(_fill(canonical, shape, golden["salt"])) for key, (shape, canonical) in entries.items()}
+    return {
+        key: torch.as_tensor(_fill(canonical, shape, golden["salt"])) for key, (shape, canonical) in entries.items()
+    }
 
 
 def batch(golden: dict) -> tuple[torch.Tensor, torch.Tensor]:

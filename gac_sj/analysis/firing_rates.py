@@ -23,6 +23,7 @@ def firing_rates(model: nn.Module) -> Iterator[dict[str, float]]:
         A dict that the end of the block fills: module name -> spikes per neuron and time step (0 to 1), in the
         order of the modules, over all elements that the calls put out. A neuron that was not called is left out.
     """
+
     def count(spikes: Tensor) -> tuple[Tensor, int]:
         # float64: float32 and the half types cannot count the spikes of a large layer
         return spikes.detach().sum(dtype=torch.float64), spikes.numel()

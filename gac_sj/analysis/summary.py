@@ -57,7 +57,9 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
         images = draw(size, generator=generator).to(parameter.device, parameter.dtype)
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: shapes.update({name: tuple(output.shape)}))
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: shapes.update({name: tuple(output.shape)})
+        )
         for name, module in model.named_modules()
     ]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

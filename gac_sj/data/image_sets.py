@@ -43,23 +43,23 @@ class ImageSet:
         Raises:
             ValueError: fewer images than that, or a class has too few.
         """
-        counts = [limit // len(self.classes) + (label < limit % len(self.classes)) for label in range(len(self.classes))]
+        counts = [
+            limit // len(self.classes) + (label < limit % len(self.classes)) for label in range(len(self.classes))
+        ]
         chosen = []
         for label, count in enumerate(counts):
             members = (self.labels == label).nonzero().flatten()
             if len(members) < count:
                 raise ValueError(
-                    f"{limit} training images need {count} of the class {self.classes[label]!r}, which has {len(members)}; "
-                    "ask for fewer."
+                    f"{limit} training images need {count} of the class {self.classes[label]!r}, which has "
+                    f"{len(members)}; ask for fewer."
                 )
             chosen.append(members[:count])
         index = torch.cat(chosen).sort().values
         return ImageSet(self.images[index], self.labels[index], self.classes)
 
 
-def load_image_sets(
-    name: str, data_dir: Path | None = None, image_size: int = 32
-) -> tuple[ImageSet, ImageSet]:
+def load_image_sets(name: str, data_dir: Path | None = None, image_size: int = 32) -> tuple[ImageSet, ImageSet]:
     """Training and test set.
 
     Args:
@@ -79,10 +79,8 @@ def load_image_sets(
         return _digits()
     if name == "folder" and data_dir is None:
         raise ValueError("The data set 'folder' needs --data-dir, a folder with train/<class>/* and test/<class>/*.")
-    if name == "folder" or (data_dir is not None and any((data_dir / split).exists() for split in ("train", "test"))):
-        # torchvision's CIFAR-100 has files of these names
-        if name == "folder" or any((data_dir / split).is_dir() for split in ("train", "test")):
-            return _image_folder(data_dir, image_size)
+    if name == "folder" or (data_dir is not None and any((data_dir / split).is_dir() for split in ("train", "test"))):
+        return _image_folder(data_dir, image_size)
     return _cifar(name, data_dir)
 
 
@@ -117,8 +115,8 @@ def _cifar(name: str, data_dir: Path | None) -> tuple[ImageSet, ImageSet]:
                     part = kind(root, train=train, download=True)
         except Exception as error:
             raise OSError(
-                f"{name} is neither whole in {root} (torchvision's layout, or train/<class>/* and test/<class>/*) nor can "
-                f"it be downloaded ({error}); give --data-dir a folder that holds it."
+                f"{name} is not whole in {root} (torchvision's layout, or train/<class>/* and test/<class>/*) and cannot "
+                f"be downloaded ({error}); give --data-dir a folder that holds it."
             ) from error
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
         sets.append(ImageSet(images, torch.tensor(part.targets), tuple(part.classes)))
@@ -133,8 +131,8 @@ def _image_folder(root: Path, image_size: int) -> tuple[ImageSet, ImageSet]:
             listed = datasets.ImageFolder(str(root / split))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ValueError(
-                f"The image folder {root} is not whole ({error}); it needs train/<class>/* and test/<class>/* with at least "
-                "one image each; write it again."
+                f"The image folder {root} is not whole ({error}); it needs train/<class>/* and test/<class>/* with at "
+                "least one image each; write it again."
             ) from error
         images = []
         for path, _ in listed.samples:
@@ -147,7 +145,9 @@ def _image_folder(root: Path, image_size: int) -> tuple[ImageSet, ImageSet]:
     train, test = sets
     if train.classes != test.classes:
         differing = ", ".join(sorted(set(train.classes) ^ set(test.classes))[:5])
-        raise ValueError(f"The image folder {root} has classes in one of train and test only ({differing}); complete it.")
+        raise ValueError(
+            f"The image folder {root} has classes in one of train and test only ({differing}); complete it."
+        )
     return train, test
 
 

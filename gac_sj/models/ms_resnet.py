@@ -1,13 +1,14 @@
 """Membrane-shortcut residual networks (MS-ResNet, arXiv 2112.08954) behind an encoder.
 
-A block adds to the membrane: ``x + BN(conv(LIF(BN(conv(LIF(x))))))``; no neuron follows the sum. Two families differ in
-neuron, initialisation and stem, as the published codes of GAC and MS-ResNet do: the CIFAR networks, and the ImageNet ones.
+A block adds to the membrane: ``x + BN(conv(LIF(BN(conv(LIF(x))))))``; no neuron follows the sum. The CIFAR and the
+ImageNet networks differ in neuron, initialisation and stem, as the published codes of GAC and MS-ResNet do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ __all__ = ["MSBlock", "MSResNet"]
 
 
 class MSBlock(nn.Module):
-    """Two times neuron, convolution, BatchNorm, plus the shortcut of the membrane potential (MS-ResNet, arXiv 2112.08954).
+    """Twice neuron, convolution, BatchNorm, plus the shortcut of the membrane potential (MS-ResNet, arXiv 2112.08954).
 
     Args:
         in_channels, channels: channels in and out.
@@ -36,7 +37,14 @@ class MSBlock(nn.Module):
         ``[T, N, in_channels, H, W] -> [T, N, channels, H / stride, W / stride]``.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int, neuron: Callable[[], nn.Module], pooled_shortcut: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        neuron: Callable[[], nn.Module],
+        pooled_shortcut: bool = False,
+    ):
         super().__init__()
         conv = partial(layer.Conv2d, bias=False, step_mode="m")
         norm = partial(layer.BatchNorm2d, step_mode="m")
@@ -77,8 +85,8 @@ class MSResNet(nn.Module, base.MultiStepModule):
         num_classes: logits; 0 gives the pooled features.
         in_chans: channels of the images.
         encoder: a name in :data:`gac_sj.encoding.ENCODERS`.
-        recipe: "reference" builds the network of the published code exactly: the published encoder, and neurons that fire
-            above the threshold only. Other recipes (:data:`gac_sj.encoding.RECIPES`) belong to the encoder "gac".
+        recipe: "reference" builds the network of the published code exactly: the published encoder, and neurons that
+            fire above the threshold only. Other recipes (:data:`gac_sj.encoding.RECIPES`) belong to the encoder "gac".
         drop_rate: dropout in front of the classifier, one mask for all steps.
         encoder_options: further keywords of the encoder, such as ``gain``, ``output``, ``kernel_size``.
 
@@ -163,7 +171,7 @@ class MSResNet(nn.Module, base.MultiStepModule):
         return self.lif(self.stages(self.encoder(x)))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits ``[N, num_classes]``, the mean over time; with ``pre_logits`` the pooled features ``[T, N, num_features]``."""
+        """Logits ``[N, num_classes]``, averaged over time; ``pre_logits``: pooled features ``[T, N, num_features]``."""
         pooled = features.mean((-2, -1))
         return pooled if pre_logits else self._logits(pooled).mean(0)
 
@@ -207,16 +215,14 @@ def _stem(name: str, in_channels: int, channels: int) -> nn.Sequential:
         return conv_bn(in_channels, channels, kernel_size=7, stride=2)
     if name == "three":
         widths = [in_channels, channels, channels, channels]
-        convs = [nn.Conv2d(i, o, 3, 1 if at else 2, 1) for at, (i, o) in enumerate(zip(widths, widths[1:]))]
+        convs = [nn.Conv2d(i, o, 3, 1 if at else 2, 1) for at, (i, o) in enumerate(pairwise(widths))]
         return nn.Sequential(*convs, nn.BatchNorm2d(channels))
     raise ValueError(f"The stem {name!r} does not exist; choose conv3, conv7 or three.")
 
 
 _CIFAR18 = dict(blocks=(3, 3, 2), channels=(128, 256, 512))
 _CIFAR8 = dict(blocks=(1, 1, 1), channels=(16, 32, 64), stem_channels=16)
-_IMAGENET = dict(
-    channels=(64, 128, 256, 512), strides=(2, 2, 2, 2), stem="conv7", neuron="imagenet", num_classes=1000
-)
+_IMAGENET = dict(channels=(64, 128, 256, 512), strides=(2, 2, 2, 2), stem="conv7", neuron="imagenet", num_classes=1000)
 _IMAGENET104 = dict(blocks=(3, 8, 32, 8), stem="three", pooled_shortcut=True, drop_rate=0.2)
 
 
