@@ -2,16 +2,10 @@
 
 from gac_sj import checkpoint, functional, models
 from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
-from gac_sj.encoding import (
-    DirectCoding,
-    Encoder,
-    GatedAttentionCoding,
-    LatencyCoding,
-    PoissonCoding,
-    WeightedPhaseCoding,
-    create_encoder,
-)
+from gac_sj.encoder import Encoder
+from gac_sj.encoding import DirectCoding, GatedAttentionCoding, create_encoder
 from gac_sj.neuron import LIFNode, preset
+from gac_sj.pixel_coding import LatencyCoding, PoissonCoding, WeightedPhaseCoding
 from gac_sj.surrogate import Rectangle, Triangle
 
 __version__ = "0.1.0"

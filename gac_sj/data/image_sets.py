@@ -115,8 +115,8 @@ def _cifar(name: str, data_dir: Path | None) -> tuple[ImageSet, ImageSet]:
                     part = kind(root, train=train, download=True)
         except Exception as error:
             raise OSError(
-                f"{name} is not whole in {root} (torchvision's layout, or train/<class>/* and test/<class>/*) and cannot "
-                f"be downloaded ({error}); give --data-dir a folder that holds it."
+                f"{name} is not whole in {root} (torchvision's layout, or train/<class>/* and test/<class>/*) and "
+                f"cannot be downloaded ({error}); give --data-dir a folder that holds it."
             ) from error
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
         sets.append(ImageSet(images, torch.tensor(part.targets), tuple(part.classes)))
