@@ -77,7 +77,7 @@ class SpatialChannelAttention(nn.Module):
 
 
 class GatedAttentionUnit(nn.Module):
-    """The gate: ``gain * sigmoid(temporal attention * spatial-channel attention)``.
+    """The gate, ``gain * sigmoid(temporal attention * spatial-channel attention)``, or a sequence that it weighs.
 
     Source: GAC (arXiv 2308.06582), main figure; the gain is ours.
 
@@ -89,7 +89,8 @@ class GatedAttentionUnit(nn.Module):
         gain: the largest value of the gate, above 0. 1 is published; 2 makes the gate about 1 at initialisation.
 
     Shapes:
-        ``[N, C, H, W]`` (the same at every step) or ``[T, N, C, H, W]`` -> ``[T, N, C, H, W]`` in (0, gain).
+        features ``[N, C, H, W]`` (the same at every step) or ``[T, N, C, H, W]`` -> the gate ``[T, N, C, H, W]``, in
+        (0, gain); with a sequence ``[T, N, C, H, W]`` as the second argument, gate times sequence.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -112,8 +113,11 @@ class GatedAttentionUnit(nn.Module):
         self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
         self.gain = float(gain)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.gate(self.temporal(x), self.spatial_channel(x), self.gain)
+    def forward(self, x: Tensor, sequence: Tensor | None = None) -> Tensor:
+        temporal, spatial_channel = self.temporal(x), self.spatial_channel(x)
+        if sequence is None:
+            return functional.gate(temporal, spatial_channel, self.gain)
+        return functional.weigh(sequence, temporal, spatial_channel, self.gain)
 
     def extra_repr(self) -> str:
         return f"gain={self.gain:g}"

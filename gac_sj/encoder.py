@@ -1,8 +1,9 @@
 """The contract of every encoder: images (or a sequence) in, a spatio-temporal sequence out.
 
-In step mode "m" an encoder maps images ``[N, C, H, W]`` or a sequence ``[T, N, C, H, W]`` to ``[T, N, channels, H, W]`` (H
-and W as the stem leaves them), and each call is independent of the last one. In step mode "s" the first call encodes, each
-call returns the next step, and after T calls it starts again; another image before ``reset()`` is an error.
+In step mode "m" an encoder maps images ``[N, C, H, W]`` or a sequence ``[T, N, C, H, W]`` to ``[T, N, channels, H, W]``
+(H and W as the stem leaves them), and each call is independent of the last one. In step mode "s" the first call
+encodes, each call returns the next step, and after T calls it starts again; another image before ``reset()`` is an
+error.
 """
 
 from __future__ import annotations

@@ -122,8 +122,8 @@ class GatedAttentionCoding(Encoder):
 
     def encode(self, x: Tensor) -> Tensor:
         z = self.features(x)
-        gate = self.gau(z)  # [T, N, C, H, W]
-        return gate * (z if self.neuron is None else self.neuron(self.over_time(z)))
+        current = self.over_time(z)
+        return self.gau(z, current if self.neuron is None else self.neuron(current))
 
     def extra_repr(self) -> str:
         return (

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-__all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention"]
+__all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention", "weigh"]
 
 
 def temporal_attention(x: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:
@@ -71,5 +72,50 @@ def gate(temporal: Tensor, spatial_channel: Tensor, gain: float = 1.0) -> Tensor
     Returns:
         ``[T, N, C, H, W]``, strictly between 0 and ``gain`` (up to rounding).
     """
-    opened = torch.sigmoid(temporal * spatial_channel)
-    return opened if gain == 1 else gain * opened
+    return gain * torch.sigmoid(temporal * spatial_channel)
+
+
+def weigh(sequence: Tensor, temporal: Tensor, spatial_channel: Tensor, gain: float = 1.0) -> Tensor:
+    """``sequence * gate(temporal, spatial_channel, gain)``, with one tensor of T steps in memory in place of four.
+
+    The backward pass computes the gate again. Once differentiable.
+
+    Args:
+        sequence: ``[T, N, C, H, W]``.
+        temporal, spatial_channel, gain: see :func:`gate`.
+
+    Returns:
+        ``[T, N, C, H, W]``.
+    """
+    return _Weigh.apply(sequence, temporal, spatial_channel, gain)
+
+
+class _Weigh(torch.autograd.Function):
+    @staticmethod
+    def forward(sequence, temporal, spatial_channel, gain):
+        return (temporal * spatial_channel).sigmoid_().mul_(gain).mul_(sequence)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.gain = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        sequence, temporal, spatial_channel = ctx.saved_tensors
+        static = spatial_channel.dim() == 4
+        grad_sequence, grad_temporal = torch.empty_like(sequence), torch.empty_like(temporal)
+        grad_spatial = torch.zeros_like(spatial_channel)
+        # one step after the other: its tensors stay in the cache, where those of T steps do not
+        for t in range(len(sequence)):
+            spatial, grad_spatial_t = (
+                (spatial_channel, grad_spatial) if static else (spatial_channel[t], grad_spatial[t])
+            )
+            opened = torch.sigmoid(temporal[t] * spatial)
+            scaled = grad[t] * ctx.gain
+            torch.mul(opened, scaled, out=grad_sequence[t])
+            slope = (scaled * sequence[t]).mul_(opened).mul_(1.0 - opened)
+            torch.sum(slope * spatial, (1, 2, 3), keepdim=True, out=grad_temporal[t])
+            grad_spatial_t.addcmul_(slope, temporal[t])
+        return grad_sequence, grad_temporal, grad_spatial, None

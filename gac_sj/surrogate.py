@@ -15,7 +15,8 @@ __all__ = ["Rectangle", "Triangle"]
 
 
 def _step(x: Tensor, strict: bool) -> Tensor:
-    return (x > 0 if strict else x >= 0).to(x)
+    compare = torch.gt if strict else torch.ge
+    return compare(x, 0, out=torch.empty_like(x))
 
 
 class _TriangleStep(torch.autograd.Function):
@@ -31,7 +32,8 @@ class _TriangleStep(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        return grad * (ctx.alpha - ctx.alpha**2 * x.abs()).clamp_min(0), None, None
+        # in place: on a CPU a new tensor costs more than the arithmetic
+        return x.abs().mul_(-(ctx.alpha**2)).add_(ctx.alpha).clamp_min_(0).mul_(grad), None, None
 
 
 class _RectangleStep(torch.autograd.Function):
@@ -47,7 +49,8 @@ class _RectangleStep(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        return grad * (x.abs() < 0.5 / ctx.alpha).to(x) * ctx.alpha, None, None
+        inside = x.abs().lt_(0.5 / ctx.alpha)
+        return inside.mul_(ctx.alpha).mul_(grad), None, None
 
 
 class _Surrogate(surrogate.SurrogateFunctionBase):
