@@ -58,8 +58,8 @@ class Rows:
             return []
         with open(self.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
-        if tuple(reader.fieldnames or ()) != self.columns:
+            columns, rows = tuple(reader.fieldnames or ()), list(reader)
+        if columns != self.columns:
             raise ValueError(
                 f"{self.path} has columns of another version of this benchmark; move it away or name another --output."
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import sys
 import time
@@ -37,7 +38,7 @@ from gac_sj.training import evaluate, train_one_epoch
 DEFAULT_EPOCHS = {"digits": 20, "cifar10": 30, "cifar100": 30, "folder": 30}
 
 SETTINGS = (
-    "dataset", "train_limit", "model", "encoder", "T", "epochs", "batch_size", "learning_rate", "momentum",
+    "dataset", "data", "train_limit", "model", "encoder", "T", "epochs", "batch_size", "learning_rate", "momentum",
     "weight_decay", "warmup_epochs", "augmentation", "eval_every", "seed",
 )  # fmt: skip
 MEASURED = (
@@ -91,10 +92,14 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; give a whole number of at least 1.")
+    for seed in args.seeds:
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"--seeds has {seed}; give whole numbers from 0 to 2^63 - 1.")
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = args.device.partition(":")[0]
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+    kind, colon, index = args.device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else int(kind == "cpu")
+    if not count or (colon and not (index.isdecimal() and int(index) < count)):
         raise ValueError(f"--device is {args.device!r}, which is not there; choose cpu, or auto for what there is.")
 
 
@@ -117,6 +122,15 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def fingerprint(*image_sets: ImageSet) -> str:
+    """Short hash of all images and labels: two runs are the same only on the same data, wherever it lies."""
+    digest = hashlib.sha256()
+    for image_set in image_sets:
+        for tensor in (image_set.images, image_set.labels):
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 def build(run: dict[str, Any], classes: int, in_chans: int) -> nn.Module:
     """The network of a run; its pretrained_cfg has the data set's mean and deviation, or what its encoder needs."""
     encoder, _, recipe = run["encoder"].partition(":")
@@ -133,7 +147,13 @@ def build(run: dict[str, Any], classes: int, in_chans: int) -> nn.Module:
 
 
 def batches(
-    image_set: ImageSet, run: dict[str, Any], model: nn.Module, device: str, train: bool, progress: tqdm
+    image_set: ImageSet,
+    run: dict[str, Any],
+    model: nn.Module,
+    device: str,
+    train: bool,
+    progress: tqdm,
+    order: torch.Generator | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one pass on the device, normalised as the model's pretrained_cfg says."""
     augment = v2.Identity()
@@ -151,6 +171,7 @@ def batches(
         TensorDataset(image_set.images, image_set.labels),
         batch_size=run["batch_size"] if train else 250,
         shuffle=train,
+        generator=order,
         # a last batch of one image has no batch statistics
         drop_last=train and len(image_set) % run["batch_size"] == 1,
         collate_fn=collate,
@@ -164,15 +185,18 @@ def train(run: dict[str, Any], train_set: ImageSet, test_set: ImageSet, device: 
     """Train and test one network; what is measured."""
     torch.manual_seed(run["seed"])
     model = build(run, len(train_set.classes), train_set.images.shape[1]).to(device)
-    # the same order of images for every encoder, whatever its initialisation has drawn
+    # the same order of images for every encoder, whatever it draws
     torch.manual_seed(run["seed"])
+    order = torch.Generator().manual_seed(run["seed"])
     optimizer = torch.optim.SGD(
         model.parameters(), run["learning_rate"], momentum=run["momentum"], weight_decay=run["weight_decay"]
     )
-    steps = -(-len(train_set) // run["batch_size"])
+    # as many as batches gives: it leaves out a last batch of one image
+    steps = len(train_set) // run["batch_size"] + (len(train_set) % run["batch_size"] > 1)
     schedule = CosineLRScheduler(
         optimizer,
-        t_initial=(run["epochs"] - run["warmup_epochs"]) * steps,
+        # one more, so that the last step is not at learning rate 0
+        t_initial=(run["epochs"] - run["warmup_epochs"]) * steps + 1,
         warmup_t=run["warmup_epochs"] * steps,
         warmup_lr_init=0.0,
         warmup_prefix=True,
@@ -192,7 +216,7 @@ def train(run: dict[str, Any], train_set: ImageSet, test_set: ImageSet, device: 
         with tqdm(total=len(train_set), desc=title, unit="image", leave=False, mininterval=1) as progress:
             start = time.perf_counter()
             loss = train_one_epoch(
-                model, batches(train_set, run, model, device, True, progress), optimizer, before_step
+                model, batches(train_set, run, model, device, True, progress, order), optimizer, before_step
             )
             seconds += time.perf_counter() - start
         if epoch % run["eval_every"] == 0 or epoch == run["epochs"]:
@@ -224,7 +248,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     try:
         check(args)
-        rows = Rows(args.output / "results.csv", SETTINGS, SETTINGS + MEASURED)
+        try:
+            rows = Rows(args.output / "results.csv", SETTINGS, SETTINGS + MEASURED)
+        except OSError as error:
+            raise ValueError(f"--output {args.output} cannot be written ({error}); name another folder.") from error
         train_set, test_set = load_image_sets(args.dataset, args.data_dir)
         if args.train_limit:
             train_set = train_set.balanced(args.train_limit)
@@ -234,7 +261,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"run_cifar.py: {error}", file=sys.stderr)
         return 2
-    runs = [settings(args) | {"encoder": name, "seed": seed} for seed in args.seeds for name in args.encoders]
+    data = fingerprint(train_set, test_set)
+    runs = [
+        settings(args) | {"data": data, "encoder": name, "seed": seed}
+        for seed in dict.fromkeys(args.seeds)
+        for name in dict.fromkeys(args.encoders)
+    ]
     try:
         for number, run in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {run['encoder']}, seed {run['seed']}"

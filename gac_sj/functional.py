@@ -29,11 +29,11 @@ def temporal_attention(x: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:
     Returns:
         ``[T, N, 1, 1, 1]``, any real number.
     """
-    pooled = torch.stack([x.mean((-3, -2, -1)), x.amax((-3, -2, -1))], dim=-1)  # [N, 2] or [T, N, 2]
+    pooled = torch.stack([x.mean((-3, -2, -1)), x.amax((-3, -2, -1))])  # [2, N] or [2, T, N]
     if x.dim() == 4:
-        pooled = pooled.expand(squeeze.shape[1], -1, -1)
-    hidden = torch.relu(torch.tensordot(squeeze, pooled, dims=1))  # [hidden, N, 2]
-    return torch.tensordot(excite, hidden.sum(-1), dims=1)[..., None, None, None]
+        pooled = pooled.unsqueeze(1).expand(-1, squeeze.shape[1], -1)
+    hidden = torch.relu(F.linear(pooled.transpose(1, 2), squeeze))  # [2, N, hidden]
+    return F.linear(hidden.sum(0), excite).t()[..., None, None, None]
 
 
 def same_padding(kernel_size: int) -> tuple[int, int, int, int]:
@@ -93,7 +93,9 @@ def weigh(sequence: Tensor, temporal: Tensor, spatial_channel: Tensor, gain: flo
 class _Weigh(torch.autograd.Function):
     @staticmethod
     def forward(sequence, temporal, spatial_channel, gain):
-        return (temporal * spatial_channel).sigmoid_().mul_(gain).mul_(sequence)
+        opened = (temporal * spatial_channel).sigmoid_().mul_(gain)
+        # autocast may mix types; the wider one is the result's
+        return opened.mul_(sequence) if opened.dtype == sequence.dtype else opened * sequence
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -101,7 +101,7 @@ def _correct_running_var(norm: _BatchNorm, T: int) -> list[RemovableHandle]:
         before.copy_(norm.running_var)
 
     def correct(norm, inputs, output):
-        momentum = 1.0 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+        momentum = 1.0 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
         n = output.numel() // norm.num_features
         ratio = T * (n - 1) / (T * n - 1)
         # .data: batch_norm saves running_var for backward, where training mode never reads it

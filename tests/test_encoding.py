@@ -1,0 +1,342 @@
+"""The contract of every encoder, and that a static image is encoded once exactly."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based import encoding, functional, layer, neuron
+from torch import nn
+
+import gac_sj
+from gac_sj import DirectCoding, GatedAttentionCoding, LatencyCoding, PoissonCoding, WeightedPhaseCoding
+from gac_sj.encoding import ENCODERS, RECIPES, create_encoder
+
+ALL = pytest.mark.parametrize("name", ENCODERS)
+DETERMINISTIC = pytest.mark.parametrize("name", [name for name in ENCODERS if name != "poisson"])
+
+
+def images(n=2, size=6, dtype=torch.float64):
+    return torch.rand(n, 3, size, size + 1, dtype=dtype)
+
+
+def build(name, T=3, **options):
+    return create_encoder(name, T=T, channels=8, **options).double()
+
+
+@ALL
+@pytest.mark.parametrize("T", [1, 2, 5])
+def test_shapes_and_types(name, T):
+    encoder = build(name, T)
+    x = images()
+    assert encoder(x).shape == encoder(x.expand(T, -1, -1, -1, -1)).shape == (T, 2, 8, 6, 7)
+    assert encoder(x).dtype == torch.float64
+    assert encoder.float()(x.float()).dtype == torch.float32
+
+
+@DETERMINISTIC
+def test_each_call_is_independent_of_the_last(name):
+    """SpikingJelly's stateful encoders replay the previous batch."""
+    encoder = build(name).eval()
+    first, second = images(4), images(2)
+    expected = copy.deepcopy(encoder)(second)
+    encoder(first)
+    assert torch.equal(encoder(second), expected)
+    assert torch.equal(encoder(second), expected)
+
+
+@DETERMINISTIC
+def test_single_steps_are_the_steps_of_the_sequence(name):
+    encoder = build(name).eval()
+    x = images()
+    expected = encoder(x)
+    functional.set_step_mode(encoder, "s")
+    for _ in range(2):
+        assert torch.equal(torch.stack([encoder(x) for _ in range(3)]), expected)
+    functional.set_step_mode(encoder, "m")
+    assert torch.equal(encoder(x), expected)
+
+
+@ALL
+def test_another_image_in_single_step_mode_needs_a_reset(name):
+    encoder = build(name, step_mode="s")
+    x = images()
+    encoder(x)
+    for other in (images(), images(1)):
+        with pytest.raises(ValueError, match=r"another image after 1 of 3 steps.*reset_net"):
+            encoder(other)
+    changed = x.clone()
+    with pytest.raises(ValueError, match="another image"):
+        encoder(changed.mul_(0.5))
+    functional.reset_net(encoder)
+    assert encoder(images(1)).shape == (1, 8, 6, 7)
+
+
+def test_an_image_changed_in_place_is_another_image():
+    encoder, x = build("gac", step_mode="s"), images()
+    encoder(x)
+    with pytest.raises(ValueError, match="another image"):
+        encoder(x.mul_(0.5))
+
+
+@ALL
+def test_copies_carry_no_state(name):
+    encoder = build(name, step_mode="s")
+    x = images()
+    encoder(x).sum().backward()
+    for twin in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        twin(images(5))
+        assert twin.T == 3
+
+
+def general(encoder, x):
+    """The same mathematics on the repeated image."""
+    return encoder(x.repeat(encoder.T, *[1] * x.dim()))
+
+
+def stems():
+    conv = lambda **options: nn.Conv2d(3, 8, 3, padding=1, **options)  # noqa: E731
+    return {
+        "default": lambda: None,
+        "cumulative": lambda: nn.Sequential(conv(), nn.BatchNorm2d(8, momentum=None)),
+        "untracked": lambda: nn.Sequential(conv(), nn.BatchNorm2d(8, track_running_stats=False)),
+        "no_affine": lambda: nn.Sequential(conv(), nn.BatchNorm2d(8, affine=False, momentum=0.3)),
+        "deep": lambda: nn.Sequential(
+            nn.Sequential(conv(stride=2), nn.BatchNorm2d(8), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.MaxPool2d(2, 1)),
+        ),
+        "frozen": lambda: nn.Sequential(conv(), nn.BatchNorm2d(8).eval()),
+        "group": lambda: nn.Sequential(conv(), nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, track_running_stats=True)),
+        "spikingjelly": lambda: nn.Sequential(
+            layer.Conv2d(3, 8, 3, step_mode="m"), layer.BatchNorm2d(8, step_mode="m")
+        ),
+        "mixed": lambda: nn.Sequential(conv(), layer.BatchNorm2d(8, step_mode="m"), nn.AvgPool2d(2)),
+        "dropout_off": lambda: nn.Sequential(conv(), nn.BatchNorm2d(8), nn.Dropout(0.5).eval()),
+    }
+
+
+@pytest.mark.parametrize("stem", stems())
+@pytest.mark.parametrize("T", [1, 4])
+@pytest.mark.parametrize(
+    "name,options", [("gac", {}), ("gac", {"output": "current"}), ("direct", {}), ("direct_lif", {})]
+)
+def test_encoded_once_equals_the_general_path(stem, T, name, options):
+    """Outputs, every gradient and every running statistic, over three training steps and in evaluation."""
+    once = build(name, T, stem=stems()[stem](), **options)
+    frozen = [module for module in once.modules() if not module.training]
+    repeated = copy.deepcopy(once)
+    for _ in range(3):
+        x, weights = images(3, 9), None
+        gradients = []
+        for encoder, run in ((once, once), (repeated, lambda x: general(repeated, x))):
+            encoder.zero_grad()
+            leaf = x.clone().requires_grad_()
+            output = run(leaf)
+            weights = torch.randn_like(output) if weights is None else weights
+            (output * weights).sum().backward()
+            gradients.append((output, leaf.grad, *(p.grad for p in encoder.parameters())))
+        for ours, expected in zip(*gradients):
+            torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10)
+        for ours, expected in zip(once.buffers(), repeated.buffers()):
+            torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    assert all(not module.training for module in frozen)
+    x = images(2, 9)
+    torch.testing.assert_close(once.eval()(x), general(repeated.eval(), x), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("stem", stems())
+def test_these_stems_see_an_image_once(stem):
+    encoder = build("gac", 4, stem=stems()[stem]())
+    batches = []
+    next(m for m in encoder.stem.modules() if isinstance(m, nn.Conv2d)).register_forward_pre_hook(
+        lambda module, inputs: batches.append(inputs[0].shape[:-3].numel())
+    )
+    encoder(images(2, 9))
+    assert batches == [2]
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda: nn.Dropout(0.5),
+        lambda: nn.RReLU(),
+        lambda: layer.Dropout(0.5, step_mode="m"),
+        lambda: neuron.LIFNode(step_mode="m"),
+        lambda: gac_sj.LIFNode(),
+        Noise,
+    ],
+    ids=["dropout", "rrelu", "sj_dropout", "sj_lif", "lif", "unknown"],
+)
+def test_a_random_or_stateful_stem_sees_every_frame(last):
+    encoder = DirectCoding(4, 3, 8, stem=nn.Sequential(nn.Conv2d(3, 8, 3), last()))
+    frames = []
+    encoder.stem[0].register_forward_pre_hook(lambda module, inputs: frames.append(inputs[0].shape[0]))
+    x = 3 * torch.randn(2, 3, 6, 6)
+    steps = encoder(x)
+    assert frames == [8]
+    if not isinstance(encoder.stem[1], layer.Dropout):  # SpikingJelly's keeps its mask over time
+        assert any(not torch.equal(steps[0], step) for step in steps[1:])
+
+
+def test_a_stem_with_a_neuron_starts_from_reset_at_every_call():
+    encoder = DirectCoding(3, 3, 8, stem=nn.Sequential(nn.Conv2d(3, 8, 3), gac_sj.LIFNode())).eval()
+    x = 3 * torch.randn(2, 3, 6, 6)
+    assert torch.equal(encoder(x), encoder(x))
+
+
+def test_the_gate_weighs_the_spikes():
+    encoder = build("gac", 4)
+    x = images()
+    output = encoder(x)
+    z = encoder.features(x)
+    assert torch.equal(output != 0, encoder.neuron(encoder.over_time(z)) * 0 != 0) or output.count_nonzero() > 0
+    encoder.neuron.reset()
+    spikes = encoder.neuron(z.expand(4, -1, -1, -1, -1))
+    torch.testing.assert_close(output, encoder.gau(z) * spikes, rtol=1e-12, atol=0)
+    assert 0 < spikes.mean() < 1
+
+
+def test_recipes():
+    reference = GatedAttentionCoding(recipe="reference")
+    assert reference.gau.gain == 1.0
+    assert reference.neuron.v_threshold == 1.0
+    assert reference.neuron.surrogate_function.strict
+    assert GatedAttentionCoding(recipe="unit_gate").gau.gain == 2.0
+    assert GatedAttentionCoding(recipe="low_threshold", neuron="imagenet").neuron.v_threshold == 0.25
+    assert GatedAttentionCoding(recipe="current").neuron is None
+    own = gac_sj.LIFNode(v_threshold=0.7)
+    for recipe in set(RECIPES) - {"current"}:
+        assert GatedAttentionCoding(recipe=recipe, neuron=own).neuron is own
+    for recipe, form in RECIPES.items():
+        default = GatedAttentionCoding()
+        assert (default.recipe == recipe) == (default.recipe is recipe)
+        assert form.output in ("spikes", "current")
+
+
+def test_the_default_recipe_puts_out_gated_spikes():
+    assert GatedAttentionCoding().neuron is not None
+
+
+def test_the_gain_makes_the_gate_one_where_its_argument_is_zero():
+    encoder = build("gac", gain=2.0, output="current")
+    for convolution in encoder.gau.spatial_channel.convolutions:
+        nn.init.zeros_(convolution.weight)
+    x = images()
+    assert torch.equal(encoder(x), encoder.features(x).expand(3, -1, -1, -1, -1))
+
+
+def test_poisson_spikes_at_the_rate_of_the_pixel_and_follows_the_seed():
+    encoder = PoissonCoding(400, stem=nn.Identity())
+    x = torch.tensor([0.0, 0.2, 0.7, 1.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    torch.manual_seed(1)
+    spikes = encoder(x)
+    assert set(spikes.unique().tolist()) == {0.0, 1.0}
+    np.testing.assert_allclose(spikes.mean(0), x, atol=0.08)
+    assert not torch.equal(encoder(x), spikes)
+    torch.manual_seed(1)
+    assert torch.equal(encoder(x), spikes)
+
+
+def test_latency_spikes_once_and_brighter_is_earlier():
+    spikes = LatencyCoding(5, stem=nn.Identity())(torch.linspace(0, 1, 5).view(1, 1, 1, 5).expand(1, 3, 1, 5))
+    assert torch.equal(spikes[:, 0, 0, 0], torch.eye(5).flip(0))
+
+
+def test_weighted_phase_puts_out_the_bits_of_the_scaled_pixel():
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    spikes = WeightedPhaseCoding(6, stem=nn.Identity())(x)
+    weights = 2.0 ** -torch.arange(1, 7, dtype=torch.float64)
+    decoded = (spikes * weights.view(-1, 1, 1, 1, 1)).sum(0)
+    scaled = x * (1 - 2**-6)
+    assert ((decoded <= scaled) & (scaled < decoded + 2**-6)).all()
+    single = encoding.WeightedPhaseEncoder(6)
+    expected = torch.stack([single(scaled) for _ in range(6)])
+    assert torch.equal(spikes, expected.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("T", [4, 16])
+def test_weighted_phase_takes_white_in_half_types(dtype, T):
+    spikes = WeightedPhaseCoding(T, stem=nn.Identity())(torch.ones(1, 3, 2, 2, dtype=dtype))
+    assert spikes.dtype == dtype
+    assert spikes.min() == 1
+
+
+@pytest.mark.parametrize("name", ["poisson", "latency", "weighted_phase"])
+@pytest.mark.parametrize("bad", [-0.01, 1.01, float("nan"), float("inf")])
+def test_pixels_outside_the_range_are_an_error_that_says_what_to_change(name, bad):
+    x = images()
+    x[1, 2, 3, 4] = bad
+    encoder = build(name)
+    before = copy.deepcopy(encoder.state_dict())
+    with pytest.raises(ValueError, match=r"pixels from .* to .*; it needs finite pixels in \[0, 1\]; leave out"):
+        encoder(x)
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("name", ["latency", "weighted_phase"])
+def test_a_changing_sequence_has_no_latency_or_phase(name):
+    with pytest.raises(ValueError, match="changes over time"):
+        build(name)(torch.rand(3, 2, 3, 6, 7, dtype=torch.float64))
+
+
+def test_a_sequence_takes_the_general_path_frame_by_frame():
+    encoder = build("direct", 3)
+    x = torch.rand(3, 2, 3, 6, 7, dtype=torch.float64)
+    encoder.eval()
+    torch.testing.assert_close(encoder(x), torch.stack([encoder.stem(frame) for frame in x]))
+    gac = build("gac", 3).eval()
+    assert not torch.allclose(gac(x)[0], gac(x[0])[0])
+
+
+@ALL
+@pytest.mark.parametrize(
+    "shape,words",
+    [
+        ((3, 8, 8), r"shape \[3, 8, 8\]; it needs images \[N, 3, H, W\] or a sequence \[3, N, 3, H, W\]"),
+        ((1, 1, 1, 3, 8, 8), "add or remove dimensions"),
+        ((2, 1, 8, 8), "in_channels=1"),
+        ((4, 2, 3, 8, 8), "T=4"),
+    ],
+)
+def test_inputs_of_another_shape_are_named(name, shape, words):
+    with pytest.raises(ValueError, match=words):
+        build(name)(torch.rand(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "call,words",
+    [
+        (lambda: create_encoder("rate"), "'rate' does not exist; choose one of gac, direct"),
+        (lambda: GatedAttentionCoding(recipe="best"), "'best' does not exist; choose one of reference"),
+        (lambda: GatedAttentionCoding(output="membrane"), "'membrane'"),
+        (lambda: GatedAttentionCoding(output="current", neuron=gac_sj.LIFNode()), "no neuron"),
+        (lambda: GatedAttentionCoding(0), "T is 0"),
+        (lambda: DirectCoding(2.5), "T is 2.5"),
+        (lambda: GatedAttentionCoding(neuron="mnist"), "'mnist'"),
+        (lambda: GatedAttentionCoding(step_mode="x"), "step_mode"),
+    ],
+)
+def test_bad_arguments_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("name", ["gac", "direct_lif"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(name, dtype):
+    encoder = create_encoder(name, T=3, channels=8)
+    x = torch.rand(2, 3, 6, 6)
+    with torch.autocast("cpu", dtype):
+        output = encoder(x)
+        output.float().square().sum().backward()
+    assert encoder.neuron.v.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())

@@ -1,0 +1,149 @@
+"""LIFNode against the written-out dynamics and against SpikingJelly's own node."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based import functional, neuron, surrogate
+
+from gac_sj import LIFNode, Triangle, preset
+
+VARIANTS = [
+    dict(tau=tau, decay_input=decay_input, v_threshold=threshold, v_reset=reset, detach_reset=detach)
+    for tau in (2.0, 4.0 / 3.0, 3.7)
+    for decay_input in (True, False)
+    for threshold, reset in ((1.0, 0.0), (0.5, None), (0.8, -0.25))
+    for detach in (True, False)
+]
+
+
+def numpy_spikes(x, tau, decay_input, v_threshold, v_reset, detach_reset):
+    rest = 0.0 if v_reset is None else v_reset
+    v, spikes = np.full(x.shape[1:], rest), []
+    for step in x:
+        h = v + (step - (v - rest)) / tau if decay_input else v - (v - rest) / tau + step
+        spike = (h >= v_threshold).astype(float)
+        v = h - spike * v_threshold if v_reset is None else np.where(spike == 1, v_reset, h)
+        spikes.append(spike)
+    return np.stack(spikes), v
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_spikes_and_potential_equal_numpy(settings):
+    x = torch.randn(7, 3, 5, dtype=torch.float64) + 0.5
+    node = LIFNode(**settings)
+    spikes, v = numpy_spikes(x.numpy(), **settings)
+    assert np.array_equal(node(x).numpy(), spikes)
+    assert 0 < spikes.mean() < 1
+    np.testing.assert_allclose(node.v.numpy(), v, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_spikes_and_gradients_equal_spikingjelly(settings):
+    x = torch.randn(6, 2, 3, 5, 7, dtype=torch.float64) + 0.3
+    weights = torch.randn_like(x)
+    results = []
+    for kind in (LIFNode, neuron.LIFNode):
+        node = kind(surrogate_function=surrogate.ATan(2.0), step_mode="m", **settings)
+        current = x.clone().requires_grad_()
+        spikes = node(current)
+        (spikes * weights).sum().backward()
+        results.append((spikes, current.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-10, atol=1e-10)
+
+
+def test_evaluation_has_the_gradients_of_training():
+    """As attacks and Grad-CAM need; SpikingJelly 0.0.0.0.14's own node has none in eval()."""
+    x, gradients = torch.randn(4, 3, 5), []
+    for training in (True, False):
+        current = x.clone().requires_grad_()
+        preset("cifar").train(training)(current).sum().backward()
+        gradients.append(current.grad)
+    assert torch.equal(*gradients)
+    assert gradients[0].any()
+
+
+@pytest.mark.parametrize("settings", VARIANTS[::5], ids=str)
+def test_single_steps_equal_multi_step(settings):
+    x = torch.randn(5, 4, 6)
+    multi, single = LIFNode(store_v_seq=True, **settings), LIFNode(store_v_seq=True, step_mode="s", **settings)
+    expected = multi(x)
+    assert torch.equal(torch.stack([single(step) for step in x]), expected)
+    assert torch.equal(single.v, multi.v)
+    assert torch.equal(single.v_seq, multi.v_seq)
+    assert torch.equal(multi.v_seq[-1], multi.v)
+
+
+def test_the_potential_carries_over_until_reset():
+    node = preset("cifar")
+    x = torch.full((1, 1), 0.6)
+    assert [node(x.unsqueeze(0)).item() for _ in range(4)] == [0, 0, 1, 0]
+    functional.reset_net(node)
+    assert [node(x.unsqueeze(0)).item() for _ in range(3)] == [0, 0, 1]
+
+
+def test_presets_are_the_published_neurons():
+    cifar, imagenet = preset("cifar"), preset("imagenet")
+    # decay 0.5, threshold 1: 0.6, 0.9, 1.05; decay 0.25, threshold 0.5: 0.45, 0.5625
+    assert cifar(torch.full((3, 1), 0.6)).flatten().tolist() == [0, 0, 1]
+    assert imagenet(torch.full((2, 1), 0.45)).flatten().tolist() == [0, 1]
+    for node, gradient in ((cifar, True), (imagenet, False)):
+        node.reset()
+        x = torch.full((2, 1), 0.9 * node.v_threshold, requires_grad=True)
+        # the second step's charge sees the first step's spike through the reset, where that is not detached
+        node(x)
+        node.v.sum().backward()
+        assert (x.grad[0] != node.v_threshold).item()
+        without = torch.full((2, 1), 0.9 * node.v_threshold, requires_grad=True)
+        h1 = without[0]
+        h2 = (1 - 1 / node.tau) * h1 + without[1]
+        expected = torch.autograd.grad(h2 * (h2 < node.v_threshold), without)[0]
+        assert (not torch.allclose(x.grad, expected)) == gradient
+
+
+def test_the_published_neuron_does_not_fire_at_the_threshold():
+    x = torch.tensor([[1.0]])
+    assert preset("cifar")(x).item() == 1.0
+    assert preset("cifar", strict=True)(x).item() == 0.0
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="'mnist' does not exist; choose one of cifar, imagenet"):
+        preset("mnist")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_keep_the_potential_in_float32(dtype):
+    x = (torch.rand(8, 1000) * 0.5).to(dtype)
+    node, exact = preset("cifar"), preset("cifar")
+    spikes = node(x)
+    assert spikes.dtype == dtype
+    assert node.v.dtype == torch.float32
+    assert torch.equal(spikes.float(), exact(x.float()))
+    assert torch.equal(node.v, exact.v)
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_copies_after_a_training_step_start_from_reset(store):
+    node = LIFNode(surrogate_function=Triangle(), store_v_seq=store)
+    x = torch.randn(4, 3, requires_grad=True)
+    node(x).sum().backward()
+    for twin in (copy.deepcopy(node), pickle.loads(pickle.dumps(node))):
+        assert twin.v == 0.0
+        assert torch.equal(twin(x), LIFNode(surrogate_function=Triangle())(x))
+    assert isinstance(node.v, torch.Tensor)
+
+
+def test_another_batch_size_starts_from_reset():
+    node = preset("cifar")
+    node(torch.full((1, 8), 0.9))
+    assert node(torch.full((1, 3), 0.9)).sum() == 0
+
+
+@pytest.mark.skipif(hasattr(functional, "invalidate_reset_cache"), reason="only 0.0.0.0.14 has backends")
+def test_an_unusable_backend_is_refused_as_by_spikingjelly():
+    with pytest.raises((ImportError, NotImplementedError)):
+        LIFNode(backend="cupy")
