@@ -154,6 +154,8 @@ class MSResNet(nn.Module, base.MultiStepModule):
         neuron's threshold, and to 0 at the end of each block. "gac" (GAC's ImageNet code) draws in addition all
         convolutions from Kaiming's normal distribution, fan-out.
         """
+        if init not in ("cifar", "ms", "gac"):
+            raise ValueError(f"The initialisation {init!r} does not exist; choose cifar, ms or gac.")
         if init == "cifar":
             return
         for module in self.modules():

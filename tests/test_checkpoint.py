@@ -1,0 +1,134 @@
+"""Published checkpoints, by key names; strict. Equality of what they compute is in test_golden.py."""
+
+import copy
+
+import golden_values
+import pytest
+import timm
+import torch
+
+from gac_sj.checkpoint import load_reference_state_dict, read_reference
+
+GOLDEN = {name: golden_values.load(name) for name in ("cifar_ms_resnet18_gac_T4", "imagenet_ms_resnet18_gac_T4_K4")}
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return {key: value.float() for key, value in golden_values.state_dict(GOLDEN["cifar_ms_resnet18_gac_T4"]).items()}
+
+
+def build(name="gac_ms_resnet18_cifar", **options):
+    return timm.create_model(name, **({"T": 4, "num_classes": 10, "recipe": "reference"} | options))
+
+
+def test_a_module_prefix_is_ignored(checkpoint):
+    plain, prefixed = build(), build()
+    load_reference_state_dict(plain, checkpoint)
+    load_reference_state_dict(prefixed, {f"module.{key}": value for key, value in checkpoint.items()})
+    for key, value in plain.state_dict().items():
+        assert torch.equal(prefixed.state_dict()[key], value)
+    assert torch.equal(plain.head.weight, checkpoint["fc1.weight"])
+
+
+def test_one_of_several_names_is_enough(checkpoint):
+    aliases = {key for key, entry in GOLDEN["cifar_ms_resnet18_gac_T4"]["state_dict"].items() if len(entry) > 1}
+    load_reference_state_dict(build(), {key: value for key, value in checkpoint.items() if key not in aliases})
+
+
+def changed(checkpoint, **changes):
+    return {k: v for k, v in (checkpoint | changes).items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"fc1.bias": None, "fc1_s.layer.module.bias": None}, r"missing fc1\.bias \(our head\.bias\)"),
+        ({"layer9.0.conv1.weight": torch.zeros(1)}, r"unexpected layer9\.0\.conv1\.weight"),
+        (
+            {"encoding.SCA.sharedMLP.0.weight": torch.zeros(64, 64, 3, 3)},
+            r"SCA.*\[64, 64, 3, 3\] and needs \[64, 64, 4, 4\]",
+        ),
+        ({"encoding.TA.sharedMLP.0.weight": torch.zeros(3, 6, 1, 1, 1)}, r"TA.*\[3, 6\] and needs \[2, 4\]"),
+        (
+            {"conv1_s.layer.module.weight": torch.zeros(64, 3, 3, 3)},
+            r"conv1_s\.layer\.module\.weight differs from conv1\.weight",
+        ),
+    ],
+    ids=["missing", "unexpected", "misshapen", "T", "contradictory"],
+)
+def test_what_does_not_fit_is_named_and_changes_nothing(checkpoint, changes, words):
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=words):
+        load_reference_state_dict(model, changed(checkpoint, **changes))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_another_recipe_is_refused(checkpoint):
+    for options in ({"recipe": "unit_gate"}, {"gain": 2.0}):
+        with pytest.raises(ValueError, match="recipe='reference'"):
+            load_reference_state_dict(build(**options), checkpoint)
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 100}, {"T": 6}, {"encoder": "direct"}])
+def test_a_network_of_another_shape_is_refused(checkpoint, options):
+    with pytest.raises(ValueError, match="does not fit"):
+        load_reference_state_dict(build(**options), checkpoint)
+
+
+def ms_resnet_names(key: str, stem: int) -> str:
+    """Names of the official MS-ResNet code (stem: number of its convolutions) for ours."""
+    parts = key.split(".")
+    leaf = parts[-1]
+    if parts[0] == "head":
+        return f"fc.{leaf}"
+    if parts[0] == "encoder":
+        at = int(parts[2])
+        return f"conv1.{at}.{leaf}" if at < stem else f"conv1.{at}.bn.{leaf}"
+    block = f"conv{int(parts[1]) + 2}_x.{parts[2]}"
+    inside = ".".join(parts[3:-1])
+    pooled = stem == 3
+    return {
+        "conv1": f"{block}.residual_function.1.{leaf}",
+        "bn1": f"{block}.residual_function.2.bn.{leaf}",
+        "conv2": f"{block}.residual_function.4.{leaf}",
+        "bn2": f"{block}.residual_function.5.bn.{leaf}",
+        "shortcut.1": f"{block}.shortcut.{int(pooled)}.{leaf}",
+        "shortcut.2": f"{block}.shortcut.{1 + pooled}.bn.{leaf}",
+    }[inside]
+
+
+@pytest.mark.parametrize("name,stem", [("ms_resnet18", 1), ("ms_resnet104", 3)])
+def test_official_ms_resnet_checkpoints(name, stem):
+    source, target = timm.create_model(name), timm.create_model(name)
+    load_reference_state_dict(target, {ms_resnet_names(key, stem): value for key, value in source.state_dict().items()})
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
+def test_reading_a_file(tmp_path, wrap):
+    state = {"fc.weight": torch.ones(2, 3)}
+    torch.save(wrap(state), tmp_path / "weights.pth")
+    assert torch.equal(read_reference(tmp_path / "weights.pth")["fc.weight"], state["fc.weight"])
+
+
+class Surprise:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_reference(tmp_path / "nothing.pth")
+    path = tmp_path / "weights.pth"
+    torch.save({"fc.weight": torch.ones(200, 300)}, path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"weights\.pth cannot be read.*truncated"):
+        read_reference(path)
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(ValueError, match="no state dict"):
+        read_reference(path)
+    torch.save({"fc.weight": Surprise()}, path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_reference(path)
+    assert "executed" not in capsys.readouterr().out
