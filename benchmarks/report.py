@@ -1,8 +1,13 @@
-"""report.md and accuracy.png from the rows of run_cifar.py."""
+"""Tables and plots from the rows of run_cifar.py.
+
+python benchmarks/report.py benchmarks/results/encoder_forms.csv    # prints the table
+"""
 
 from __future__ import annotations
 
+import csv
 import statistics
+import sys
 from pathlib import Path
 
 COMMON = ("dataset", "train_limit", "model", "T", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay",
@@ -10,41 +15,38 @@ COMMON = ("dataset", "train_limit", "model", "T", "epochs", "batch_size", "learn
 
 
 def write_report(folder: Path, rows: list[dict[str, str]]) -> str:
-    """Write report.md and accuracy.png into ``folder``; the table as text."""
-    groups: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        groups.setdefault(row["encoder"], []).append(row)
-    table = _table(groups)
+    """Write report.md and accuracy.png into ``folder``; returns the table."""
     seeds = ", ".join(sorted({row["seed"] for row in rows}, key=int))
     common = "\n".join(f"- {name}: {'; '.join(sorted({row[name] for row in rows}))}" for name in COMMON)
-    _plot(folder / "accuracy.png", groups)
+    _plot(folder / "accuracy.png", _by_encoder(rows))
     (folder / "report.md").write_text(
-        f"# Encoders on {rows[0]['dataset']}\n\n{table}\n\n"
+        f"# Encoders on {rows[0]['dataset']}\n\n{table(rows)}\n\n"
         "Test accuracy in percent: mean ± standard deviation over seeds. Best is the best test epoch, which flatters; "
         f"compare the last.\nFiring rate: spikes per neuron and step, mean over layers. Seeds: {seeds}.\n\n"
         f"![accuracy](accuracy.png)\n\n{common}\n",
         encoding="utf-8",
     )
-    return table
+    return table(rows)
 
 
-def _table(groups: dict[str, list[dict[str, str]]]) -> str:
+def table(rows: list[dict[str, str]]) -> str:
+    """Markdown: a line per encoder, mean and standard deviation over its seeds."""
     lines = [
-        "| encoder | n | last epoch | best epoch | firing rate | parameters | images/s |",
-        "|---|---|---|---|---|---|---|",
+        "| encoder | n | last epoch (%) | best epoch (%) | firing rate | parameters |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, rows in groups.items():
-        cells = [
-            name,
-            len(rows),
-            _spread(rows, "accuracy_last"),
-            _spread(rows, "accuracy_best"),
-            f"{statistics.mean(float(row['firing_rate_mean']) for row in rows):.3f}",
-            f"{int(rows[0]['parameters']):,}",
-            f"{statistics.mean(float(row['images_per_second']) for row in rows):.0f}",
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    for name, group in _by_encoder(rows).items():
+        rate = statistics.mean(float(row["firing_rate_mean"]) for row in group)
+        accuracy = f"{_spread(group, 'accuracy_last')} | {_spread(group, 'accuracy_best')}"
+        lines.append(f"| {name} | {len(group)} | {accuracy} | {rate:.3f} | {int(group[0]['parameters']):,} |")
     return "\n".join(lines)
+
+
+def _by_encoder(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(row["encoder"], []).append(row)
+    return groups
 
 
 def _spread(rows: list[dict[str, str]], column: str) -> str:
@@ -68,3 +70,18 @@ def _plot(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
     axes.grid(axis="x", color="0.9")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
+
+
+def main() -> int:
+    try:
+        (path,) = sys.argv[1:]
+        with open(path, newline="", encoding="utf-8") as file:
+            print(table(list(csv.DictReader(file))))
+    except (ValueError, OSError, KeyError) as error:
+        print(f"report.py: needs one file of run_cifar.py's rows, results.csv ({error}).", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """Gated Attention Coding (GAC) for SpikingJelly. Importing it registers the models with timm."""
 
 from gac_sj import checkpoint, functional, models
+from gac_sj.analysis import summarize
 from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
 from gac_sj.encoder import Encoder
 from gac_sj.encoding import DirectCoding, GatedAttentionCoding, create_encoder
@@ -28,4 +29,5 @@ __all__ = [
     "functional",
     "models",
     "preset",
+    "summarize",
 ]

@@ -30,7 +30,6 @@ class Recipe:
     Args:
         gain: the largest value of the gate.
         threshold_scale: factor on the threshold of the encoder's neuron.
-        tau: membrane time constant of the encoder's neuron in steps; None keeps the preset's.
         output: what the gate weighs: "spikes" of the neuron, or the stem's "current" (then there is no neuron).
         strict: whether the neuron fires above the threshold only, as the published code, not at it too.
     """
@@ -39,11 +38,10 @@ class Recipe:
     threshold_scale: float = 1.0
     output: str = "spikes"
     strict: bool = False
-    tau: float | None = None
 
     def neuron(self, name: str) -> LIFNode:
         """The encoder's neuron: a preset as this recipe changes it."""
-        node = preset(name, self.strict, **({} if self.tau is None else {"tau": self.tau}))
+        node = preset(name, self.strict)
         node.v_threshold *= self.threshold_scale
         return node
 
@@ -53,7 +51,6 @@ RECIPES: dict[str, Recipe] = {
     "reference": Recipe(gain=1.0, strict=True),
     "unit_gate": Recipe(gain=2.0),
     "low_threshold": Recipe(gain=2.0, threshold_scale=0.5),
-    "slow_leak": Recipe(gain=2.0, tau=10.0),
     "current": Recipe(gain=2.0, output="current"),
 }
 DEFAULT_RECIPE = "unit_gate"
