@@ -68,7 +68,7 @@ def _plot(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel("test accuracy after the last epoch (%)")
     axes.grid(axis="x", color="0.9")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     figure.savefig(path, dpi=150)
 
 

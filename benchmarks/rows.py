@@ -41,7 +41,10 @@ class Rows:
         return next((row for row in self._read() if [row[name] for name in self.key] == wanted), None)
 
     def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row, unless another process has added the same run meanwhile."""
         with self._locked():
+            if self.find(row):
+                return
             text = io.StringIO()
             writer = csv.DictWriter(text, self.columns, lineterminator="\n")
             writer.writeheader()

@@ -31,15 +31,15 @@ from tqdm import tqdm
 
 from gac_sj.analysis import firing_rates
 from gac_sj.data import DATASETS, ImageSet, load_image_sets
-from gac_sj.encoding import ENCODERS, RECIPES
+from gac_sj.encoding import DEFAULT_RECIPE, ENCODERS, RECIPES
 from gac_sj.training import evaluate, train_one_epoch
 
 # long enough that direct coding passes 97 % of the digits; the CIFAR figure is a start, not the paper's 250
 DEFAULT_EPOCHS = {"digits": 20, "cifar10": 30, "cifar100": 30, "folder": 30}
 
 SETTINGS = (
-    "dataset", "data", "train_limit", "model", "encoder", "T", "epochs", "batch_size", "learning_rate", "momentum",
-    "weight_decay", "warmup_epochs", "augmentation", "eval_every", "seed",
+    "dataset", "data", "train_limit", "model", "encoder", "recipe", "T", "epochs", "batch_size", "learning_rate",
+    "momentum", "weight_decay", "warmup_epochs", "augmentation", "eval_every", "seed",
 )  # fmt: skip
 MEASURED = (
     "accuracy_best", "best_epoch", "accuracy_last", "test_loss_last", "train_loss_last", "parameters", "train_images",
@@ -103,13 +103,16 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--device is {args.device!r}, which is not there; choose cpu, or auto for what there is.")
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe: the same for every encoder."""
+def settings(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """All settings of a run but the data and the seed: the encoder's, and what is the same for every encoder."""
+    encoder, _, recipe = name.partition(":")
     epochs = args.epochs or DEFAULT_EPOCHS[args.dataset]
     return {
         "dataset": args.dataset,
         "train_limit": args.train_limit or "all",
         "model": args.model,
+        "encoder": name,
+        "recipe": recipe or (DEFAULT_RECIPE if encoder == "gac" else "none"),
         "T": args.T,
         "epochs": epochs,
         "batch_size": 64,
@@ -133,15 +136,14 @@ def fingerprint(*image_sets: ImageSet) -> str:
 
 def build(run: dict[str, Any], classes: int, in_chans: int) -> nn.Module:
     """The network of a run; its pretrained_cfg has the data set's mean and deviation, or what its encoder needs."""
-    encoder, _, recipe = run["encoder"].partition(":")
     mean, std = DATASETS[run["dataset"]]
     return timm.create_model(
         run["model"],
         T=run["T"],
         num_classes=classes,
         in_chans=in_chans,
-        encoder=encoder,
-        recipe=recipe or None,
+        encoder=run["encoder"].partition(":")[0],
+        recipe=None if run["recipe"] == "none" else run["recipe"],
         pretrained_cfg_overlay={"mean": mean, "std": std},
     )
 
@@ -252,18 +254,19 @@ def main(arguments: list[str] | None = None) -> int:
             rows = Rows(args.output / "results.csv", SETTINGS, SETTINGS + MEASURED)
         except OSError as error:
             raise ValueError(f"--output {args.output} cannot be written ({error}); name another folder.") from error
-        train_set, test_set = load_image_sets(args.dataset, args.data_dir)
+        size = timm.get_pretrained_cfg(args.model).input_size[-1]
+        train_set, test_set = load_image_sets(args.dataset, args.data_dir, size)
         if args.train_limit:
             train_set = train_set.balanced(args.train_limit)
         if len(train_set) < 2:
             raise ValueError("The training set has one image; BatchNorm needs at least two; add images.")
-        build(settings(args) | {"encoder": args.encoders[0]}, len(train_set.classes), train_set.images.shape[1])
+        build(settings(args, args.encoders[0]), len(train_set.classes), train_set.images.shape[1])
     except (ValueError, OSError) as error:
         print(f"run_cifar.py: {error}", file=sys.stderr)
         return 2
     data = fingerprint(train_set, test_set)
     runs = [
-        settings(args) | {"data": data, "encoder": name, "seed": seed}
+        settings(args, name) | {"data": data, "seed": seed}
         for seed in dict.fromkeys(args.seeds)
         for name in dict.fromkeys(args.encoders)
     ]
@@ -284,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         print(f"run_cifar.py: {run['encoder']}, seed {run['seed']}: {error}", file=sys.stderr)
         return 1
     print(write_report(args.output, [rows.find(run) for run in runs]))

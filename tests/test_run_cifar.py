@@ -60,10 +60,10 @@ def process(folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def run(**changes):
+def run(encoder="direct", **changes):
     """The settings of a run on digits."""
     args = run_cifar.parse([*DIGITS, "--output", "unused"])
-    return run_cifar.settings(args) | {"encoder": "direct", "seed": 0} | changes
+    return run_cifar.settings(args, encoder) | {"seed": 0} | changes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -471,7 +471,7 @@ class TestBatches:
     )
     def test_augmentation_of_each_data_set(self, dataset, expected):
         args = run_cifar.parse(["--dataset", dataset, "--output", "unused"])
-        assert run_cifar.settings(args)["augmentation"] == expected
+        assert run_cifar.settings(args, "direct")["augmentation"] == expected
 
 
 class TestRows:
