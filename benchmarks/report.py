@@ -1,6 +1,6 @@
 """Tables and plots from the rows of run_cifar.py.
 
-python benchmarks/report.py benchmarks/results/encoder_forms.csv    # prints the table
+python benchmarks/report.py experiments/encoder_forms/results.csv    # prints the table
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_commands_exist_with_these_arguments(command):
 
 
 def test_the_table_of_forms_is_that_of_the_rows():
-    with open(REPOSITORY / "benchmarks/results/encoder_forms.csv", newline="", encoding="utf-8") as file:
+    with open(REPOSITORY / "experiments/encoder_forms/results.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert report.table(rows) in README
     for name in ("commit", "device"):
