@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # the other supported release of SpikingJelly: only itself, in front of the installed one, so that there is one torch
-OLD_SPIKINGJELLY := $(VENV)/spikingjelly-0.0.0.0.14
+OLD_SPIKINGJELLY := $(CURDIR)/$(VENV)/spikingjelly-0.0.0.0.14
 READY := $(VENV)/.ready
 
 # Two processes with one thread each, on two cores, beat one process with two threads.

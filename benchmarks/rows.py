@@ -25,7 +25,7 @@ class Rows:
         columns: all columns, in order.
 
     Raises:
-        ValueError: the file has other columns.
+        ValueError: the file has other columns, or is damaged.
         OSError: the file cannot be read or its folder cannot be written.
     """
 
@@ -59,9 +59,15 @@ class Rows:
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns, rows = tuple(reader.fieldnames or ()), list(reader)
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                columns, rows = tuple(reader.fieldnames or ()), list(reader)
+            damaged = any(None in row or None in row.values() for row in rows)
+        except (UnicodeDecodeError, csv.Error):
+            columns, rows, damaged = self.columns, [], True
+        if damaged:
+            raise ValueError(f"{self.path} is damaged; mend it, move it away or name another --output.")
         if columns != self.columns:
             raise ValueError(
                 f"{self.path} has columns of another version of this benchmark; move it away or name another --output."

@@ -88,6 +88,8 @@ def check(args: argparse.Namespace) -> None:
         if encoder not in ENCODERS or (":" in name and (encoder != "gac" or recipe not in RECIPES)):
             choices = [*ENCODERS, *(f"gac:{recipe}" for recipe in RECIPES)]
             raise ValueError(f"--encoders has {name!r}; choose from {', '.join(choices)}.")
+    if args.dataset == "digits" and args.data_dir:
+        raise ValueError(f"--data-dir is {args.data_dir}, and digits come with scikit-learn; leave it out.")
     for name in ("T", "epochs", "train_limit", "eval_every"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -281,6 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
                 rows.add(row)
                 title += f" ({row['train_seconds']} s)"
             print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
+        print(write_report(args.output, [rows.find(run) for run in runs]))
     except KeyboardInterrupt:
         print(
             f"run_cifar.py: interrupted; the finished runs are in {rows.path}; the same command continues.",
@@ -288,9 +291,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 130
     except (FloatingPointError, OSError) as error:
-        print(f"run_cifar.py: {run['encoder']}, seed {run['seed']}: {error}", file=sys.stderr)
+        print(f"run_cifar.py: after {run['encoder']}, seed {run['seed']}: {error}", file=sys.stderr)
         return 1
-    print(write_report(args.output, [rows.find(run) for run in runs]))
     return 0
 
 

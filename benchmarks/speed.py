@@ -109,7 +109,7 @@ def main() -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"speed.py: {error}", file=sys.stderr)
         return 2
-    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
     shared = {name: getattr(args, name) for name in ("benchmark", "T", "batch", "size", "channels", "repeats")}
     shared |= {"date": date, "commit": commit(), "versions": versions(), "device": device_name(args.device)}
     for mode, variants in modes.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from torch import nn
+
 
 def cfunction() -> ModuleType:
     """The CUDA C building blocks of the release that generates CuPy kernels (0.0.0.0.14).
@@ -19,3 +21,8 @@ def cfunction() -> ModuleType:
             "The installed SpikingJelly generates no CuPy kernels, so nothing asks for cuda_codes; "
             "it exists for SpikingJelly 0.0.0.0.14."
         ) from error
+
+
+def has_other_backend(node: nn.Module) -> bool:
+    """Whether a neuron of 0.0.0.0.14 was told to run SpikingJelly's CuPy kernels; 2.0.0 has no such choice."""
+    return getattr(node, "backend", "torch") != "torch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from numbers import Integral
 
 from torch import Tensor, nn
 
@@ -11,10 +12,15 @@ from gac_sj import functional
 __all__ = ["GatedAttentionUnit", "SpatialChannelAttention", "TemporalAttention"]
 
 
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
-    return value
+def positive(name: str, value: int) -> int:
+    """``value`` as an int.
+
+    Raises:
+        ValueError: it is no whole number of at least 1.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number; give at least 1.")
+    return int(value)
 
 
 class TemporalAttention(nn.Module):
@@ -30,17 +36,19 @@ class TemporalAttention(nn.Module):
         ``[N, C, H, W]`` (the same at every step) or ``[T, N, C, H, W]`` -> ``[T, N, 1, 1, 1]``.
 
     Raises:
-        ValueError: an argument is not a positive whole number.
+        ValueError: an argument is not a positive whole number; on the call, a sequence of another T.
     """
 
     def __init__(self, T: int, reduction: int = 2):
         super().__init__()
-        hidden = max(1, _positive("T", T) // _positive("reduction", reduction))
-        self.T = T
+        self.T = T = positive("T", T)
+        hidden = max(1, T // positive("reduction", reduction))
         self.squeeze = nn.Linear(T, hidden, bias=False)
         self.excite = nn.Linear(hidden, T, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 5 and x.shape[0] != self.T:
+            raise ValueError(f"TemporalAttention(T={self.T}) got {x.shape[0]} steps; feed {self.T} or build it anew.")
         return functional.temporal_attention(x, self.squeeze.weight, self.excite.weight)
 
 
@@ -64,9 +72,9 @@ class SpatialChannelAttention(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int = 4, reduction: int = 1, depth: int = 2):
         super().__init__()
-        _positive("kernel_size", kernel_size)
-        hidden = max(1, _positive("channels", channels) // _positive("reduction", reduction))
-        widths = [channels, *[hidden] * (_positive("depth", depth) - 1), channels]
+        positive("kernel_size", kernel_size)
+        hidden = max(1, positive("channels", channels) // positive("reduction", reduction))
+        widths = [channels, *[hidden] * (positive("depth", depth) - 1), channels]
         # functional pads, so that even kernels keep the size without torch's padding warning
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size, bias=False) for before, after in pairwise(widths)
@@ -107,8 +115,8 @@ class GatedAttentionUnit(nn.Module):
         gain: float = 1.0,
     ):
         super().__init__()
-        if not gain > 0:
-            raise ValueError(f"gain is {gain}; a gate needs a gain above 0 (1 as published).")
+        if not 0 < gain < float("inf"):
+            raise ValueError(f"gain is {gain}; a gate needs a finite gain above 0; give 1 for the published one.")
         self.temporal = TemporalAttention(T, temporal_reduction)
         self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
         self.gain = float(gain)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gac_sj.encoding import GatedAttentionCoding
+from gac_sj.models import MSResNet
 
 __all__ = ["load_reference_state_dict", "read_reference"]
 
@@ -34,12 +35,23 @@ def read_reference(path: str | Path) -> dict[str, Tensor]:
             f"The checkpoint {path} cannot be read ({type(error).__name__}): it is truncated or not a file of plain "
             "tensors; fetch it again."
         ) from error
+    try:
+        return _state_dict(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _state_dict(content: object) -> dict[str, Tensor]:
+    """The names and tensors of a state dict, alone or inside a dict as "state_dict" or "model"; without ``module.``."""
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"The checkpoint {path} holds no state dict; give a file that maps names to tensors.")
-    return dict(content)
+        raise ValueError("The checkpoint holds no state dict; give one that maps names to tensors.")
+    plain = {re.sub(r"^(module\.)+", "", key): value for key, value in content.items()}
+    if len(plain) < len(content):
+        raise ValueError("The checkpoint holds names with and without the prefix 'module.'; give one of the two.")
+    return plain
 
 
 @torch.no_grad()
@@ -51,22 +63,26 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
 
     Args:
         model: a network of :mod:`gac_sj.models.ms_resnet` with the same shape; GAC with ``recipe="reference"``.
-        state_dict: names of the published code to tensors.
+        state_dict: names of the published code to tensors, alone or as "state_dict" or "model" inside a dict.
 
     Raises:
-        ValueError: a GAC network of another recipe, or a tensor that is missing, unexpected, misshapen or
-            contradictory; the message names each.
+        ValueError: no MS-ResNet of ours, a GAC network of another recipe, no state dict, or a tensor that is missing,
+            unexpected, misshapen or contradictory; the message names each.
     """
+    if not isinstance(model, MSResNet):
+        raise ValueError(
+            f"The model is a {type(model).__name__}; published weights need an MSResNet; unwrap or build it."
+        )
     encoder = model.encoder
     if isinstance(encoder, GatedAttentionCoding) and not encoder.is_reference:
         raise ValueError(
             f"The model's encoder has the recipe {encoder.recipe!r} (gain {encoder.gau.gain:g}), and published weights "
             "belong to the published encoder; create the model with recipe='reference'."
         )
-    given = {re.sub(r"^(module\.)+", "", key): value for key, value in state_dict.items()}
+    given = _state_dict(state_dict)
     loaded, problems, used = {}, [], set()
     for key, target in model.state_dict().items():
-        names = _reference_names(key)
+        names = reference_names(key)
         found = [name for name in names if name in given]
         used.update(found)
         if not found:
@@ -74,7 +90,7 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
             continue
         value = given[found[0]]
         # the published temporal attention is a 1x1x1 convolution
-        if value.dim() == 5 and value.shape[2:] == (1, 1, 1):
+        if ".temporal." in key and value.shape[2:] == (1, 1, 1):
             value = value.flatten(1)
         if value.shape != target.shape:
             problems.append(f"{found[0]} has shape {list(value.shape)} and needs {list(target.shape)}")
@@ -82,7 +98,7 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
             f"{name} differs from {found[0]}" for name in found[1:] if not _equal(given[name], given[found[0]])
         ]
         loaded[key] = value
-    problems += [f"unexpected {name}" for name in given if name not in used]
+    problems = [f"unexpected {name}" for name in given if name not in used] + problems
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise ValueError(
@@ -101,7 +117,7 @@ def _norm(*prefixes: str) -> list[str]:
     return [f"{prefix}.{wrapper}" for prefix in prefixes for wrapper in ("bn", "seqbn.module")]
 
 
-def _reference_names(key: str) -> list[str]:
+def reference_names(key: str) -> list[str]:
     """All names under which the published codes hold our tensor ``key``, the likeliest first."""
     module, _, leaf = key.rpartition(".")
     if match := re.fullmatch(r"encoder\.stem\.(\d)", module):

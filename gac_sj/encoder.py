@@ -12,6 +12,7 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
+from gac_sj.attention import positive
 from gac_sj.neuron import MemoryDroppedOnCopy, reset_states
 from gac_sj.stem import conv_bn, forward_once, forward_sequence, repeats_itself, use_multi_step
 
@@ -24,12 +25,12 @@ class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
     Args:
         T: number of time steps, at least 1.
         in_channels: channels of the images.
-        channels: channels of the sequence; must be what ``stem`` puts out.
+        channels: channels of the sequence, which the stem puts out.
         stem: layers from ``in_channels`` to ``channels``; None builds convolution 3x3 and BatchNorm.
         step_mode: "m" or "s".
 
     Raises:
-        ValueError: T is not a positive whole number.
+        ValueError: a number is not a positive whole number; on the call, an input of another shape.
     """
 
     #: whether pixels must lie in [0, 1]
@@ -45,11 +46,9 @@ class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
         step_mode: str = "m",
     ):
         super().__init__()
-        if not isinstance(T, int) or T < 1:
-            raise ValueError(f"T is {T!r}; an encoder needs a whole number of time steps, at least 1.")
-        self.T = T
-        self.in_channels = in_channels
-        self.channels = channels
+        self.T = positive("T", T)
+        self.in_channels = positive("in_channels", in_channels)
+        self.channels = positive("channels", channels)
         self.stem = conv_bn(in_channels, channels) if stem is None else stem
         self.register_memory("sequence", None)
         self.register_memory("image", None)
@@ -65,7 +64,7 @@ class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
         if x.dim() == 4:
             if repeats_itself(self.stem):
                 return forward_once(self.stem, x, self.T)
-            x = x.expand(self.T, *x.shape)
+            x = self.over_time(x)
         return forward_sequence(self.stem, x)
 
     def over_time(self, features: Tensor) -> Tensor:
@@ -74,6 +73,7 @@ class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
 
     def multi_step_forward(self, x: Tensor) -> Tensor:
         self._check(x)
+        self.reset()
         for child in self.children():
             use_multi_step(child)
             reset_states(child)
@@ -81,8 +81,8 @@ class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         if self.sequence is None:
-            # contiguous: SpikingJelly's detach_net cannot detach an expanded view in place
-            self.sequence = self.multi_step_forward(x).contiguous()
+            # a copy: SpikingJelly's detach_net detaches in place, which a view refuses
+            self.sequence = self.multi_step_forward(x).clone()
             self.image = x.detach().clone()
         elif x.shape != self.image.shape or not torch.equal(x, self.image):
             raise ValueError(
@@ -99,9 +99,7 @@ class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
         if x.dim() not in (4, 5):
             raise ValueError(f"{given}; it needs {needed}; add or remove dimensions.")
         if x.shape[-3] != self.in_channels:
-            raise ValueError(
-                f"{given}; it needs {needed}; build it with in_channels={x.shape[-3]} or feed other images."
-            )
+            raise ValueError(f"{given}; it needs {needed}; build it for {x.shape[-3]} channels or feed other images.")
         if x.dim() == 5 and x.shape[0] != self.T:
             raise ValueError(f"{given}; it needs {needed}; build it with T={x.shape[0]} or feed {self.T} steps.")
 

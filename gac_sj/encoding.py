@@ -74,7 +74,8 @@ class GatedAttentionCoding(Encoder):
         temporal_reduction, channel_reduction: reduction ratios of the two branches.
 
     Raises:
-        ValueError: an unknown recipe or output, a neuron where the gate is on the current, a number out of its range.
+        ValueError: an unknown recipe or output, a neuron where the gate is on the current, a number out of its range;
+            on the call, a stem with other channels.
     """
 
     def __init__(
@@ -114,11 +115,16 @@ class GatedAttentionCoding(Encoder):
 
     @property
     def is_reference(self) -> bool:
-        """Whether this is the published form: gate without gain, on spikes, threshold of the recipe."""
+        """Whether this is the published recipe, and its gate and output are not overridden."""
         return self.recipe == "reference" and self.gau.gain == 1.0 and self.neuron is not None
 
     def encode(self, x: Tensor) -> Tensor:
         z = self.features(x)
+        if z.dim() < 4 or z.shape[-3] != self.channels:
+            raise ValueError(
+                f"The stem put out a tensor of shape {list(z.shape)}; the gate needs {self.channels} channels of two "
+                "dimensions each; change channels= or the stem."
+            )
         current = self.over_time(z)
         return self.gau(z, current if self.neuron is None else self.neuron(current))
 
@@ -130,6 +136,9 @@ class GatedAttentionCoding(Encoder):
 
 class DirectCoding(Encoder):
     """Direct coding: the stem's current is the same at every step; with a neuron, its spikes.
+
+    Source: GAC's and MS-ResNet's published codes (the current); the stem with its neuron is SpikingJelly's usual form.
+    Without a neuron the steps of an image share one memory: copy the sequence before changing it in place.
 
     Args:
         T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
@@ -165,19 +174,18 @@ ENCODERS: dict[str, type[Encoder]] = {
 }
 
 
-def create_encoder(name: str, *, neuron: nn.Module | str = "cifar", **options: Any) -> Encoder:
+def create_encoder(name: str, **options: Any) -> Encoder:
     """Build an encoder by name.
 
     Args:
         name: a key of :data:`ENCODERS`.
-        neuron: the neuron of the encoders that have one ("gac", "direct_lif"): a module or the name of a preset.
-        options: keywords of the encoder's class.
+        options: keywords of the encoder's class. The neuron of "direct_lif" is the preset "cifar" where none is given.
 
     Raises:
         ValueError: no encoder of that name.
     """
     if name not in ENCODERS:
         raise ValueError(f"The encoder {name!r} does not exist; choose one of {', '.join(ENCODERS)}.")
-    if name in ("gac", "direct_lif"):
-        options["neuron"] = neuron
+    if name == "direct_lif":
+        options.setdefault("neuron", "cifar")
     return ENCODERS[name](**options)

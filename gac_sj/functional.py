@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention", "weigh"]
 
@@ -78,16 +77,17 @@ def gate(temporal: Tensor, spatial_channel: Tensor, gain: float = 1.0) -> Tensor
 def weigh(sequence: Tensor, temporal: Tensor, spatial_channel: Tensor, gain: float = 1.0) -> Tensor:
     """``sequence * gate(temporal, spatial_channel, gain)``, with one tensor of T steps in memory in place of four.
 
-    The backward pass computes the gate again. Once differentiable.
+    The backward pass computes the gate again.
 
     Args:
-        sequence: ``[T, N, C, H, W]``.
+        sequence: ``[T, N, C, H, W]``, or what expands to it.
         temporal, spatial_channel, gain: see :func:`gate`.
 
     Returns:
         ``[T, N, C, H, W]``.
     """
-    return _Weigh.apply(sequence, temporal, spatial_channel, gain)
+    shape = (len(temporal), *spatial_channel.shape[-4:])
+    return _Weigh.apply(sequence.expand(shape), temporal, spatial_channel, gain)
 
 
 class _Weigh(torch.autograd.Function):
@@ -103,21 +103,24 @@ class _Weigh(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         sequence, temporal, spatial_channel = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: the definition can be differentiated again
+            needed = ctx.needs_input_grad[:3]
+            product = gate(temporal, spatial_channel, ctx.gain) * sequence
+            inputs = [tensor for tensor, wanted in zip(ctx.saved_tensors, needed) if wanted]
+            grads = iter(torch.autograd.grad(product, inputs, grad, create_graph=True))
+            return *(next(grads) if wanted else None for wanted in needed), None
         static = spatial_channel.dim() == 4
-        grad_sequence, grad_temporal = torch.empty_like(sequence), torch.empty_like(temporal)
-        grad_spatial = torch.zeros_like(spatial_channel)
+        grads_sequence, grads_temporal, grads_spatial = [], [], []
         # one step after the other: its tensors stay in the cache, where those of T steps do not
         for t in range(len(sequence)):
-            spatial, grad_spatial_t = (
-                (spatial_channel, grad_spatial) if static else (spatial_channel[t], grad_spatial[t])
-            )
+            spatial = spatial_channel if static else spatial_channel[t]
             opened = torch.sigmoid(temporal[t] * spatial)
             scaled = grad[t] * ctx.gain
-            torch.mul(opened, scaled, out=grad_sequence[t])
+            grads_sequence.append(opened * scaled)
             slope = (scaled * sequence[t]).mul_(opened).mul_(1.0 - opened)
-            torch.sum(slope * spatial, (1, 2, 3), keepdim=True, out=grad_temporal[t])
-            grad_spatial_t.addcmul_(slope, temporal[t])
-        return grad_sequence, grad_temporal, grad_spatial, None
+            grads_temporal.append((slope * spatial).sum((1, 2, 3), keepdim=True))
+            grads_spatial.append(slope.mul_(temporal[t]))
+        grad_spatial = sum(grads_spatial) if static else torch.stack(grads_spatial)
+        return torch.stack(grads_sequence), torch.stack(grads_temporal), grad_spatial, None

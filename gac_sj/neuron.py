@@ -9,6 +9,7 @@ import torch
 from spikingjelly.activation_based import base, neuron, surrogate
 from torch import Tensor, nn
 
+from gac_sj._compat import has_other_backend
 from gac_sj.ops.lif import lif
 from gac_sj.surrogate import Rectangle, Triangle
 
@@ -22,7 +23,7 @@ class MemoryDroppedOnCopy:
     """
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_memories": copy.deepcopy(self._memories_rv)}
+        return super().__getstate__() | {"_memories": copy.deepcopy(self._memories_rv)}
 
 
 class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
@@ -89,7 +90,7 @@ class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
         return spikes, v_seq
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
-        if getattr(self, "backend", "torch") != "torch":
+        if has_other_backend(self):
             return super().multi_step_forward(x_seq)
         spikes, v_seq = self._run(x_seq)
         if self.store_v_seq:
@@ -99,7 +100,8 @@ class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
     def single_step_forward(self, x: Tensor) -> Tensor:
         spikes, v_seq = self._run(x.unsqueeze(0))
         if self.store_v_seq:
-            self.v_seq = v_seq if self.v_seq is None else torch.cat([self.v_seq, v_seq])
+            continues = self.v_seq is not None and self.v_seq.shape[1:] == v_seq.shape[1:]
+            self.v_seq = torch.cat([self.v_seq, v_seq]) if continues else v_seq
         return spikes.squeeze(0)
 
 

@@ -7,7 +7,6 @@ from spikingjelly.activation_based import encoding
 from torch import Tensor
 
 from gac_sj.encoder import Encoder
-from gac_sj.stem import forward_sequence
 
 __all__ = ["LatencyCoding", "PoissonCoding", "WeightedPhaseCoding"]
 
@@ -24,9 +23,10 @@ def _encode_pixels(x_seq: Tensor, scheme: str) -> Tensor:
             f"The {scheme} encoder got pixels from {low:.3g} to {high:.3g}; it needs finite pixels in [0, 1]; leave "
             "out the normalisation (mean 0, std 1), as the model's pretrained_cfg says."
         )
+    x_seq = x_seq.contiguous()  # the order in which Poisson draws must not depend on the memory format
     T = x_seq.shape[0]
     if scheme == "poisson":
-        return encoding.PoissonEncoder(step_mode="m")(x_seq).contiguous()
+        return encoding.PoissonEncoder(step_mode="m")(x_seq)
     if not (x_seq == x_seq[:1]).all():
         raise ValueError(
             f"The {scheme} encoder got a sequence that changes over time; it spreads one image over the steps; "
@@ -45,14 +45,14 @@ def _(x_seq: Tensor, scheme: str) -> Tensor:
 
 
 class _PixelCoding(Encoder):
-    """Spikes of the pixels, ``[T, N, in_channels, H, W]``, that pass the same stem at every step."""
+    """Spikes of the pixels, ``[T, N, in_channels, H, W]``, through the stem at every step; pixels get no gradient."""
 
     needs_unit_range = True
     scheme: str
 
     def encode(self, x: Tensor) -> Tensor:
         spikes = _encode_pixels(self.over_time(x.detach()), self.scheme)
-        return forward_sequence(self.stem, spikes)
+        return self.features(spikes)
 
 
 class PoissonCoding(_PixelCoding):

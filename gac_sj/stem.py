@@ -58,12 +58,12 @@ def forward_once(stem: nn.Module, images: Tensor, T: int) -> Tensor:
 def forward_sequence(stem: nn.Module, x_seq: Tensor) -> Tensor:
     """Features ``[T, N, C, H, W]`` of a sequence.
 
-    SpikingJelly's layers (in step mode "m") take the sequence, torch's see its frames as one batch ``[T * N, ...]``;
-    an ``nn.Sequential`` may mix the two.
+    SpikingJelly's layers (in step mode "m") and what contains them take the sequence, torch's layers see its frames as
+    one batch ``[T * N, ...]``; a plain ``nn.Sequential`` may mix the two.
     """
     if not any(isinstance(module, base.StepModule) for module in stem.modules()):
         return stem(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
-    if isinstance(stem, nn.Sequential):
+    if type(stem).forward is nn.Sequential.forward:  # SpikingJelly's containers are subclasses with their own
         for layer in stem:
             x_seq = forward_sequence(layer, x_seq)
         return x_seq

@@ -64,6 +64,29 @@ def test_what_does_not_fit_is_named_and_changes_nothing(checkpoint, changes, wor
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_a_wrapped_state_dict_is_found(checkpoint):
+    model = build()
+    load_reference_state_dict(model, {"state_dict": checkpoint, "epoch": 250})
+    assert torch.equal(model.head.weight, checkpoint["fc1.weight"])
+
+
+@pytest.mark.parametrize(
+    "content,words",
+    [
+        ({"fc1.bias": 3}, "no state dict"),
+        ({"fc1.bias": torch.zeros(10), "module.fc1.bias": torch.zeros(10)}, "with and without the prefix"),
+    ],
+)
+def test_what_is_no_state_dict_is_named(content, words):
+    with pytest.raises(ValueError, match=words):
+        load_reference_state_dict(build(), content)
+
+
+def test_a_wrapped_model_is_named(checkpoint):
+    with pytest.raises(ValueError, match="DataParallel"):
+        load_reference_state_dict(torch.nn.DataParallel(build()), checkpoint)
+
+
 def test_another_recipe_is_refused(checkpoint):
     for options in ({"recipe": "unit_gate"}, {"gain": 2.0}):
         with pytest.raises(ValueError, match="recipe='reference'"):

@@ -80,6 +80,44 @@ def test_an_image_changed_in_place_is_another_image():
         encoder(x.mul_(0.5))
 
 
+def test_a_step_of_the_whole_sequence_ends_the_single_steps():
+    encoder, x = build("gac", step_mode="s"), images()
+    encoder(x)
+    encoder.step_mode = "m"
+    encoder(images(4))
+    encoder.step_mode = "s"
+    assert encoder(images(5)).shape[0] == 5
+
+
+@ALL
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.parametrize("sequence", [True, False])
+def test_detach_net(name, T, sequence):
+    encoder, x = build(name, T, step_mode="s"), images()
+    x = x.expand(T, -1, -1, -1, -1) if sequence else x
+    encoder(x).sum().backward()
+    functional.detach_net(encoder)
+    assert encoder(x).grad_fn is None
+
+
+def test_a_copy_of_a_compiled_encoder_is_a_module_of_its_own():
+    encoder = build("direct")
+    encoder.compile(backend="eager")
+    twin = copy.deepcopy(encoder)
+    twin(images())
+    assert (encoder.stem[1].num_batches_tracked, twin.stem[1].num_batches_tracked) == (0, 1)
+    pickle.dumps(encoder)
+
+
+def test_poisson_does_not_depend_on_the_memory_format():
+    encoder, x = PoissonCoding(3, 3, 3, stem=nn.Identity()), torch.rand(2, 3, 5, 4)
+    draws = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        draws.append(encoder(x.to(memory_format=layout)))
+    assert torch.equal(*draws)
+
+
 @ALL
 def test_copies_carry_no_state(name):
     encoder = build(name, step_mode="s")
@@ -182,6 +220,34 @@ def test_a_random_or_stateful_stem_sees_every_frame(last):
     assert frames == [8]
     if not isinstance(encoder.stem[1], layer.Dropout):  # SpikingJelly's keeps its mask over time
         assert any(not torch.equal(steps[0], step) for step in steps[1:])
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        lambda: Residual(layer.Conv2d(8, 8, 3, padding=1, step_mode="m"), layer.BatchNorm2d(8, step_mode="m")),
+        lambda: layer.MultiStepContainer(nn.Conv2d(8, 8, 3), neuron.LIFNode(v_threshold=0.1)),
+        lambda: layer.SeqToANNContainer(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)),
+    ],
+    ids=["residual", "multi_step", "seq_to_ann"],
+)
+def test_containers_in_a_stem_run_their_own_forward(container):
+    encoder = DirectCoding(3, 3, 8, stem=nn.Sequential(nn.Conv2d(3, 8, 3), container())).eval()
+    x = images(dtype=torch.float32)
+    ours = encoder(x)
+    functional.reset_net(encoder)
+    frames = encoder.stem[0](x).expand(3, -1, -1, -1, -1).contiguous()
+    torch.testing.assert_close(ours, encoder.stem[1](frames))
+
+
+def test_a_stem_with_other_channels_is_named():
+    with pytest.raises(ValueError, match=r"shape \[2, 5, 4, 5\]; the gate needs 8 channels"):
+        build("gac", stem=nn.Conv2d(3, 5, 3))(images())
 
 
 def test_a_stem_with_a_neuron_starts_from_reset_at_every_call():
@@ -300,7 +366,7 @@ def test_a_sequence_takes_the_general_path_frame_by_frame():
     [
         ((3, 8, 8), r"shape \[3, 8, 8\]; it needs images \[N, 3, H, W\] or a sequence \[3, N, 3, H, W\]"),
         ((1, 1, 1, 3, 8, 8), "add or remove dimensions"),
-        ((2, 1, 8, 8), "in_channels=1"),
+        ((2, 1, 8, 8), "for 1 channels"),
         ((4, 2, 3, 8, 8), "T=4"),
     ],
 )
@@ -317,6 +383,7 @@ def test_inputs_of_another_shape_are_named(name, shape, words):
         (lambda: GatedAttentionCoding(output="membrane"), "'membrane'"),
         (lambda: GatedAttentionCoding(output="current", neuron=gac_sj.LIFNode()), "no neuron"),
         (lambda: GatedAttentionCoding(0), "T is 0"),
+        (lambda: GatedAttentionCoding(gain=float("inf")), "gain is inf"),
         (lambda: DirectCoding(2.5), "T is 2.5"),
         (lambda: GatedAttentionCoding(neuron="mnist"), "'mnist'"),
         (lambda: GatedAttentionCoding(step_mode="x"), "step_mode"),

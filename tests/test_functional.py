@@ -98,6 +98,32 @@ def test_weigh_in_other_types(dtype, bound):
         assert (low.double() - high).norm() <= bound * high.norm()
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 5, 5), (1, 2, 4, 5, 5), (3, 1, 4, 1, 1)])
+def test_weigh_expands_the_sequence(shape):
+    sequence = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    temporal, spatial = torch.randn(3, 2, 1, 1, 1).double(), torch.randn(2, 4, 5, 5).double()
+    weights = torch.randn(3, 2, 4, 5, 5).double()
+    results = (functional.weigh(sequence, temporal, spatial), functional.gate(temporal, spatial) * sequence)
+    ours, expected = (torch.autograd.grad((result * weights).sum(), sequence)[0] for result in results)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_second_derivatives(static):
+    """A gradient penalty, and finite differences."""
+    sequence = torch.randn(2, 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    temporal = torch.randn(2, 2, 1, 1, 1, dtype=torch.float64, requires_grad=True)
+    spatial = torch.randn(*([] if static else [2]), 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    inputs = (sequence, temporal, spatial)
+    assert torch.autograd.gradgradcheck(lambda *inputs: functional.weigh(*inputs, 2.0), inputs)
+    penalties = []
+    for result in (functional.weigh(*inputs, 2.0), functional.gate(temporal, spatial, 2.0) * sequence):
+        (slope,) = torch.autograd.grad(result.sum(), sequence, create_graph=True)
+        penalties.append(torch.autograd.grad(slope.square().sum(), (temporal, spatial)))
+    for ours, expected in zip(*penalties):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_weigh_promotes_mixed_types_as_the_definition_does():
     sequence = torch.randn(2, 3, 4, 5, 5, requires_grad=True)
     temporal = torch.randn(2, 3, 1, 1, 1).bfloat16().requires_grad_()
@@ -111,6 +137,17 @@ def test_weigh_promotes_mixed_types_as_the_definition_does():
         assert (ours - expected).norm() <= 2e-2 * expected.norm()
 
 
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert gac_sj.GatedAttentionCoding(np.int64(3), channels=8)(torch.rand(1, 3, 5, 5)).shape[0] == 3
+    with pytest.raises(ValueError, match="T is True"):
+        gac_sj.DirectCoding(True)
+
+
+def test_another_T_is_named():
+    with pytest.raises(ValueError, match=r"T=4\) got 5 steps"):
+        gac_sj.GatedAttentionUnit(4, 8)(torch.rand(5, 2, 8, 3, 3))
+
+
 @pytest.mark.parametrize(
     "build,word",
     [
@@ -120,6 +157,8 @@ def test_weigh_promotes_mixed_types_as_the_definition_does():
         (lambda: gac_sj.SpatialChannelAttention(8, depth=0), "depth"),
         (lambda: gac_sj.SpatialChannelAttention(0), "channels"),
         (lambda: gac_sj.GatedAttentionUnit(4, 8, gain=0.0), "gain"),
+        (lambda: gac_sj.GatedAttentionCoding(4, 0), "in_channels"),
+        (lambda: gac_sj.DirectCoding(4, 3, 0), "channels"),
     ],
 )
 def test_arguments_out_of_range_are_named(build, word):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import monitor, neuron
 
 import gac_sj
-from gac_sj.checkpoint import _reference_names
+from gac_sj.checkpoint import reference_names
 
 # the names under which a whole network of the published code is created here
 MODELS = {
@@ -86,7 +86,7 @@ def test_training_step(golden, path):
 
     seen = set()
     for key, parameter in model.named_parameters():
-        (name,) = [name for name in _reference_names(key) if name in golden["grads"]]
+        (name,) = [name for name in reference_names(key) if name in golden["grads"]]
         norm, first, total = golden["grads"][name]
         grad = parameter.grad.flatten()
         close(grad.norm(), norm, 0.0, f"{name} norm")
@@ -97,7 +97,7 @@ def test_training_step(golden, path):
 
     seen = set()
     for key, buffer in model.named_buffers():
-        for name in _reference_names(key):
+        for name in reference_names(key):
             if name in golden["running_stats_after"]:
                 (norm,) = golden["running_stats_after"][name]
                 close(buffer.double().norm(), norm, 0.0, name)

@@ -167,8 +167,11 @@ def test_compiled_evaluation_has_no_graph_break_and_equal_results(name):
         expected = model(x)
     torch.manual_seed(0)
     torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), expected)
+        assert torch.equal(compiled(x), expected)
+    compiled(x).sum().backward()
+    assert any(p.grad.any() for p in model.encoder.parameters())
 
 
 def test_classifier_can_be_replaced_and_removed():
@@ -231,11 +234,10 @@ def test_cifar_initialisation_is_torchs():
 
 
 def test_the_reference_recipe_is_strict_everywhere():
-    for name in ("gac_ms_resnet8_cifar", "ms_resnet8_cifar"):
-        nodes = [m for m in timm.create_model(name, recipe="reference").modules() if isinstance(m, gac_sj.LIFNode)]
-        assert all(node.surrogate_function.strict for node in nodes)
-        nodes = [m for m in timm.create_model(name).modules() if isinstance(m, gac_sj.LIFNode)]
-        assert not any(node.surrogate_function.strict for node in nodes)
+    for encoder in ("gac", "direct", "direct_lif"):
+        for options, strict in (({"recipe": "reference"}, True), ({}, False)):
+            nodes = [m for m in small(encoder=encoder, **options).modules() if isinstance(m, gac_sj.LIFNode)]
+            assert {node.surrogate_function.strict for node in nodes} == {strict}
 
 
 @pytest.mark.parametrize(

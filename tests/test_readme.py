@@ -53,7 +53,6 @@ def test_the_table_of_forms_is_that_of_the_rows():
     assert report.table(rows) in README
     for name in ("commit", "device"):
         assert all(row[name] in README for row in rows)
-    assert all(f"--seeds {' '.join(sorted({r['seed'] for r in rows}))}" in README for _ in rows)
 
 
 def test_the_speed_ratios_are_those_of_the_rows():

@@ -56,7 +56,8 @@ def write_folder(root, seed=0, classes=("ant", "cat"), train=4, test=2):
 def process(folder, *arguments):
     """The command as users call it, in its own process in ``folder``."""
     command = [sys.executable, BENCHMARKS / "run_cifar.py", *arguments, "--device", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -625,3 +626,21 @@ class TestBadInput:
         done = process(tmp_path, *DIGITS, "--output", "out", *arguments)
         assert done.returncode == 2 and done.stdout == ""
         assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr and arguments[1] in done.stderr
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-30], lambda b: b + b"\xff\xfe\n", lambda b: b.replace(b"\n", b",1,2\n")]
+)
+def test_damaged_rows_are_named_and_kept(finished, tmp_path, capsys, damage):
+    content = damage((finished[1] / "results.csv").read_bytes())
+    (tmp_path / "results.csv").write_bytes(content)
+    assert run_cifar.main([*DIGITS, "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert str(tmp_path / "results.csv") in error
+    assert (tmp_path / "results.csv").read_bytes() == content
+
+
+def test_digits_have_no_data_dir(tmp_path, capsys):
+    assert run_cifar.main([*DIGITS, "--data-dir", str(tmp_path), "--output", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err

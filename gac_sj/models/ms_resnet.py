@@ -126,13 +126,16 @@ class MSResNet(nn.Module, base.MultiStepModule):
         elif recipe not in (None, "reference"):
             raise ValueError(f"The recipe {recipe!r} is one of the encoder 'gac', not of {encoder!r}; leave it out.")
         make_neuron = partial(preset, neuron, strict=recipe == "reference")
+        if encoder == "gac":
+            encoder_options["neuron"] = neuron  # the recipe changes it
+        elif encoder == "direct_lif":
+            encoder_options["neuron"] = make_neuron()
         self.encoder = create_encoder(
             encoder,
             T=T,
             in_channels=in_chans,
             channels=stem_channels,
             stem=_stem(stem, in_chans, stem_channels),
-            neuron=neuron,
             **encoder_options,
         )
         stages, width = [], stem_channels
