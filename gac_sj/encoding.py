@@ -46,7 +46,7 @@ class Recipe:
         return node
 
 
-#: Forms of the encoder: the published one, and ours. The default is the one of gated spikes that measured best (README).
+#: Forms of the encoder: the published one, and ours. The default measured best of those with gated spikes (README).
 RECIPES: dict[str, Recipe] = {
     "reference": Recipe(gain=1.0, strict=True),
     "unit_gate": Recipe(gain=2.0),

@@ -112,15 +112,18 @@ class _Weigh(torch.autograd.Function):
             grads = iter(torch.autograd.grad(product, inputs, grad, create_graph=True))
             return *(next(grads) if wanted else None for wanted in needed), None
         static = spatial_channel.dim() == 4
-        grads_sequence, grads_temporal, grads_spatial = [], [], []
+        grad_sequence = torch.empty(sequence.shape, dtype=sequence.dtype, device=sequence.device)
+        grad_temporal = torch.empty(temporal.shape, dtype=temporal.dtype, device=temporal.device)
+        grad_spatial = torch.zeros(spatial_channel.shape, dtype=spatial_channel.dtype, device=spatial_channel.device)
         # one step after the other: its tensors stay in the cache, where those of T steps do not
         for t in range(len(sequence)):
-            spatial = spatial_channel if static else spatial_channel[t]
+            spatial, grad_spatial_t = (
+                (spatial_channel, grad_spatial) if static else (spatial_channel[t], grad_spatial[t])
+            )
             opened = torch.sigmoid(temporal[t] * spatial)
             scaled = grad[t] * ctx.gain
-            grads_sequence.append(opened * scaled)
-            slope = (scaled * sequence[t]).mul_(opened).mul_(1.0 - opened)
-            grads_temporal.append((slope * spatial).sum((1, 2, 3), keepdim=True))
-            grads_spatial.append(slope.mul_(temporal[t]))
-        grad_spatial = sum(grads_spatial) if static else torch.stack(grads_spatial)
-        return torch.stack(grads_sequence), torch.stack(grads_temporal), grad_spatial, None
+            torch.mul(opened, scaled, out=grad_sequence[t])
+            slope = (scaled * sequence[t]).mul_(opened).mul_(opened.neg_().add_(1.0))
+            grad_spatial_t.addcmul_(slope, temporal[t])
+            torch.sum(slope.mul_(spatial), (1, 2, 3), keepdim=True, out=grad_temporal[t])
+        return grad_sequence, grad_temporal, grad_spatial, None
