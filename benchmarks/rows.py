@@ -6,12 +6,15 @@ import csv
 import fcntl
 import io
 import os
+import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -92,32 +95,12 @@ def commit() -> str:
 
 def versions() -> str:
     """Python and the packages that decide about a result, as "name version" separated by semicolons."""
-    import platform
-
-    found = [f"python {platform.python_version()}"]
-    for name in ("torch", "torchvision", "timm", "numpy"):
-        found.append(f"{name} {version(name)}")
-    return "; ".join([*found, f"spikingjelly {_spikingjelly()}"])
-
-
-def _spikingjelly() -> str:
-    """Version of the SpikingJelly that is imported: another release may stand in front of the installed one."""
-    import spikingjelly
-
-    folder = Path(spikingjelly.__file__).parent.parent
-    found = sorted(folder.glob("spikingjelly-*.dist-info"))
-    try:
-        return (
-            found[0].name.removeprefix("spikingjelly-").removesuffix(".dist-info") if found else version("spikingjelly")
-        )
-    except PackageNotFoundError:
-        return "unknown"
+    names = ("torch", "torchvision", "timm", "numpy", "spikingjelly")
+    return "; ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
 
 
 def device_name(device: str) -> str:
     """What the device calls itself."""
-    import torch
-
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     try:
