@@ -1,4 +1,4 @@
-"""Tables and plots from the rows of run_cifar.py.
+"""Tables and plots from the rows of runs.
 
 python benchmarks/report.py experiments/encoder_forms/results.csv    # prints the table
 """
@@ -6,24 +6,32 @@ python benchmarks/report.py experiments/encoder_forms/results.csv    # prints th
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 import sys
 from pathlib import Path
 
-COMMON = ("dataset", "train_limit", "model", "T", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay",
-          "warmup_epochs", "augmentation", "train_images", "test_images", "commit", "versions", "device")  # fmt: skip
+from gac_sj.encoding import DEFAULT_RECIPE
+from gac_sj.training import KEY
+
+# what the rows of one report may differ in
+VARYING = ("encoder", "recipe", "seed")
+MACHINE = ("train_images", "test_images", "processes", "commit", "versions", "device")
 
 
 def write_report(folder: Path, rows: list[dict[str, str]]) -> str:
-    """Write report.md and accuracy.png into ``folder``; returns the table."""
+    """Write report.md, accuracy.png and curves.png into ``folder``; returns the table."""
     seeds = ", ".join(sorted({row["seed"] for row in rows}, key=int))
-    common = "\n".join(f"- {name}: {'; '.join(sorted({row[name] for row in rows}))}" for name in COMMON)
-    _plot(folder / "accuracy.png", _by_encoder(rows))
+    settings = ", ".join(f"{name}={_values(rows, name)}" for name in KEY if name not in VARYING)
+    machine = "\n".join(f"- {name}: {_values(rows, name)}" for name in MACHINE)
+    groups = by_encoder(rows)
+    _plot_last(folder / "accuracy.png", groups)
+    _plot_curves(folder / "curves.png", groups)
     (folder / "report.md").write_text(
         f"# Encoders on {rows[0]['dataset']}\n\n{table(rows)}\n\n"
         "Test accuracy in percent: mean ± standard deviation over seeds. Best is the best test epoch, which flatters; "
         f"compare the last.\nFiring rate: spikes per neuron and step, mean over layers. Seeds: {seeds}.\n\n"
-        f"![accuracy](accuracy.png)\n\n{common}\n",
+        f"![accuracy](accuracy.png)\n\n![learning curves](curves.png)\n\n{machine}\n- settings: {settings}\n",
         encoding="utf-8",
     )
     return table(rows)
@@ -35,27 +43,38 @@ def table(rows: list[dict[str, str]]) -> str:
         "| encoder | n | last epoch (%) | best epoch (%) | firing rate | parameters |",
         "|---|---|---|---|---|---|",
     ]
-    for name, group in _by_encoder(rows).items():
+    for name, group in by_encoder(rows).items():
         rate = statistics.mean(float(row["firing_rate_mean"]) for row in group)
-        accuracy = f"{_spread(group, 'accuracy_last')} | {_spread(group, 'accuracy_best')}"
+        accuracy = f"{spread(group, 'accuracy_last')} | {spread(group, 'accuracy_best')}"
         lines.append(f"| {name} | {len(group)} | {accuracy} | {rate:.3f} | {int(group[0]['parameters']):,} |")
     return "\n".join(lines)
 
 
-def _by_encoder(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+def label(encoder: str, recipe: str | None) -> str:
+    """How an encoder is named: with its recipe where that is not the default one."""
+    plain = encoder != "gac" or recipe == DEFAULT_RECIPE  # the forms' older rows have "gac:recipe" as encoder
+    return encoder if plain else f"{encoder}:{recipe}"
+
+
+def by_encoder(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     groups: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        groups.setdefault(row["encoder"], []).append(row)
+        groups.setdefault(label(row["encoder"], row["recipe"]), []).append(row)
     return groups
 
 
-def _spread(rows: list[dict[str, str]], column: str) -> str:
+def spread(rows: list[dict[str, str]], column: str) -> str:
+    """Mean ± standard deviation."""
     values = [float(row[column]) for row in rows]
     mean = statistics.mean(values)
     return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
-def _plot(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
+def _values(rows: list[dict[str, str]], name: str) -> str:
+    return "; ".join(sorted({row[name] for row in rows}))
+
+
+def _plot_last(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 0.6 + 0.5 * len(groups)), layout="constrained")
@@ -69,6 +88,27 @@ def _plot(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
     axes.set_xlabel("test accuracy after the last epoch (%)")
     axes.grid(axis="x", color="0.9")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    figure.savefig(path, dpi=150)
+
+
+def _plot_curves(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, rows in groups.items():
+        curves = [json.loads(row["accuracy_by_epoch"]) for row in rows]
+        epochs = list(curves[0])
+        values = [[curve[epoch] for curve in curves] for epoch in epochs]
+        places = [int(epoch) for epoch in epochs]
+        (line,) = axes.plot(places, [statistics.mean(value) for value in values], marker=".", label=name)
+        axes.fill_between(
+            places, *zip(*((min(value), max(value)) for value in values)), color=line.get_color(), alpha=0.2
+        )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test accuracy (%); band: all seeds")
+    axes.grid(color="0.9")
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 from torch import nn
@@ -26,3 +27,22 @@ def cfunction() -> ModuleType:
 def has_other_backend(node: nn.Module) -> bool:
     """Whether a neuron of 0.0.0.0.14 was told to run SpikingJelly's CuPy kernels; 2.0.0 has no such choice."""
     return getattr(node, "backend", "torch") != "torch"
+
+
+def datasets_module(name: str) -> ModuleType:
+    """A module of ``spikingjelly.datasets``.
+
+    2.0.0's package imports torchaudio for its speech sets, and torchaudio refuses some releases of torch. Only where
+    that happens, an empty module stands in for it during the import.
+    """
+    name = f"spikingjelly.datasets.{name}"
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError, OSError):
+        for loaded in [module for module in sys.modules if module.split(".")[0] == "torchaudio"]:
+            del sys.modules[loaded]
+        sys.modules["torchaudio"] = ModuleType("torchaudio")
+        try:
+            return importlib.import_module(name)
+        finally:
+            del sys.modules["torchaudio"]

@@ -1,4 +1,4 @@
-"""LIFNode: SpikingJelly's, with one order of operations on both releases, and the presets of the two recipes."""
+"""LIFNode: SpikingJelly's, with one order of operations on both releases, and the presets of three recipes."""
 
 from __future__ import annotations
 
@@ -105,11 +105,13 @@ class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
         return spikes.squeeze(0)
 
 
-#: Keyword arguments of :class:`LIFNode` in the two published recipes (GAC, arXiv 2308.06582, code):
-#: decay 0.5, threshold 1, triangle, reset in the graph; and decay 0.25, threshold 0.5, rectangle, reset detached.
+#: Keyword arguments of :class:`LIFNode` in three published recipes. GAC (arXiv 2308.06582, code): decay 0.5,
+#: threshold 1, triangle, reset in the graph; and decay 0.25, threshold 0.5, rectangle, reset detached. Max-ResNet
+#: (arXiv 2505.18608, code): SpikingJelly's defaults (tau 2, input decayed, threshold 1, sigmoid), reset detached.
 PRESETS: dict[str, dict[str, Any]] = {
     "cifar": dict(tau=2.0, decay_input=False, v_threshold=1.0, detach_reset=False),
     "imagenet": dict(tau=4.0 / 3.0, decay_input=False, v_threshold=0.5, detach_reset=True),
+    "sigmoid": dict(tau=2.0, decay_input=True, v_threshold=1.0, detach_reset=True),
 }
 SURROGATES = {"cifar": Triangle, "imagenet": Rectangle}
 
@@ -118,18 +120,24 @@ def preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
     """A new :class:`LIFNode` of a published recipe.
 
     Args:
-        name: "cifar" or "imagenet".
+        name: "cifar", "imagenet" or "sigmoid".
         strict: fire above the threshold only, as the published code does; SpikingJelly fires at it too. That matters
             where a potential meets the threshold exactly: a gate that saturates at 1 on a spike does.
         changes: keywords of :class:`LIFNode` that replace the preset's.
 
     Raises:
-        ValueError: no such preset.
+        ValueError: no such preset, or ``strict`` for "sigmoid", whose surrogate is SpikingJelly's own.
     """
     if name not in PRESETS:
         raise ValueError(f"The neuron preset {name!r} does not exist; choose one of {', '.join(PRESETS)}.")
-    settings = PRESETS[name] | {"surrogate_function": SURROGATES[name](strict=strict)}
-    return LIFNode(**settings | changes)
+    if name in SURROGATES:
+        changes = {"surrogate_function": SURROGATES[name](strict=strict)} | changes
+    elif strict:
+        raise ValueError(
+            f"The neuron preset {name!r} fires at the threshold, and strict=True (the recipe 'reference') needs one "
+            f"that fires above it only; choose {' or '.join(SURROGATES)}, or leave that out."
+        )
+    return LIFNode(**PRESETS[name] | changes)
 
 
 def reset_states(module: nn.Module) -> None:

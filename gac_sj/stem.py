@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
+from gac_sj.sync_batchnorm import SyncBatchNorm
+
 __all__ = ["conv_bn", "forward_once", "forward_sequence", "repeats_itself"]
 
 # torch's modules whose output for a frame depends on that frame (and, for BatchNorm, on the batch) alone
@@ -35,13 +37,13 @@ def conv_bn(in_channels: int, channels: int, kernel_size: int = 3, stride: int =
 def repeats_itself(stem: nn.Module) -> bool:
     """Whether ``stem`` surely does the same to each repetition of an image, so that running it once is exact.
 
-    That is decided from a list of known layers (torch's, and SpikingJelly's layers of the same name); anything
-    random, stateful or unknown is not on it. Dropout counts while it is switched off by ``eval()``.
+    That is decided from a list of known layers (torch's, SpikingJelly's layers of the same name, SyncBatchNorm);
+    anything random, stateful or unknown is not on it. Dropout counts while it is switched off by ``eval()``.
     """
     for module in stem.modules():
-        if isinstance(module, _DropoutNd) and not module.training:
-            continue
         kind = type(module)
+        if kind is SyncBatchNorm or (isinstance(module, _DropoutNd) and not module.training):
+            continue
         if kind.__module__.startswith("spikingjelly.activation_based.layer"):
             kind = next((parent for parent in kind.__mro__[1:] if parent.__name__ == kind.__name__), kind)
         if kind.__module__ not in _KNOWN_MODULES or issubclass(kind, _RANDOM):
@@ -61,13 +63,17 @@ def forward_sequence(stem: nn.Module, x_seq: Tensor) -> Tensor:
     SpikingJelly's layers (in step mode "m") and what contains them take the sequence, torch's layers see its frames as
     one batch ``[T * N, ...]``; a plain ``nn.Sequential`` may mix the two.
     """
-    if not any(isinstance(module, base.StepModule) for module in stem.modules()):
+    if not any(_knows_steps(module) for module in stem.modules()):
         return stem(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
     if type(stem).forward is nn.Sequential.forward:  # SpikingJelly's containers are subclasses with their own
         for layer in stem:
             x_seq = forward_sequence(layer, x_seq)
         return x_seq
     return stem(x_seq)
+
+
+def _knows_steps(module: nn.Module) -> bool:
+    return isinstance(module, base.StepModule) and not (isinstance(module, SyncBatchNorm) and module.per_frame)
 
 
 def use_multi_step(module: nn.Module) -> None:
@@ -81,15 +87,22 @@ def _statistics_of_repetitions(stem: nn.Module, T: int) -> Iterator[None]:
     """Give BatchNorms inside ``stem`` the running variance of T repetitions while each frame runs only once.
 
     Mean and biased variance do not change with repetition; the running variance does, because torch scales the
-    batch's variance by n / (n - 1), and n counts the repetitions as well.
+    batch's variance by n / (n - 1), and n counts the repetitions as well. A SyncBatchNorm is told of them: its n is
+    that of all processes, which a hook does not know.
     """
-    handles = []
+    handles, synchronised = [], []
     for module in stem.modules():
-        if T > 1 and isinstance(module, _BatchNorm) and module.training and module.running_var is not None:
+        if isinstance(module, SyncBatchNorm):
+            synchronised.append(module)
+        elif T > 1 and isinstance(module, _BatchNorm) and module.training and module.running_var is not None:
             handles += _correct_running_var(module, T)
+    for norm in synchronised:
+        norm.repetitions *= T
     try:
         yield
     finally:
+        for norm in synchronised:
+            norm.repetitions //= T
         for handle in handles:
             handle.remove()
 

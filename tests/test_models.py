@@ -8,19 +8,21 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from spikingjelly.activation_based import base, functional, neuron
+from spikingjelly.activation_based import base, functional, neuron, surrogate
 from timm.data import resolve_data_config
 from torch import nn
 
 import gac_sj
 from gac_sj.analysis import firing_rates, summarize
 from gac_sj.encoding import ENCODERS
-from gac_sj.models import MSBlock
+from gac_sj.models import MSBlock, MSResNet
 
 PUBLISHED = [
     ("gac_ms_resnet18_cifar", dict(T=6), 12_633_198),
     ("gac_ms_resnet18_cifar", dict(T=6, num_classes=100), 12_679_368),
     ("ms_resnet18_cifar", {}, 12_502_090),
+    ("max_resnet18_cifar", {}, 12_502_090),
+    ("gac_max_resnet18_cifar", {}, 12_633_178),
     ("gac_ms_resnet18", {}, 11_824_824),
     ("gac_ms_resnet34", {}, 21_932_984),
     ("ms_resnet18", {}, 11_693_736),
@@ -28,6 +30,7 @@ PUBLISHED = [
     ("ms_resnet104", {}, 77_350_504),
     ("gac_ms_resnet104", {}, 77_350_504 + 131_072 + 16),
 ]
+MAX_POOLED = dict(neuron="sigmoid", downsample="max")
 NAMES = sorted({name for name, _, _ in PUBLISHED} | {"gac_ms_resnet8_cifar", "ms_resnet8_cifar"})
 
 
@@ -70,6 +73,79 @@ def test_ms_resnet104_strides():
     assert all(model.encoder.stem[at].bias is not None for at in range(3))
     assert all(isinstance(stage[0].shortcut[0], nn.AvgPool2d) for stage in model.stages)
     assert model.dropout.p == 0.2
+
+
+@pytest.mark.parametrize(
+    "name,strided,pools",
+    [("ms_resnet18_cifar", 4, 0), ("max_resnet18_cifar", 0, 4), ("gac_max_resnet18_cifar", 0, 4)],
+)
+def test_max_resnet18_pools_where_ms_resnet18_strides(name, strided, pools):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+        x, shapes = model.encoder(torch.rand(2, 3, 30, 30)), []
+        for stage in model.stages:
+            x = stage(x)
+            shapes.append(tuple(x.shape))
+    assert shapes == [(4, 2, 128, 30, 30), (4, 2, 256, 15, 15), (4, 2, 512, 8, 8)]
+    modules = list(model.stages.modules())
+    assert sum(m.stride != (1, 1) for m in modules if isinstance(m, nn.Conv2d)) == strided
+    assert [(m.kernel_size, m.stride, m.padding) for m in modules if isinstance(m, nn.MaxPool2d)] == pools * [(3, 2, 1)]
+    nodes = [m for m in modules if isinstance(m, gac_sj.LIFNode)]
+    assert {isinstance(node.surrogate_function, surrogate.Sigmoid) for node in nodes} == {bool(pools)}
+
+
+@pytest.mark.parametrize(
+    "downsample,branch,shortcut",
+    [
+        ("stride", [0, -2, -8, -10], [0, -2, -8, -10]),
+        ("avg_shortcut", [0, -2, -8, -10], [-2.5, -4.5, -10.5, -12.5]),
+        ("max", [0, -1, -4, -5], [0, -1, -4, -5]),
+        ("max_branch", [0, -1, -4, -5], [0, -2, -8, -10]),
+    ],
+)
+@torch.no_grad()
+def test_downsampling_by_hand(downsample, branch, shortcut):
+    """All convolutions hand on the pixels 0 ... 15; BatchNorm's weight -1 tells a pool before it from one behind it."""
+    block = MSBlock(1, 1, 2, nn.Identity, downsample).eval()
+    for conv in (block.conv1, block.conv2, block.shortcut[1]):
+        nn.init.dirac_(conv.weight)
+    pixels = torch.arange(16.0).view(1, 1, 1, 4, 4)
+    for norm, other in ((block.bn1, block.shortcut[2]), (block.shortcut[2], block.bn1)):
+        norm.weight.fill_(-1)
+        other.weight.zero_()
+        expected = torch.tensor(branch if norm is block.bn1 else shortcut, dtype=torch.float32).view(1, 1, 1, 2, 2)
+        torch.testing.assert_close(block(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_max_branch_is_spikingjellys_max_resnet():
+    """Which follows the published code; SpikingJelly 0.0.0.0.14 has none."""
+    theirs = pytest.importorskip("spikingjelly.activation_based.model.ms_resnet").MaxResNet(
+        num_classes=10,
+        layers=(2, 2, 1),
+        base_channels=8,
+        stage_channels=(16, 16, 24),
+        stem_kernel_size=3,
+        stem_stride=1,
+    )
+    ours = MSResNet(
+        (2, 2, 1), (16, 16, 24), stem_channels=8, neuron="sigmoid", downsample="max_branch", encoder="direct", T=3
+    )
+    theirs, ours = theirs.double(), ours.double()
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)), strict=True)
+    x = 2 * torch.randn(3, 4, 3, 13, 13, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-10, atol=1e-10)
+    assert ours.lif.v.any()
+    ours(x).square().sum().backward()
+    functional.reset_net(theirs)
+    theirs(x).square().sum().backward()
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_the_max_pooled_network_starts_quietly_behind_the_gate():
+    gac, direct = (summarize(small(**MAX_POOLED, encoder=name)).firing_rates for name in ("gac", "direct"))
+    assert gac["stages.0.0.lif1"] < 0.03 < direct["stages.0.0.lif1"]
+    assert gac["lif"] > 0
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -157,10 +233,10 @@ def test_state_dict_round_trip(name):
     assert torch.equal(model.eval()(x), other.eval()(x))
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_compiled_evaluation_has_no_graph_break_and_equal_results(name):
+@pytest.mark.parametrize("options", [dict(encoder=name) for name in ENCODERS] + [MAX_POOLED], ids=str)
+def test_compiled_evaluation_has_no_graph_break_and_equal_results(options):
     """The back end that only captures: the code generator is tested in test_slow.py."""
-    model = small(encoder=name).eval()
+    model = small(**options).eval()
     x = images()
     torch.manual_seed(0)
     with torch.no_grad():
@@ -249,6 +325,9 @@ def test_the_reference_recipe_is_strict_everywhere():
         (dict(T=0), "T is 0"),
         (dict(stem="conv9"), "'conv9'"),
         (dict(neuron="mnist"), "'mnist'"),
+        (dict(downsample="min"), "'min' does not exist; choose one of stride, avg_shortcut, max, max_branch"),
+        (dict(neuron="sigmoid", recipe="reference"), "'sigmoid' fires at the threshold.*'reference'"),
+        (dict(neuron="sigmoid", encoder="direct", recipe="reference"), "'sigmoid' fires at the threshold"),
         (dict(init="xavier"), "'xavier'"),
     ],
 )

@@ -110,8 +110,31 @@ def test_the_published_neuron_does_not_fire_at_the_threshold():
     assert preset("cifar", strict=True)(x).item() == 0.0
 
 
+def test_the_sigmoid_preset_is_spikingjellys_own_neuron():
+    node = preset("sigmoid")
+    assert (node.tau, node.decay_input, node.v_threshold, node.detach_reset) == (2.0, True, 1.0, True)
+    assert (type(node.surrogate_function), node.surrogate_function.alpha) == (surrogate.Sigmoid, 4.0)
+    # the half of 1.2, and of what is missing to it: 0.6, 0.9, 1.05; the half of 2 meets the threshold
+    assert node(torch.full((3, 1), 1.2)).flatten().tolist() == [0, 0, 1]
+    assert preset("sigmoid")(torch.full((1, 1), 2.0)).item() == 1.0
+    x, results = 2 * torch.randn(5, 3, 7, dtype=torch.float64), []
+    for kind in (preset("sigmoid"), neuron.LIFNode(tau=2.0, detach_reset=True, step_mode="m")):
+        current = x.clone().requires_grad_()
+        spikes = kind(current)
+        (spikes * x).sum().backward()
+        results.append((spikes, current.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-10, atol=1e-10)
+    assert spikes.any()
+
+
+def test_a_strict_sigmoid_is_refused():
+    with pytest.raises(ValueError, match=r"'sigmoid' fires at the threshold.*choose cifar or imagenet"):
+        preset("sigmoid", strict=True)
+
+
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="'mnist' does not exist; choose one of cifar, imagenet"):
+    with pytest.raises(ValueError, match="'mnist' does not exist; choose one of cifar, imagenet, sigmoid"):
         preset("mnist")
 
 

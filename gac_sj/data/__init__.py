@@ -1,5 +1,22 @@
-"""Data sets."""
+"""Data sets, augmentation and loaders, in timm's manner and resumable."""
 
-from gac_sj.data.image_sets import DATASETS, ImageSet, load_image_sets
+from gac_sj.data.augmentation import Augmentation, BatchAugmentation, train_transform
+from gac_sj.data.datasets import DATASETS, CorruptImageError, DataSet, load_datasets
+from gac_sj.data.loaders import EpochSampler, Loader, evaluation_loader, training_loader
+from gac_sj.data.resident import ResidentLoader, read_images
 
-__all__ = ["DATASETS", "ImageSet", "load_image_sets"]
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "BatchAugmentation",
+    "CorruptImageError",
+    "DataSet",
+    "EpochSampler",
+    "Loader",
+    "ResidentLoader",
+    "evaluation_loader",
+    "load_datasets",
+    "read_images",
+    "train_transform",
+    "training_loader",
+]

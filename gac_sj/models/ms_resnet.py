@@ -1,7 +1,8 @@
 """Membrane-shortcut residual networks (MS-ResNet, arXiv 2112.08954) behind an encoder.
 
 A block adds to the membrane: ``x + BN(conv(LIF(BN(conv(LIF(x))))))``; no neuron follows the sum. The CIFAR and the
-ImageNet networks differ in neuron, initialisation and stem, as the published codes of GAC and MS-ResNet do.
+ImageNet networks differ in neuron, initialisation and stem, as the published codes of GAC and MS-ResNet do. Max-ResNet
+(arXiv 2505.18608) is the CIFAR network with a third neuron and max-pooling in place of strides.
 """
 
 from __future__ import annotations
@@ -22,19 +23,26 @@ from gac_sj.stem import conv_bn
 
 __all__ = ["MSBlock", "MSResNet"]
 
+DOWNSAMPLING = ("stride", "avg_shortcut", "max", "max_branch")
+
 
 class MSBlock(nn.Module):
     """Twice neuron, convolution, BatchNorm, plus the shortcut of the membrane potential (MS-ResNet, arXiv 2112.08954).
 
     Args:
         in_channels, channels: channels in and out.
-        stride: of the first convolution and the shortcut.
+        stride: of the branch and the shortcut.
         neuron: builds a neuron.
-        pooled_shortcut: the strided shortcut averages 2x2 pixels before its convolution, which then has stride 1
-            (MS-ResNet-104), in place of a strided convolution.
+        downsample: what takes a stride above 1. "stride": the first convolution and the shortcut's. "avg_shortcut": the
+            same branch; the shortcut averages pixels before its convolution, which then has stride 1 (MS-ResNet-104).
+            "max": both convolutions have stride 1, and a 3x3 max-pool of that stride follows their BatchNorms (ours).
+            "max_branch": so on the branch; the shortcut is strided (Max-ResNet, arXiv 2505.18608, code).
 
     Shapes:
         ``[T, N, in_channels, H, W] -> [T, N, channels, H / stride, W / stride]``.
+
+    Raises:
+        ValueError: an unknown ``downsample``.
     """
 
     def __init__(
@@ -43,28 +51,36 @@ class MSBlock(nn.Module):
         channels: int,
         stride: int,
         neuron: Callable[[], nn.Module],
-        pooled_shortcut: bool = False,
+        downsample: str = "stride",
     ):
         super().__init__()
+        if downsample not in DOWNSAMPLING:
+            raise ValueError(f"downsample={downsample!r} does not exist; choose one of {', '.join(DOWNSAMPLING)}.")
+        if stride == 1:
+            downsample = "stride"  # nothing to pool
+        pools_branch = downsample in ("max", "max_branch")
+        pools_shortcut = downsample in ("max", "avg_shortcut")
+        max_pool = partial(layer.MaxPool2d, 3, stride, 1, step_mode="m")
         conv = partial(layer.Conv2d, bias=False, step_mode="m")
         norm = partial(layer.BatchNorm2d, step_mode="m")
         self.lif1 = neuron()
-        self.conv1 = conv(in_channels, channels, 3, stride, 1)
+        self.conv1 = conv(in_channels, channels, 3, 1 if pools_branch else stride, 1)
         self.bn1 = norm(channels)
+        self.pool = max_pool() if pools_branch else nn.Identity()
         self.lif2 = neuron()
         self.conv2 = conv(channels, channels, 3, 1, 1)
         self.bn2 = norm(channels)
         self.shortcut = nn.Identity()
         if stride != 1 or in_channels != channels:
-            pooled = pooled_shortcut and stride == 2
             self.shortcut = nn.Sequential(
-                layer.AvgPool2d(2, step_mode="m") if pooled else nn.Identity(),
-                conv(in_channels, channels, 1, 1 if pooled else stride),
+                layer.AvgPool2d(stride, step_mode="m") if downsample == "avg_shortcut" else nn.Identity(),
+                conv(in_channels, channels, 1, 1 if pools_shortcut else stride),
                 norm(channels),
+                max_pool() if downsample == "max" else nn.Identity(),
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(self.lif1(x)))
+        y = self.pool(self.bn1(self.conv1(self.lif1(x))))
         y = self.bn2(self.conv2(self.lif2(y)))
         return y + self.shortcut(x)
 
@@ -80,7 +96,7 @@ class MSResNet(nn.Module, base.MultiStepModule):
         stem_channels: channels of the encoder's sequence.
         neuron: name of the neuron preset, for the encoder as well.
         init: "cifar", "gac" or "ms" (:meth:`init_weights`).
-        pooled_shortcut: see :class:`MSBlock`.
+        downsample: "stride", "avg_shortcut", "max" or "max_branch" (:class:`MSBlock`).
         T: number of time steps, at least 1.
         num_classes: logits; 0 gives the pooled features.
         in_chans: channels of the images.
@@ -94,7 +110,8 @@ class MSResNet(nn.Module, base.MultiStepModule):
         images ``[N, in_chans, H, W]`` or a sequence ``[T, N, in_chans, H, W]`` -> logits ``[N, num_classes]``.
 
     Raises:
-        ValueError: an unknown encoder, stem or preset; T below 1; input of another shape (on the call).
+        ValueError: an unknown encoder, stem, preset or downsampling; the recipe "reference" with the neuron "sigmoid",
+            which fires at the threshold; T below 1; input of another shape (on the call).
         TypeError: a keyword that the encoder does not have.
     """
 
@@ -107,7 +124,7 @@ class MSResNet(nn.Module, base.MultiStepModule):
         stem_channels: int = 64,
         neuron: str = "cifar",
         init: str = "cifar",
-        pooled_shortcut: bool = False,
+        downsample: str = "stride",
         T: int = 4,
         num_classes: int = 10,
         in_chans: int = 3,
@@ -141,7 +158,7 @@ class MSResNet(nn.Module, base.MultiStepModule):
         stages, width = [], stem_channels
         for depth, out, stride in zip(blocks, channels, strides, strict=True):
             firsts = [(width, stride)] + [(out, 1)] * (depth - 1)
-            stages.append(nn.Sequential(*(MSBlock(i, out, s, make_neuron, pooled_shortcut) for i, s in firsts)))
+            stages.append(nn.Sequential(*(MSBlock(i, out, s, make_neuron, downsample) for i, s in firsts)))
             width = out
         self.stages = nn.Sequential(*stages)
         self.lif = make_neuron()
@@ -226,9 +243,10 @@ def _stem(name: str, in_channels: int, channels: int) -> nn.Sequential:
 
 
 _CIFAR18 = dict(blocks=(3, 3, 2), channels=(128, 256, 512))
+_MAX18 = _CIFAR18 | dict(neuron="sigmoid", downsample="max")
 _CIFAR8 = dict(blocks=(1, 1, 1), channels=(16, 32, 64), stem_channels=16)
 _IMAGENET = dict(channels=(64, 128, 256, 512), strides=(2, 2, 2, 2), stem="conv7", neuron="imagenet", num_classes=1000)
-_IMAGENET104 = dict(blocks=(3, 8, 32, 8), stem="three", pooled_shortcut=True, drop_rate=0.2)
+_IMAGENET104 = dict(blocks=(3, 8, 32, 8), stem="three", downsample="avg_shortcut", drop_rate=0.2)
 
 
 def _cfg(**changes: Any) -> dict[str, Any]:
@@ -249,6 +267,7 @@ default_cfgs = generate_default_cfgs(
         for name, cfg in {
             "ms_resnet8_cifar": _CIFAR_CFG,
             "ms_resnet18_cifar": _CIFAR_CFG,
+            "max_resnet18_cifar": _CIFAR_CFG,
             "ms_resnet18": {},
             "ms_resnet34": {},
             "ms_resnet104": {},
@@ -289,6 +308,27 @@ def gac_ms_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
 def ms_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """``gac_ms_resnet18_cifar`` with direct coding, the baseline of the published code."""
     return _create("ms_resnet18_cifar", pretrained, _CIFAR18, kwargs)
+
+
+@register_model
+def gac_max_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """``max_resnet18_cifar`` with GAC in front (ours).
+
+    The first neuron behind the encoder is silent at initialisation, or nearly so: the gate on a spike is about 1, and
+    this neuron needs more than 1 to fire. With the default recipe, T = 4 and 20 seeds its rate is 0 to 0.014, and 0 for
+    ten of them; with direct coding it is 0.07. Later blocks fire; ``recipe="current"`` starts as direct coding does.
+    """
+    return _create("gac_max_resnet18_cifar", pretrained, _MAX18, kwargs)
+
+
+@register_model
+def max_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
+    """Max-ResNet-18 (MaxFormer, NeurIPS 2025, arXiv 2505.18608; code bic-L/MaxFormer), with pooled shortcuts as well.
+
+    ``ms_resnet18_cifar`` with max-pooling for strides and the neuron "sigmoid". The published code pools the branches
+    only; ``downsample="max_branch"`` is that network.
+    """
+    return _create("max_resnet18_cifar", pretrained, _MAX18, kwargs)
 
 
 @register_model

@@ -1,5 +1,28 @@
-"""Training: one epoch, and evaluation."""
+"""Training: settings, the engine, checkpoints, distributed runs, evaluation, rows of results."""
 
-from gac_sj.training.engine import evaluate, train_one_epoch
+from gac_sj.training.build import Data, build_model, load_data
+from gac_sj.training.distributed import World, join_world
+from gac_sj.training.engine import InterruptedRunError, NonFiniteLossError, Training
+from gac_sj.training.evaluation import Evaluation, evaluate
+from gac_sj.training.results import KEY, MEASURED, result_rows, run_key, train
+from gac_sj.training.settings import Settings, parse
 
-__all__ = ["evaluate", "train_one_epoch"]
+__all__ = [
+    "KEY",
+    "MEASURED",
+    "Data",
+    "Evaluation",
+    "InterruptedRunError",
+    "NonFiniteLossError",
+    "Settings",
+    "Training",
+    "World",
+    "build_model",
+    "evaluate",
+    "join_world",
+    "load_data",
+    "parse",
+    "result_rows",
+    "run_key",
+    "train",
+]

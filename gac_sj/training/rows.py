@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,11 @@ from typing import Any
 
 import torch
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from gac_sj.training.checkpoints import write_atomically
+
+__all__ = ["Rows", "commit", "device_name", "versions"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Rows:
@@ -52,12 +55,7 @@ class Rows:
             writer = csv.DictWriter(text, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows([*self._read(), row])
-            temporary = self.path.with_suffix(".tmp")
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text.getvalue())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            write_atomically(self.path, text.getvalue().encode())
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():
@@ -86,6 +84,8 @@ class Rows:
 
 def commit() -> str:
     """The commit of this checkout, with "-dirty" where files that git tracks differ from it; "unknown" outside git."""
+    if not (REPOSITORY / ".git").exists():  # an installed package may lie inside somebody else's repository
+        return "unknown"
     try:
         run = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
         return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
@@ -99,9 +99,9 @@ def versions() -> str:
     return "; ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
 
 
-def device_name(device: str) -> str:
+def device_name(device: torch.device) -> str:
     """What the device calls itself."""
-    if device.startswith("cuda"):
+    if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

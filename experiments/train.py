@@ -1,0 +1,90 @@
+"""Train one network.
+
+    python experiments/train.py --config experiments/cifar10_gac_T4.yaml --seed 0
+    torchrun --nproc-per-node 8 experiments/train.py --config experiments/imagenet_gac18_T4.yaml --data-dir DIR
+
+Settings come from the YAML file, and the command line goes over it. The run's folder gets args.yaml, summary.csv,
+checkpoints, last.safetensors and best.safetensors, TensorBoard events and, at the end, result.csv. The same command
+continues a run that was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from gac_sj.analysis import summarize
+from gac_sj.training import (
+    InterruptedRunError,
+    Settings,
+    Training,
+    World,
+    join_world,
+    load_data,
+    parse,
+    result_rows,
+    run_key,
+    train,
+)
+
+
+def preview(settings: Settings, world: World) -> str:
+    """What would be trained: parameters, arithmetic, firing rates and the first batch; generated images stand in."""
+    note = ""
+    try:
+        data = load_data(settings)
+    except (ValueError, OSError) as error:
+        note = f"The data set cannot be read, so generated images stand in for it: {error}\n"
+        data = load_data(Settings(**vars(settings) | {"dataset": "synthetic", "data_dir": None, "train_limit": None}))
+    training = Training(settings, data, world)
+    training.loader.set_epoch(0)
+    images, labels = next(iter(training.loader))
+    images, soft = training.augment(images, labels, 0)
+    return (
+        f"{note}{summarize(training.model, images)}\n"
+        f"training images {len(data.train):,}, test images {len(data.test):,}, classes {len(data.train.classes)}, "
+        f"batches per epoch {len(training.loader):,}\n"
+        f"first batch: images {list(images.shape)}, mean {images.mean():.3f}, deviation {images.std():.3f}; "
+        f"labels {list(soft.shape)}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true", help="show what would be trained, and leave no file")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        settings, args = parse(parser, arguments)
+        with join_world(settings.device) as world:
+            if args.dry_run:
+                print(preview(settings, world))
+                return 0
+            folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
+            data = load_data(settings)
+            rows = result_rows(folder / "result.csv")
+            row = rows.find(run_key(settings, data))
+            if row is None:
+                row = train(settings, data, world, folder)
+                if world.is_first:
+                    rows.add(row)
+            if world.is_first:
+                print(
+                    f"{folder}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} % after epoch "
+                    f"{row['best_epoch']}"
+                )
+    except (ValueError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except InterruptedRunError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

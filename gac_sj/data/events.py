@@ -1,0 +1,54 @@
+"""Event-camera recordings as frames, from SpikingJelly's data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gac_sj._compat import datasets_module
+
+__all__ = ["EVENT_SETS", "as_frames", "load_events"]
+
+#: names of data sets whose items are frames ``[T, 2, H, W]``: counts of events of both polarities
+EVENT_SETS = ("dvs128_gesture", "cifar10_dvs")
+
+
+def load_events(name: str, root: Path | None, T: int) -> list[tuple[Any, tuple[int, ...] | None]]:
+    """Training and test part as (data set of frames and label, its items; None: all).
+
+    Recordings are cut into T frames with equally many events, and kept beside them. CIFAR10-DVS has no split of its
+    own: the first tenth of each class is the test set, as in TEBN (NeurIPS 2022) and SpikingJelly.
+
+    Raises:
+        ValueError: no folder given.
+        OSError: SpikingJelly cannot prepare the data set there; the message says why.
+    """
+    if root is None:
+        raise ValueError(f"The data set {name!r} needs data_dir, SpikingJelly's folder of it.")
+    how = dict(data_type="frame", frames_number=T, split_by="number")
+    try:
+        if name == "dvs128_gesture":
+            kind = datasets_module("dvs128_gesture").DVS128Gesture
+            return [(kind(str(root), train=train, **how), None) for train in (True, False)]
+        frames = datasets_module("cifar10_dvs").CIFAR10DVS(str(root), **how)
+    except Exception as error:
+        raise OSError(
+            f"SpikingJelly cannot prepare {name} in {root} ({error}); put its files there as SpikingJelly says."
+        ) from error
+    labels = np.asarray(frames.targets)
+    parts: tuple[list[int], list[int]] = ([], [])
+    for label in range(len(frames.classes)):
+        members = np.flatnonzero(labels == label).tolist()
+        tenth = len(members) // 10
+        parts[1].extend(members[:tenth])
+        parts[0].extend(members[tenth:])
+    return [(frames, tuple(sorted(part))) for part in parts]
+
+
+def as_frames(frames: Any) -> Tensor:
+    """Event counts ``[T, 2, H, W]`` as float32."""
+    return torch.as_tensor(frames, dtype=torch.float32)

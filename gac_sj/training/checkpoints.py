@@ -1,0 +1,77 @@
+"""Checkpoints of a run: written whole or not at all, recognised when damaged, read without executing code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Checkpoints", "write_atomically"]
+
+_logger = logging.getLogger(__name__)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that whoever reads it finds the old content or the new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name
+    finally:
+        os.close(folder)
+
+
+class Checkpoints:
+    """The newest checkpoints in a folder; the name of each has its place and the SHA-256 of its content.
+
+    Args:
+        folder: is made when needed.
+        keep: how many stay.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+
+    def save(self, epochs: int, steps: int, state: dict[str, Any]) -> Path:
+        """Write a state of tensors and plain values after so many whole epochs and steps, then remove the oldest."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        path = self.folder / f"epoch{epochs:05d}-step{steps:09d}-{_checksum(content)}.pt"
+        write_atomically(path, content)
+        for old in self._newest_first()[self.keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that is whole, or None where there is none; damaged ones are named and passed over."""
+        for path in self._newest_first():
+            try:
+                content = path.read_bytes()
+                if _checksum(content) != path.stem.rpartition("-")[2]:
+                    raise ValueError("its checksum is wrong")
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            except Exception as error:
+                _logger.warning("The checkpoint %s is damaged (%s); the one before it is used.", path, error)
+        return None
+
+    def _newest_first(self) -> list[Path]:
+        paths = self.folder.glob("epoch*.pt") if self.folder.is_dir() else []
+        whole_names = (path for path in paths if re.fullmatch(r"epoch\d{5}-step\d{9}-[0-9a-f]{16}\.pt", path.name))
+        return sorted(whole_names, reverse=True)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

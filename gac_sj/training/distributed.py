@@ -1,0 +1,83 @@
+"""The processes of a run, as torchrun starts them; alone without it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["World", "join_world"]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of a run: its rank, their number and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and messages."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def largest(self, value: int) -> int:
+        """The largest value of all processes."""
+        return int(self._reduce(torch.tensor(value, device=self.device), dist.ReduceOp.MAX))
+
+    def gather(self, value: object) -> list[object]:
+        """The values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[object] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def _reduce(self, values: Tensor, how: dist.ReduceOp) -> Tensor:
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values, how)
+        return values
+
+
+@contextmanager
+def join_world(device: str = "auto") -> Iterator[World]:
+    """Find the device, and join torchrun's processes where there are any (NCCL with GPUs, gloo without).
+
+    Args:
+        device: "cpu", "cuda", "cuda:N", or "auto": the GPU if there is one; with torchrun the GPU of the local rank.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else int(kind == "cpu")
+    if kind == "cuda" and not index:
+        index = os.environ.get("LOCAL_RANK", "0")
+    if not count or (index and not (index.isdecimal() and int(index) < count)):
+        given = f"{kind}:{index}" if index else kind
+        raise ValueError(f"device is {given!r}, which is not there; choose cpu, or auto for what there is.")
+    place = torch.device(kind, int(index)) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(place)
+    if size == 1:
+        yield World(rank, size, place)
+        return
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield World(rank, size, place)
+    finally:
+        dist.destroy_process_group()

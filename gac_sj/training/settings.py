@@ -1,0 +1,126 @@
+"""Every setting of a training run: defaults, then a YAML file, then the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import yaml
+from timm.optim import list_optimizers
+
+from gac_sj.configuration import add_arguments, check, read_yaml, setting
+from gac_sj.data import DATASETS, Augmentation
+from gac_sj.encoding import DEFAULT_RECIPE, ENCODERS, RECIPES
+
+__all__ = ["Settings", "parse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Augmentation):
+    """The settings of one run; ``experiments/train.py --help`` shows them all.
+
+    ``batch_size`` counts the images of one optimiser step over all processes and accumulated parts, so that a recipe
+    means the same on one device and on many.
+
+    Raises:
+        ValueError: an unknown name, a value of the wrong type or out of its range, or two that exclude each other.
+    """
+
+    model: str = setting("network", "gac_ms_resnet18_cifar", "a network of gac_sj.models")
+    T: int = setting("network", 4, "time steps", least=1)
+    encoder: str | None = setting("network", None, "another encoder than the network's own", ENCODERS)
+    recipe: str | None = setting("network", None, "form of GAC", RECIPES)
+    model_options: dict[str, Any] = setting("network", {}, "further keywords of the network, '{drop_rate: 0.1}'")
+
+    dataset: str = setting("data", "cifar10", "data set", DATASETS)
+    data_dir: str | None = setting("data", None, "its folder; CIFAR is downloaded into it", key=False)
+    train_limit: int | None = setting("data", None, "number of class-balanced training images", least=1)
+    loader: str = setting("data", "standard", "from disk, or all images on the device", ("standard", "resident"))
+    workers: int = setting("data", 2, "processes that load images; 0: the main one does", least=0, key=False)
+    skip_corrupt: bool = setting("data", False, "take the next image for an unreadable one, and count")
+
+    epochs: int = setting("optimisation", 250, "passes over the training set", least=1)
+    batch_size: int = setting("optimisation", 64, "images per step, over all processes and parts", least=1)
+    accumulate: int = setting("optimisation", 1, "parts of a batch whose gradients are added", least=1)
+    opt: str = setting("optimisation", "momentum", "timm's name; momentum is SGD without Nesterov, the paper's")
+    lr: float = setting("optimisation", 0.1, "largest learning rate", least=0)
+    momentum: float = setting("optimisation", 0.9, "of optimisers that have one", least=0, most=1)
+    weight_decay: float = setting("optimisation", 5e-5, "weight decay", least=0)
+    decay_all: bool = setting("optimisation", True, "decay biases and normalisation too, as the paper's code does")
+    warmup_epochs: float = setting("optimisation", 0.0, "linear warm-up from 0, part of epochs", least=0)
+    min_lr: float = setting("optimisation", 0.0, "learning rate at the end of the cosine", least=0)
+    clip_grad: float | None = setting("optimisation", None, "largest norm of the gradient", least=1e-12)
+    ema: float | None = setting(
+        "optimisation", None, "decay of averaged weights, which are then tested and kept", least=0, most=1
+    )
+    loss: str = setting("optimisation", "ce", "cross-entropy of the mean over time, or TET", ("ce", "tet"))
+    tet_lambda: float = setting("optimisation", 0.05, "weight of TET's squared error", least=0, most=1)
+    amp: str = setting("optimisation", "none", "autocast", ("none", "bf16", "fp16"))
+    channels_last: bool = setting("optimisation", False, "memory format")
+    compile: bool = setting("optimisation", False, "torch.compile network and loss")
+    sync_bn: bool = setting("optimisation", False, "BatchNorm over all processes")
+
+    seed: int = setting("run", 0, "of weights, order and augmentation", least=0, most=2**63 - 1)
+    eval_every: int = setting("run", 1, "epochs between tests; the last epoch is always tested", least=1)
+    device: str = setting("run", "auto", "cpu, cuda, cuda:N or auto", key=False)
+    output: str | None = setting("run", None, "folder of the run", key=False)
+    checkpoint_minutes: float = setting(
+        "run", 10.0, "between checkpoints inside an epoch; 0: each step", least=0, key=False
+    )
+    keep_checkpoints: int = setting("run", 2, "newest checkpoints that stay", least=1, key=False)
+    wandb: str | None = setting("run", None, "project of Weights & Biases", key=False)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.model not in (models := timm.list_models(module="ms_resnet")):
+            raise ValueError(f"model is {self.model!r}; choose one of {', '.join(models)}.")
+        if self.opt not in list_optimizers():
+            raise ValueError(f"opt is {self.opt!r}; choose one of {', '.join(list_optimizers())}.")
+        if not self.warmup_epochs < self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; make it shorter.")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, no multiple of accumulate={self.accumulate}; change one."
+            )
+        if self.mixes and self.batch_size % 2:
+            raise ValueError(f"batch_size is {self.batch_size}, and MixUp and CutMix pair images; make it even.")
+        # the same network under two names would be two keys
+        if self.encoder is None:
+            object.__setattr__(self, "encoder", "gac" if self.model.startswith("gac_") else "direct")
+        if self.encoder == "gac" and self.recipe is None:
+            object.__setattr__(self, "recipe", DEFAULT_RECIPE)
+        if self.loader == "resident" and (self.crop == "resize" or self.color_jitter or self.auto_augment):
+            raise ValueError(
+                "loader is 'resident', which knows no crop=resize, color_jitter or auto_augment; use loader=standard."
+            )
+
+    def key(self) -> dict[str, Any]:
+        """The settings that decide about the result, seed included: not where and how it is read, run and written."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.metadata["key"]}
+
+    def name(self) -> str:
+        """Ten letters that stand for the key."""
+        return hashlib.sha256(json.dumps(self.key(), sort_keys=True).encode()).hexdigest()[:10]
+
+    def dump(self) -> str:
+        """As YAML."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> tuple[Settings, argparse.Namespace]:
+    """Settings of ``--config`` with the command line over it, and all that the parser read.
+
+    Raises:
+        ValueError: see :class:`Settings` and :func:`gac_sj.configuration.read_yaml`.
+    """
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of settings; the command line goes over it")
+    add_arguments(parser, Settings)
+    args = parser.parse_args(arguments)
+    names = [field.name for field in dataclasses.fields(Settings)]
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return Settings(**(read_yaml(args.config, names) if args.config else {}) | given), args
