@@ -1,15 +1,21 @@
-"""Image sets: digits, CIFAR through torchvision, image folders, class-balanced parts."""
+"""Data sets: digits, CIFAR through torchvision, image folders, event cameras, generated images; balanced parts."""
 
+import hashlib
+import pickle
 import socket
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from gac_sj.data import DATASETS, ImageSet, image_sets, load_image_sets
+from gac_sj._compat import datasets_module
+from gac_sj.data import DATASETS, CorruptImageError, DataSet, load_datasets, read_images
 
 
 def write_image(path: Path, size=(32, 32), mode="RGB", seed=0):
@@ -29,45 +35,50 @@ def folder(tmp_path):
     return root
 
 
-def fails(message, name, root=None, error=ValueError):
+def fails(message, name, root=None, error=ValueError, **options):
     """One sentence that contains ``message``."""
     with pytest.raises(error, match=message) as caught:
-        load_image_sets(name, root)
+        load_datasets(name, root, **options)
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def labels(dataset):
+    return [label for _, label in dataset]
 
 
 class TestDigits:
     def test_images(self):
-        train, test = load_image_sets("digits")
-        for part, size in ((train, 1437), (test, 360)):
-            assert part.images.shape == (size, 1, 8, 8) and part.images.dtype == torch.uint8
-            assert part.labels.shape == (size,) and part.labels.dtype == torch.int64
-            assert part.classes == tuple("0123456789") and len(part) == size
-            assert (part.images.min(), part.images.max()) == (0, 255)
+        for part, size in zip(load_datasets("digits"), (1437, 360)):
+            assert part.classes == tuple("0123456789") and len(part) == size and part.channels == 1
+            assert not part.is_events
+            images, targets = read_images(part, (8, 8))
+            assert images.shape == (size, 1, 8, 8) and images.dtype == torch.uint8
+            assert targets.shape == (size,) and targets.dtype == torch.int64
+            assert (images.min(), images.max()) == (0, 255)
 
     def test_the_parts_are_the_whole_and_keep_labels_with_images(self):
         digits = load_digits()
         whole = np.column_stack([np.round(digits.images.reshape(-1, 64) * 255 / 16), digits.target])
-        parts = np.concatenate(
-            [np.column_stack([part.images.flatten(1), part.labels]) for part in load_image_sets("digits")]
+        parts = np.array(
+            [[*np.asarray(image).ravel(), label] for part in load_datasets("digits") for image, label in part]
         )
         assert np.array_equal(parts[np.lexsort(parts.T)], whole[np.lexsort(whole.T)])
 
     def test_every_class_gives_a_fifth_to_the_test_set(self):
-        train, test = (torch.bincount(part.labels, minlength=10) for part in load_image_sets("digits"))
-        assert ((test - (train + test) / 5).abs() <= 1).all()
+        train, test = (np.bincount(part.labels, minlength=10) for part in load_datasets("digits"))
+        assert (abs(test - (train + test) / 5) <= 1).all()
 
     def test_the_split_is_fixed(self):
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002 - the global state is what must not matter
-        first = load_image_sets("digits")
+        first = load_datasets("digits")
         torch.manual_seed(1)
         np.random.seed(1)  # noqa: NPY002
-        for ours, again in zip(first, load_image_sets("digits")):
-            assert torch.equal(ours.images, again.images) and torch.equal(ours.labels, again.labels)
+        for ours, again in zip(first, load_datasets("digits")):
+            assert np.array_equal(ours.source.data, again.source.data) and ours.labels == again.labels
 
     def test_mean_and_deviation(self):
-        pixels = load_image_sets("digits")[0].images.double() / 255
+        pixels = read_images(load_datasets("digits")[0], (8, 8))[0].double() / 255
         (mean,), (std,) = DATASETS["digits"]
         assert pixels.mean().item() == pytest.approx(mean, abs=5e-4)
         assert pixels.std().item() == pytest.approx(std, abs=5e-4)
@@ -75,22 +86,27 @@ class TestDigits:
 
 class TestImageFolder:
     def test_classes_and_sizes(self, folder):
-        train, test = load_image_sets("folder", folder)
-        assert train.classes == test.classes == ("ant", "cat", "dog")
-        assert train.images.shape == (9, 3, 32, 32) and train.images.dtype == torch.uint8
-        assert test.images.shape == (6, 3, 32, 32)
-        assert train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-        assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+        train, test = load_datasets("folder", folder)
+        assert train.classes == test.classes == ("ant", "cat", "dog") and train.channels == 3
+        assert labels(train) == list(train.labels) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert labels(test) == list(test.labels) == [0, 0, 1, 1, 2, 2]
+
+    @pytest.mark.parametrize("name", ["test", "val", "validation"])
+    def test_the_test_images_may_lie_in(self, name, folder):
+        (folder / "test").rename(folder / name)
+        assert len(load_datasets("imagenet", folder)[1]) == 6
 
     def test_pixels_are_those_of_the_file(self, folder):
-        train, _ = load_image_sets("folder", folder)
+        train, _ = load_datasets("folder", folder)
         with Image.open(folder / "train" / "cat" / "2.png") as image:
-            assert torch.equal(train.images[5], torch.from_numpy(np.array(image)).permute(2, 0, 1))
+            pixels = np.array(image)
+        assert np.array_equal(np.asarray(train[5][0]), pixels)
+        assert torch.equal(read_images(train, (32, 32))[0][5], torch.from_numpy(pixels).permute(2, 0, 1))
 
     def test_grey_becomes_rgb(self, folder):
         path = folder / "test" / "ant" / "0.png"
         write_image(path, mode="L")
-        image = load_image_sets("folder", folder)[1].images[0]
+        image = read_images(load_datasets("folder", folder)[1], (32, 32))[0][0]
         with Image.open(path) as grey:
             assert torch.equal(image, torch.from_numpy(np.array(grey)).expand(3, 32, 32))
 
@@ -100,18 +116,18 @@ class TestImageFolder:
         stripes[:, 32:96] = 255
         Image.fromarray(stripes).save(path)
         write_image(folder / "train" / "ant" / "1.png", (20, 17))
-        train, _ = load_image_sets("folder", folder)
-        assert train.images.shape == (9, 3, 32, 32)
-        assert (train.images[0, :, :, 2:-2] == 255).all() and train.images[0].float().mean() > 240
+        images, _ = read_images(load_datasets("folder", folder)[0], (32, 32))
+        assert images.shape == (9, 3, 32, 32)
+        assert (images[0, :, :, 2:-2] == 255).all() and images[0].float().mean() > 240
 
     def test_image_size(self, folder):
-        assert load_image_sets("folder", folder, image_size=16)[0].images.shape == (9, 3, 16, 16)
+        assert read_images(load_datasets("folder", folder)[0], (16, 16))[0].shape == (9, 3, 16, 16)
 
     @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
     def test_cifar_as_an_image_folder(self, name, folder):
-        assert load_image_sets(name, folder)[0].classes == ("ant", "cat", "dog")
+        assert load_datasets(name, folder)[0].classes == ("ant", "cat", "dog")
 
-    @pytest.mark.parametrize("name", ["folder", "cifar10"])
+    @pytest.mark.parametrize("name", ["folder", "imagenet", "cifar10"])
     @pytest.mark.parametrize("missing", ["train", "test"])
     def test_half_of_a_folder(self, name, missing, folder):
         (folder / missing).rename(folder.parent / "elsewhere")
@@ -131,15 +147,15 @@ class TestImageFolder:
         write_image(folder / split / "emu" / "0.png")
         fails("only .*emu", "folder", folder)
 
-    def test_a_truncated_image(self, folder):
+    @pytest.mark.parametrize("content", [None, b"not found", b""], ids=["truncated", "text", "empty"])
+    def test_an_unreadable_image(self, content, folder):
         path = folder / "train" / "cat" / "1.png"
-        path.write_bytes(path.read_bytes()[:1000])
-        fails(f"{path} cannot be read", "folder", folder)
-
-    def test_a_file_that_is_no_image(self, folder):
-        path = folder / "train" / "cat" / "1.png"
-        path.write_text("not found")
-        fails(f"{path} cannot be read", "folder", folder)
+        path.write_bytes(path.read_bytes()[:1000] if content is None else content)
+        train, _ = load_datasets("folder", folder)
+        for read in (lambda: train[4], lambda: read_images(train, (32, 32))):
+            with pytest.raises(CorruptImageError, match=f"{path} cannot be read") as caught:
+                read()
+            assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
     def test_an_empty_folder(self, tmp_path):
         fails("is not whole", "folder", tmp_path)
@@ -151,106 +167,309 @@ class TestImageFolder:
         (tmp_path / "images").write_text("")
         fails("images is not whole", "folder", tmp_path / "images")
 
-    def test_no_folder_given(self):
-        fails("'folder' needs --data-dir", "folder")
+    @pytest.mark.parametrize("name", ["folder", "imagenet", "dvs128_gesture", "cifar10_dvs"])
+    def test_no_folder_given(self, name):
+        fails(f"{name!r} needs data_dir", name)
 
 
 def test_unknown_name():
     fails("'mnist' does not exist", "mnist")
 
 
+@pytest.mark.parametrize("name", ["digits", "synthetic"])
+def test_a_folder_that_nothing_reads(name, tmp_path):
+    fails(f"{tmp_path}, and {name} needs none", name, tmp_path)
+
+
 class TestCifar:
-    """torchvision checks the files' MD5, so that a stand-in for its class plays the download."""
+    """Five training and two test images, as torchvision stores them; it checks the MD5 of every file."""
 
-    @pytest.fixture
-    def cifar(self, monkeypatch):
-        class CIFAR10:
-            present, error = True, None
-            constructed: list = []
+    LAYOUTS = {
+        "cifar10": ("cifar-10-batches-py", "labels", {"data_batch_1": 3, "data_batch_2": 2, "test_batch": 2}),
+        "cifar100": ("cifar-100-python", "fine_labels", {"train": 5, "test": 2}),
+    }
 
-            def __init__(self, root, train=True, download=False):
-                CIFAR10.constructed.append((Path(root), train, download))
-                if download:
-                    CIFAR10.timeout = socket.getdefaulttimeout()
-                    if CIFAR10.error is not None:
-                        raise CIFAR10.error
-                    CIFAR10.present = True
-                if not CIFAR10.present:
-                    raise RuntimeError("Dataset not found or corrupted. You can use download=True to download it")
-                count = 5 if train else 2
-                self.data = np.random.default_rng(train).integers(0, 256, (count, 32, 32, 3), np.uint8)
-                self.targets = list(range(count))
-                self.classes = ["plane", "car", "bird", "cat", "deer"]
+    @pytest.fixture(params=["cifar10", "cifar100"])
+    def cifar(self, request, tmp_path, monkeypatch):
+        """The data set's name, the folder of its files, and torchvision's class."""
+        kind = getattr(torchvision.datasets, request.param.upper())
+        base, key, counts = self.LAYOUTS[request.param]
+        contents = {kind.meta["filename"]: {kind.meta["key"]: ["plane", "car", "bird", "cat", "deer"]}}
+        first = 0
+        for file, count in counts.items():
+            pixels = np.random.default_rng(first).integers(0, 256, (count, 3 * 32 * 32), np.uint8)
+            contents[file] = {"data": pixels, key: [label % 5 for label in range(first, first + count)]}
+            first += count
+        (tmp_path / base).mkdir()
+        sums = {}
+        for file, content in contents.items():
+            (tmp_path / base / file).write_bytes(pickle.dumps(content))
+            sums[file] = hashlib.md5(pickle.dumps(content)).hexdigest()
+        *train, test = ([file, sums[file]] for file in counts)
+        monkeypatch.setattr(kind, "train_list", train)
+        monkeypatch.setattr(kind, "test_list", [test])
+        monkeypatch.setattr(kind, "meta", kind.meta | {"md5": sums[kind.meta["filename"]]})
+        monkeypatch.setattr(kind, "download", lambda self: pytest.fail("downloads what is there"))
+        return request.param, tmp_path / base, kind
 
-        monkeypatch.setattr(image_sets.datasets, "CIFAR10", CIFAR10)
-        return CIFAR10
+    def test_pixels_and_labels(self, cifar):
+        name, folder, _ = cifar
+        train, test = load_datasets(name, folder.parent)
+        assert (len(train), len(test)) == (5, 2) and train.channels == 3
+        assert train.classes == test.classes == ("plane", "car", "bird", "cat", "deer")
+        file = next(iter(self.LAYOUTS[name][2]))
+        stored = pickle.loads((folder / file).read_bytes())["data"][1].reshape(3, 32, 32)
+        images, targets = read_images(train, (32, 32))
+        assert np.array_equal(images[1], stored)
+        assert targets.tolist() == list(train.labels) == [0, 1, 2, 3, 4]
 
-    def test_channels_come_first(self, cifar, tmp_path):
-        train, test = load_image_sets("cifar10", tmp_path)
-        assert train.images.shape == (5, 3, 32, 32) and test.images.shape == (2, 3, 32, 32)
-        data = torch.from_numpy(cifar(tmp_path).data)
-        assert torch.equal(train.images[:, 1], data[..., 1])
-        assert train.labels.tolist() == [0, 1, 2, 3, 4] and train.classes[4] == "deer"
+    def damage(self, name, folder):
+        """A download that broke off; what makes it whole again."""
+        path = folder / next(iter(self.LAYOUTS[name][2]))
+        content = path.read_bytes()
+        path.write_bytes(content[:100])
+        return lambda: path.write_bytes(content)
 
-    def test_what_is_there_is_not_downloaded(self, cifar, tmp_path):
-        load_image_sets("cifar10", tmp_path)
-        assert cifar.constructed == [(tmp_path, True, False), (tmp_path, False, False)]
-
-    def test_what_is_missing_is_downloaded(self, cifar, tmp_path):
-        cifar.present = False
-        train, test = load_image_sets("cifar10", tmp_path)
-        assert cifar.constructed == [(tmp_path, True, False), (tmp_path, True, True), (tmp_path, False, False)]
-        assert len(train) == 5 and len(test) == 2
-
-    def test_a_silent_server_does_not_hang_the_download(self, cifar, tmp_path):
-        cifar.present = False
-        before = socket.getdefaulttimeout()
-        load_image_sets("cifar10", tmp_path)
-        assert cifar.timeout is not None and cifar.timeout <= 60
+    def test_what_is_damaged_is_downloaded(self, cifar, monkeypatch):
+        name, folder, kind = cifar
+        mend, timeouts, before = self.damage(name, folder), [], socket.getdefaulttimeout()
+        monkeypatch.setattr(kind, "download", lambda self: (timeouts.append(socket.getdefaulttimeout()), mend()))
+        train, test = load_datasets(name, folder.parent)
+        assert (len(train), len(test)) == (5, 2)
+        # a silent server does not hang it
+        assert len(timeouts) == 1 and timeouts[0] is not None and timeouts[0] <= 60
         assert socket.getdefaulttimeout() == before
 
     @pytest.mark.parametrize("error", [RuntimeError("no mirror"), OSError("no route to host"), EOFError("cut off")])
-    def test_a_download_that_fails(self, error, cifar, tmp_path):
-        cifar.present, cifar.error = False, error
+    def test_a_download_that_fails(self, error, cifar, monkeypatch):
+        name, folder, kind = cifar
+        self.damage(name, folder)
+
+        def download(self):
+            raise error
+
+        monkeypatch.setattr(kind, "download", download)
         before = socket.getdefaulttimeout()
-        fails(f"cifar10 is not whole in {tmp_path} .*{error}.*--data-dir", "cifar10", tmp_path, OSError)
+        fails(f"{name} is not whole in {folder.parent} .*cannot be downloaded .*{error}", name, folder.parent, OSError)
         assert socket.getdefaulttimeout() == before
+
+    def test_not_downloading(self, cifar):
+        name, folder, _ = cifar
+        self.damage(name, folder)
+        fails("is not whole .*is not downloaded", name, folder.parent, OSError, download=False)
+
+
+class TestGenerated:
+    def test_images_are_fixed_and_differ(self):
+        first, again = (
+            torch.cat([read_images(part, (8, 8))[0] for part in load_datasets("synthetic", generated=(10, 3, 8))])
+            for _ in range(2)
+        )
+        assert torch.equal(first, again) and first.shape == (256 + 64, 3, 8, 8)
+        assert len(first.flatten(1).unique(dim=0)) == len(first)
+
+    def test_every_class_is_there(self):
+        train, test = load_datasets("synthetic", generated=(300, 1, 16))
+        for part in (train, test):
+            assert set(part.labels) == set(range(300)) and len(part.classes) == 300
+        image, label = test[7]
+        assert image.size == (16, 16) and image.mode == "L" and label == 7 and test.channels == 1
+
+    def test_reading_draws_nothing(self):
+        state = torch.get_rng_state()
+        load_datasets("synthetic")[0][3]
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Items that are their number."""
+
+    def __init__(self, targets):
+        self.targets = targets
+
+    def __getitem__(self, item):
+        return item, self.targets[item]
 
 
 class TestBalanced:
-    def image_set(self, counts):
-        labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
-        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
-        images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
-        return ImageSet(images, labels, ("ant", "cat", "dog"))
+    def dataset(self, counts):
+        targets = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], counts)).tolist()
+        return DataSet(Numbers(targets), tuple(targets), ("ant", "cat", "dog"))
+
+    def items(self, dataset):
+        return [dataset[place][0] for place in range(len(dataset))]
 
     @pytest.mark.parametrize(
         "limit, expected", [(6, [2, 2, 2]), (7, [3, 2, 2]), (8, [3, 3, 2]), (2, [1, 1, 0]), (15, [5, 5, 5])]
     )
     def test_classes_differ_by_one_image_at_most(self, limit, expected):
-        part = self.image_set([9, 5, 7]).balanced(limit)
-        assert len(part) == len(part.images) == limit and part.classes == ("ant", "cat", "dog")
-        assert torch.bincount(part.labels, minlength=3).tolist() == expected
+        part = self.dataset([9, 5, 7]).balanced(limit)
+        assert len(part) == limit and part.classes == ("ant", "cat", "dog")
+        assert [labels(part).count(label) for label in range(3)] == expected
 
     def test_images_keep_their_labels_and_are_not_repeated(self):
-        whole = self.image_set([9, 5, 7])
+        whole = self.dataset([9, 5, 7])
         part = whole.balanced(10)
-        numbers = part.images.flatten().long()
-        assert torch.equal(part.labels, whole.labels[numbers])
-        assert len(numbers.unique()) == 10
+        assert labels(part) == [whole.labels[item] for item in self.items(part)]
+        assert len(set(self.items(part))) == 10
 
     def test_always_the_same_images(self):
-        whole = self.image_set([9, 5, 7])
-        torch.manual_seed(0)
+        whole = self.dataset([9, 5, 7])
         first = whole.balanced(10)
-        torch.manual_seed(1)
-        assert torch.equal(first.images, whole.balanced(10).images)
+        np.random.seed(1)  # noqa: NPY002 - the global state is what must not matter
+        assert self.items(first) == self.items(whole.balanced(10))
 
     def test_a_larger_part_contains_a_smaller_one(self):
-        whole = self.image_set([9, 5, 7])
-        small, large = (set(whole.balanced(limit).images.flatten().tolist()) for limit in (6, 11))
-        assert small < large
+        whole = self.dataset([9, 5, 7])
+        assert set(self.items(whole.balanced(6))) < set(self.items(whole.balanced(11)))
+
+    def test_a_part_of_a_part(self):
+        whole = self.dataset([9, 5, 7])
+        assert self.items(whole.balanced(11).balanced(6)) == self.items(whole.balanced(6))
 
     def test_too_few_images_of_a_class(self):
-        with pytest.raises(ValueError, match=r"18 training images need 6 of the class 'cat', which has 5;.*fewer\.$"):
-            self.image_set([9, 5, 7]).balanced(18)
+        for whole in (self.dataset([9, 5, 7]), self.dataset([9, 9, 9]).balanced(16)):
+            with pytest.raises(ValueError, match=r"18 training images need 6 of the class 'cat', .* 5;.*fewer\.$"):
+                whole.balanced(18)
+
+
+class TestItems:
+    def test_iteration_ends(self):
+        """An item beyond the last is no corrupt image."""
+        for dataset in (load_datasets("digits")[1], load_datasets("digits")[1].balanced(20)):
+            assert len(list(dataset)) == len(dataset)
+            with pytest.raises(IndexError):
+                dataset[len(dataset)]
+
+    def test_a_set_can_be_sent_to_a_process(self, folder):
+        """Where workers are not forked."""
+        for dataset in (load_datasets("digits")[0].balanced(10), *load_datasets("folder", folder)):
+            again = pickle.loads(pickle.dumps(dataset))
+            assert labels(again) == labels(dataset) and again[3][0].tobytes() == dataset[3][0].tobytes()
+
+
+class TestFingerprint:
+    def test_of_pixels_and_limit(self):
+        train, test = load_datasets("digits")
+        changed = load_datasets("digits")[0]
+        changed.source.data[700, 3, 3] ^= 1
+        prints = [part.fingerprint() for part in (train, test, changed, train.balanced(100), train.balanced(110))]
+        assert len(set(prints)) == 5 and {len(text) for text in prints} == {12}
+        assert load_datasets("digits")[0].fingerprint() == prints[0]
+
+    def test_of_labels_and_classes(self):
+        train, _ = load_datasets("digits")
+        relabelled = replace(train, labels=(train.labels[1], train.labels[0], *train.labels[2:]))
+        renamed = replace(train, classes=("zero", *train.classes[1:]))
+        assert len({part.fingerprint() for part in (train, relabelled, renamed)}) == 3
+
+    def test_of_files(self, folder):
+        def fingerprint():
+            return load_datasets("folder", folder)[0].fingerprint()
+
+        prints = [fingerprint()]
+        elsewhere = folder.rename(folder.parent / "moved")  # where it lies does not matter
+        assert load_datasets("folder", elsewhere)[0].fingerprint() == prints[0]
+        elsewhere.rename(folder)
+        path = folder / "train" / "cat" / "1.png"
+        path.rename(path.with_name("1b.png"))
+        prints.append(fingerprint())
+        path.with_name("1b.png").rename(path)
+        write_image(path, (31, 33))
+        prints.append(fingerprint())
+        write_image(folder / "train" / "cat" / "3.png")
+        prints.append(fingerprint())
+        assert len(set(prints)) == 4
+
+
+def write_events(path: Path, count: int, seed: int):
+    """``count`` events, 300 of them at one pixel: more than a byte holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    place = np.where(np.arange(count) < 300, 5, rng.integers(0, 128, (2, count)))
+    np.savez(
+        path, t=np.arange(count) ** 2, x=place[0], y=place[1], p=np.where(np.arange(count) < 300, 1, place.sum(0) % 2)
+    )
+
+
+class TestEvents:
+    """Recordings as SpikingJelly has them after unpacking: ``events_np/.../*.npz`` with t, x, y and p."""
+
+    @pytest.fixture
+    def gesture(self, tmp_path):
+        for split, count in (("train", 3), ("test", 1)):
+            for label in (0, 1):
+                for number in range(count):
+                    file = f"{split}/{label}/user0{number}_led_{number}.npz"
+                    write_events(tmp_path / "events_np" / file, 1201 + number, seed=10 * label + number)
+        return tmp_path
+
+    @pytest.fixture
+    def cifar(self, tmp_path):
+        for label, count in (("bird", 10), ("cat", 30)):
+            for number in range(count):
+                write_events(tmp_path / "events_np" / label / f"cifar10_{label}_{number}.npz", 320, seed=number)
+        return tmp_path
+
+    def test_gesture(self, gesture):
+        train, test = load_datasets("dvs128_gesture", gesture, T=4)
+        assert train.is_events and train.channels == 2 and train.classes == test.classes == ("0", "1")
+        assert labels(train) == list(train.labels) == [0, 0, 0, 1, 1, 1] and labels(test) == [0, 1]
+        for number, (frames, _) in enumerate(train):
+            events = 1201 + number % 3
+            assert frames.shape == (4, 2, 128, 128)
+            # equally many events a frame; what is left over goes to the last
+            assert frames.sum((1, 2, 3)).tolist() == [300, 300, 300, events - 900]
+            assert frames[0, 1, 5, 5] == 300
+
+    def test_the_number_of_frames(self, gesture):
+        assert load_datasets("dvs128_gesture", gesture, T=6)[1][0][0].shape == (6, 2, 128, 128)
+
+    def test_the_first_tenth_of_cifar10_dvs_is_the_test_set(self, cifar):
+        """As in SpikingJelly's CIFAR10DVSTEBNSplit, which counts: 2 comes before 10."""
+        train, test = load_datasets("cifar10_dvs", cifar, T=4)
+
+        def names(part):
+            return [Path(part.files[place]).stem for place in part.index]
+
+        assert sorted(names(test)) == sorted(["cifar10_bird_0", "cifar10_cat_0", "cifar10_cat_1", "cifar10_cat_2"])
+        assert len(train) == 36 and not set(names(train)) & set(names(test))
+        assert labels(test) == [("bird", "cat").index(name.split("_")[1]) for name in names(test)]
+
+    def test_an_unreadable_recording(self, gesture):
+        train, _ = load_datasets("dvs128_gesture", gesture, T=4)
+        path = Path(train.files[4])
+        path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(CorruptImageError, match=f"{path} cannot be read"):
+            train[4]
+
+    def test_not_for_the_resident_loader(self, gesture):
+        with pytest.raises(ValueError, match=r"has frames; use loader=standard\.$"):
+            read_images(load_datasets("dvs128_gesture", gesture, T=4)[0], (32, 32))
+
+    def test_a_folder_without_recordings(self, tmp_path):
+        fails(f"cannot prepare dvs128_gesture in {tmp_path} ", "dvs128_gesture", tmp_path, OSError)
+
+
+class TestTorchaudio:
+    """SpikingJelly 2.0.0 imports it for speech, and it refuses releases of torch that it was not built for."""
+
+    @pytest.fixture
+    def refusing(self, tmp_path, monkeypatch):
+        (tmp_path / "torchaudio").mkdir()
+        (tmp_path / "torchaudio" / "__init__.py").write_text("raise RuntimeError('built for another torch')")
+        monkeypatch.syspath_prepend(tmp_path)
+        for name in list(sys.modules):
+            if name.split(".")[0] == "torchaudio" or name.startswith("spikingjelly.datasets"):
+                monkeypatch.delitem(sys.modules, name)
+
+    @pytest.mark.parametrize("name", ["DVS128Gesture", "CIFAR10DVS"])
+    def test_event_sets_are_read_without_it(self, name, refusing):
+        module = datasets_module({"DVS128Gesture": "dvs128_gesture", "CIFAR10DVS": "cifar10_dvs"}[name])
+        assert getattr(module, name).__module__ == module.__name__
+        assert "torchaudio" not in sys.modules
+
+    def test_a_module_that_is_not_there(self, refusing):
+        with pytest.raises(ModuleNotFoundError, match="nothing"):
+            datasets_module("nothing")
+        assert "torchaudio" not in sys.modules

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from PIL.Image import Image, new
 from timm.data import Mixup, create_transform, str_to_interp_mode
+from timm.data.auto_augment import posterize
 from timm.data.mixup import mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -74,7 +77,8 @@ def train_transform(
             raise ValueError(
                 "Frames of events are padded, cropped and flipped only; leave the other augmentations out."
             )
-        return transforms.Compose(_of_frames(how))
+        crop = [_PadAndCrop(how.crop_padding)] if how.crop == "pad" else []
+        return transforms.Compose([as_frames, *crop, transforms.RandomHorizontalFlip(how.hflip)])
     try:
         timm_transform = create_transform(
             size,
@@ -89,20 +93,42 @@ def train_transform(
         )
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"auto_augment is {how.auto_augment!r}, which timm cannot read ({error}).") from error
+    for step in timm_transform.transforms:
+        for change in (*getattr(step, "ops", ()), *chain.from_iterable(getattr(step, "policy", ()))):
+            if change.aug_fn is posterize:
+                change.aug_fn = _posterize
     if how.crop == "resize":
         return timm_transform
     _, *rest = timm_transform.transforms
-    fit = [transforms.Resize(min(size), str_to_interp_mode(how.interpolation)), transforms.CenterCrop(size)]
     crop = transforms.RandomCrop(size, padding=how.crop_padding)
-    return transforms.Compose([*fit, *([crop] if how.crop == "pad" else []), *rest])
+    return transforms.Compose([_Fit(size, how.interpolation), *([crop] if how.crop == "pad" else []), *rest])
 
 
-def _of_frames(how: Augmentation) -> list[Callable[[Any], Any]]:
-    def crop(frames: Tensor) -> Tensor:
-        return transforms.RandomCrop(frames.shape[-2:], padding=how.crop_padding)(frames)
+def _posterize(image: Image, bits: int, **_: Any) -> Image:
+    """timm keeps 0 bits at the largest magnitude, which Pillow 13 refuses; the image is black, as before."""
+    return posterize(image, bits) if bits else new(image.mode, image.size)
 
-    flip = transforms.RandomHorizontalFlip(how.hflip)
-    return [as_frames, *([crop] if how.crop == "pad" else []), flip]
+
+class _Fit:
+    """Resizes the shorter side and cuts out the centre; images of the right size pass."""
+
+    def __init__(self, size: tuple[int, int], interpolation: str):
+        self.size = size
+        self.resize = transforms.Resize(min(size), str_to_interp_mode(interpolation))
+        self.cut = transforms.CenterCrop(size)
+
+    def __call__(self, image: Image) -> Image:
+        return image if image.size == self.size[::-1] else self.cut(self.resize(image))
+
+
+class _PadAndCrop:
+    """torchvision's, for frames of any size."""
+
+    def __init__(self, padding: int):
+        self.padding = padding
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return transforms.RandomCrop(frames.shape[-2:], padding=self.padding)(frames)
 
 
 class BatchAugmentation:

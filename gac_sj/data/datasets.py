@@ -68,7 +68,7 @@ class DataSet(Dataset):
         Raises:
             CorruptImageError: it cannot be read.
         """
-        place = item if self.index is None else self.index[item]
+        place = (range(len(self)) if self.index is None else self.index)[item]
         try:
             image, label = self.source[place]
         except Exception as error:  # PIL raises many kinds on broken files
@@ -109,7 +109,11 @@ class DataSet(Dataset):
 
 
 def load_datasets(
-    name: str, data_dir: str | Path | None = None, T: int = 4, generated: tuple[int, int, int] = (10, 3, 32)
+    name: str,
+    data_dir: str | Path | None = None,
+    T: int = 4,
+    generated: tuple[int, int, int] = (10, 3, 32),
+    download: bool = True,
 ) -> tuple[DataSet, DataSet]:
     """Training and test set.
 
@@ -121,6 +125,7 @@ def load_datasets(
             ``data``), or an image folder; for event sets SpikingJelly's folder; for the others the image folder.
         T: frames per recording of an event set.
         generated: classes, channels and side of synthetic images.
+        download: whether CIFAR may be downloaded.
 
     Raises:
         ValueError: an unknown name, or a folder that is empty or half-written.
@@ -146,7 +151,7 @@ def load_datasets(
         raise ValueError(f"The data set {name!r} needs data_dir, a folder with train/<class>/* and test/<class>/*.")
     if name in ("folder", "imagenet") or (root is not None and _is_image_folder(root)):
         return _image_folder(root)
-    return _cifar(name, Path("data") if root is None else root)
+    return _cifar(name, Path("data") if root is None else root, download)
 
 
 class _Arrays(Dataset):
@@ -193,11 +198,13 @@ class _Relabelled(Dataset):
         return self.source[item][0], self.labels[item]
 
 
-def _cifar(name: str, root: Path) -> tuple[DataSet, DataSet]:
+def _cifar(name: str, root: Path, download: bool) -> tuple[DataSet, DataSet]:
     def load(split: str) -> Any:
         try:
             return create_dataset(f"torch/{name}", root=str(root), split=split)
         except RuntimeError:  # torchvision: not there, or damaged
+            if not download:
+                raise
             with _network_timeout(30):
                 return create_dataset(f"torch/{name}", root=str(root), split=split, download=True)
 
@@ -208,7 +215,7 @@ def _cifar(name: str, root: Path) -> tuple[DataSet, DataSet]:
         except Exception as error:
             raise OSError(
                 f"{name} is not whole in {root} (torchvision's layout, or train/<class>/* and test/<class>/*) and "
-                f"cannot be downloaded ({error}); give the data folder that holds it."
+                f"{'cannot be' if download else 'is not'} downloaded ({error}); give the data folder that holds it."
             ) from error
         sets.append(DataSet(part, tuple(part.targets), tuple(part.classes)))
     return sets[0], sets[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,12 +36,14 @@ def load_events(name: str, root: Path | None, T: int) -> list[tuple[Any, tuple[i
         frames = datasets_module("cifar10_dvs").CIFAR10DVS(str(root), **how)
     except Exception as error:
         raise OSError(
-            f"SpikingJelly cannot prepare {name} in {root} ({error}); put its files there as SpikingJelly says."
+            f"SpikingJelly cannot prepare {name} in {root} ({' '.join(str(error).split())}); put its files there as "
+            "SpikingJelly says."
         ) from error
-    labels = np.asarray(frames.targets)
+    # in the order of their numbers; by their names alone, 10 comes before 2
+    items = sorted(range(len(frames)), key=lambda item: (len(frames.samples[item][0]), frames.samples[item][0]))
     parts: tuple[list[int], list[int]] = ([], [])
     for label in range(len(frames.classes)):
-        members = np.flatnonzero(labels == label).tolist()
+        members = [item for item in items if frames.targets[item] == label]
         tenth = len(members) // 10
         parts[1].extend(members[:tenth])
         parts[0].extend(members[tenth:])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.data import create_loader
 from timm.data.distributed_sampler import OrderedDistributedSampler, RepeatAugSampler
-from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.loader import PrefetchLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, get_worker_info
 
@@ -52,7 +52,8 @@ class EpochSampler(Sampler[list[Place]]):
     ):
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         if repeats > 1:
-            self.order = RepeatAugSampler(dataset, world_size, rank, num_repeats=repeats)
+            # timm would round to a multiple of 256, or up, so that the number of batches depended on the processes
+            self.order = RepeatAugSampler(dataset, world_size, rank, num_repeats=repeats, selected_round=1)
         else:
             self.order = DistributedSampler(dataset, world_size, rank, drop_last=True)
         self.set_epoch(0)
@@ -101,7 +102,7 @@ class Samples(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, item: int) -> tuple[Any, int]:
-        image, label = self._read(item)
+        image, label = self.read(item)
         return (image if self.transform is None else self.transform(image)), label
 
     def __getitems__(self, places: Sequence[Place | int]) -> list[tuple[Any, int]]:
@@ -110,14 +111,19 @@ class Samples(Dataset):
         samples = []
         for place in places:
             if isinstance(place, Place):
-                seed_all(derive(self.seed, "image", place.epoch, place.position))
+                seed_all(derive(self.seed, "image", place.epoch) + place.position)
                 place = place.item
             samples.append(self[place])
         if state is not None:
             set_random_state(state)
         return samples
 
-    def _read(self, item: int) -> tuple[Any, int]:
+    def read(self, item: int) -> tuple[Any, int]:
+        """The item, or with ``skip_corrupt`` the next readable one, untransformed.
+
+        Raises:
+            CorruptImageError: it, or with ``skip_corrupt`` every item, cannot be read.
+        """
         for step in range(len(self)):
             place = (item + step) % len(self)
             try:
@@ -135,7 +141,7 @@ class Loader:
     """Batches on the device, normalised: images ``[N, C, H, W]`` (event sets: ``[T, N, C, H, W]``) and labels ``[N]``.
 
     Args:
-        batches: timm's loader or a plain one.
+        batches: timm's loader or :class:`OnDevice`.
         samples: what it reads.
         sampler: of a training loader.
         valid: items of this process in evaluation; more are repetitions that make all processes equal.
@@ -143,14 +149,15 @@ class Loader:
 
     def __init__(self, batches: Any, samples: Samples, sampler: EpochSampler | None = None, valid: int | None = None):
         self.batches, self.samples, self.sampler, self.valid = batches, samples, sampler, valid
+        batches.loader.generator = torch.Generator()  # without one, each pass draws a number from the global one
 
     def __len__(self) -> int:
         return len(self.batches)
 
     @property
-    def corrupt(self) -> int:
-        """Number of items that could not be read so far."""
-        return int(self.samples.corrupt.sum())
+    def corrupt(self) -> set[int]:
+        """The items that this process could not read so far."""
+        return set(self.samples.corrupt.nonzero().flatten().tolist())
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         self.sampler.set_epoch(epoch, start)
@@ -166,8 +173,8 @@ class Loader:
                 left = None if left is None else left - len(labels)
         except Exception:
             # a worker's error arrives with its traceback in the message: raise it again here
-            if not self.samples.skip_corrupt and self.samples.corrupt.any():
-                self.samples.dataset[int(self.samples.corrupt.nonzero()[0])]
+            if self.samples.corrupt.any():
+                self.samples.read(int(self.samples.corrupt.nonzero()[0]))
             raise
 
 
@@ -199,7 +206,7 @@ def training_loader(
         samples,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate_frames if dataset.is_events else fast_collate,
+        collate_fn=collate_frames if dataset.is_events else None,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
     )
@@ -238,24 +245,25 @@ def evaluation_loader(
             crop_pct=crop_fraction,
             interpolation=interpolation,
             num_workers=workers,
+            persistent_workers=workers > 0,  # earlier releases of timm do not look
             distributed=world_size > 1,
             device=device,
             pin_memory=device.type == "cuda",
         )
-    return Loader(batches, samples, valid=share.num_valid_samples)
+    return Loader(batches, samples, valid=len(range(rank, len(dataset), world_size)))
 
 
 class OnDevice:
     """Batches of a plain loader, moved to the device; timm's prefetching casts to bytes, which frames are not."""
 
-    def __init__(self, batches: DataLoader, device: torch.device):
-        self.batches, self.device = batches, device
+    def __init__(self, loader: DataLoader, device: torch.device):
+        self.loader, self.device = loader, device
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for frames, labels in self.batches:
+        for frames, labels in self.loader:
             yield frames.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 

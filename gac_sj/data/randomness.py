@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 __all__ = ["derive", "random_state", "seed_all", "seeded", "set_random_state"]
 
 
+@lru_cache(maxsize=256)  # asked for at every image
 def derive(*parts: int | str) -> int:
     """A number of 63 bits that is as good as drawn for these parts."""
     digest = hashlib.blake2b(":".join(map(str, parts)).encode(), digest_size=8).digest()

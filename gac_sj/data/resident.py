@@ -51,7 +51,7 @@ class ResidentLoader:
         ValueError: fewer images than a batch.
     """
 
-    corrupt = 0
+    corrupt: set[int] = set()
 
     def __init__(
         self,
@@ -66,12 +66,16 @@ class ResidentLoader:
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.images, self.labels = images.to(device), labels.to(device)
+        self.labels, self.size = labels.to(device), images.shape[-2:]
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.mean, self.std = (torch.tensor(value, device=device).view(-1, 1, 1) * 255 for value in (mean, std))
-        self.augmentation, self.sampler = augmentation, None
+        self.mean, self.std = (
+            torch.tensor([255 * value for value in values], device=device).view(-1, 1, 1) for values in (mean, std)
+        )
+        self.augmentation, self.sampler, self.padding = augmentation, None, 0
         if augmentation is not None:
+            self.padding = augmentation.crop_padding if augmentation.crop == "pad" else 0
             self.sampler = EpochSampler(labels, batch_size, seed, augmentation.repeats, rank, world_size)
+        self.images = F.pad(images.to(device), [self.padding] * 4)
 
     def __len__(self) -> int:
         if self.sampler is None:
@@ -86,7 +90,7 @@ class ResidentLoader:
             for items in torch.arange(self.rank, len(self.labels), self.world_size).split(self.batch_size):
                 yield self._normalise(self.images[items]), self.labels[items]
             return
-        draw = _Draws(self.augmentation, self.images, derive(self.seed, "resident", self.sampler.epoch))
+        draw = _Draws(self, derive(self.seed, "resident", self.sampler.epoch))
         for places in self.sampler:
             items = torch.tensor([place.item for place in places])
             positions = torch.tensor([place.position for place in places])
@@ -100,32 +104,32 @@ class ResidentLoader:
 class _Draws:
     """The random numbers of one epoch, by position; drawn on the CPU, so that they are the same on every device."""
 
-    def __init__(self, how: Augmentation, images: Tensor, seed: int):
-        self.how, self.size, self.device = how, images.shape[-2:], images.device
-        count = len(images) * max(1, how.repeats)
+    def __init__(self, loader: ResidentLoader, seed: int):
+        how, self.size, self.device = loader.augmentation, loader.size, loader.images.device
+        count = len(loader.labels) * max(1, how.repeats)
         generator = torch.Generator().manual_seed(seed)
-        self.padding = how.crop_padding if how.crop == "pad" else 0
-        self.shift = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator)
+        self.shift = torch.randint(0, 2 * loader.padding + 1, (count, 2), generator=generator)
         self.flip = torch.rand(count, generator=generator) < how.hflip
-        free = torch.tensor([side - how.cutout + 1 for side in self.size])
+        self.side = how.cutout
+        free = torch.tensor([length - self.side + 1 for length in self.size])
         self.corner = (torch.rand(count, 2, generator=generator) * free).long()
 
-    def crop_and_flip(self, images: Tensor, positions: Tensor) -> Tensor:
-        """Gathers every pixel from where it comes from, in one step."""
+    def crop_and_flip(self, padded: Tensor, positions: Tensor) -> Tensor:
+        """Gathers every pixel ``[N, C, H, W]`` from where it lies in the padded image, in one step."""
         height, width = self.size
         y, x = self.shift[positions].to(self.device).unbind(1)
         rows = y[:, None] + torch.arange(height, device=self.device)
-        columns = torch.arange(width, device=self.device).expand(len(images), -1)
+        columns = torch.arange(width, device=self.device).expand(len(padded), -1)
         columns = x[:, None] + torch.where(self.flip[positions].to(self.device)[:, None], width - 1 - columns, columns)
-        padded = F.pad(images, [self.padding] * 4)
-        number = torch.arange(len(images), device=self.device)[:, None, None]
-        return padded.movedim(1, -1)[number, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+        pixels = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]
+        pixels = pixels.flatten(1)[:, None].expand(-1, padded.shape[1], -1)
+        return padded.flatten(2).gather(2, pixels).unflatten(2, self.size)
 
     def cutout(self, images: Tensor, positions: Tensor) -> Tensor:
-        if not self.how.cutout:
+        if not self.side:
             return images
         inside = []
-        for side, corner in zip(self.size, self.corner[positions].to(self.device).unbind(1)):
-            offset = torch.arange(side, device=self.device) - corner[:, None]
-            inside.append((offset >= 0) & (offset < self.how.cutout))
+        for length, corner in zip(self.size, self.corner[positions].to(self.device).unbind(1)):
+            offset = torch.arange(length, device=self.device) - corner[:, None]
+            inside.append((offset >= 0) & (offset < self.side))
         return images.masked_fill_((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
