@@ -66,12 +66,17 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
         state_dict: names of the published code to tensors, alone or as "state_dict" or "model" inside a dict.
 
     Raises:
-        ValueError: no MS-ResNet of ours, a GAC network of another recipe, no state dict, or a tensor that is missing,
-            unexpected, misshapen or contradictory; the message names each.
+        ValueError: no MS-ResNet of ours or one that pools the maximum, a GAC network of another recipe, no state dict,
+            or a tensor that is missing, unexpected, misshapen or contradictory; the message names each.
     """
     if not isinstance(model, MSResNet):
         raise ValueError(
             f"The model is a {type(model).__name__}; published weights need an MSResNet; unwrap or build it."
+        )
+    if model.downsample.startswith("max"):
+        raise ValueError(
+            f"The model has downsample={model.downsample!r}, and no published GAC or MS-ResNet pools the maximum; "
+            "create the one that the checkpoint belongs to."
         )
     encoder = model.encoder
     if isinstance(encoder, GatedAttentionCoding) and not encoder.is_reference:

@@ -66,8 +66,8 @@ class GatedAttentionCoding(Encoder):
 
     Args:
         T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
-        neuron: the name of a preset ("cifar", "imagenet"), which the recipe may change, or a multi-step neuron module,
-            which is used as it is.
+        neuron: the name of a preset (:func:`gac_sj.neuron.preset`), which the recipe may change, or a multi-step neuron
+            module, which is used as it is.
         recipe: a name in :data:`RECIPES`; "reference" is the published encoder.
         gain, output: override the recipe's.
         kernel_size, depth: of the spatial-channel branch.

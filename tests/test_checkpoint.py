@@ -93,6 +93,12 @@ def test_another_recipe_is_refused(checkpoint):
             load_reference_state_dict(build(**options), checkpoint)
 
 
+def test_a_network_that_pools_the_maximum_is_refused(checkpoint):
+    # names and shapes would fit
+    with pytest.raises(ValueError, match="downsample='max'"):
+        load_reference_state_dict(build(downsample="max"), checkpoint)
+
+
 @pytest.mark.parametrize("options", [{"num_classes": 100}, {"T": 6}, {"encoder": "direct"}])
 def test_a_network_of_another_shape_is_refused(checkpoint, options):
     with pytest.raises(ValueError, match="does not fit"):

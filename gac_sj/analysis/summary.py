@@ -1,4 +1,4 @@
-"""A table of a network: parameters, output shapes and firing rates, layer by layer."""
+"""A table of a network: parameters, arithmetic, output shapes and firing rates, layer by layer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gac_sj.analysis.firing_rates import firing_rates
 
@@ -14,14 +15,17 @@ __all__ = ["Summary", "summarize"]
 
 @dataclass(frozen=True)
 class Summary:
-    """Parameters of a network and, per neuron layer, the output shape and the firing rate.
+    """Parameters and arithmetic of a network and, per neuron layer, the output shape and the firing rate.
 
-    Printing it gives the table.
+    ``macs`` counts the multiplications and additions of convolutions and linear layers for one image and all time
+    steps, as they run: the stem of a static image once, and every spike as if it were a number. Printing the summary
+    gives the table.
     """
 
     name: str
     parameters: int
     encoder_parameters: int
+    macs: int
     shapes: dict[str, tuple[int, ...]]
     firing_rates: dict[str, float]
 
@@ -29,6 +33,7 @@ class Summary:
         width = max([len("neuron"), *map(len, self.firing_rates)])
         lines = [
             f"{self.name}: {self.parameters:,} parameters, {self.encoder_parameters:,} of them in the encoder",
+            f"{self.macs / 1e6:,.1f} million multiply-accumulates per image (dense, all time steps)",
             f"{'neuron':<{width}}  {'output [T, N, C, H, W]':<24}  firing rate",
         ]
         for name, rate in self.firing_rates.items():
@@ -46,8 +51,8 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
 
     Args:
         model: a network of :mod:`gac_sj.models`.
-        images: ``[N, C, H, W]``; None draws 8 images of the model's input size, standard normal as normalised pixels
-            are, or uniform in [0, 1] where the encoder needs that.
+        images: ``[N, C, H, W]`` or a sequence; None draws 8 images of the model's input size, standard normal as
+            normalised pixels are, or uniform in [0, 1] where the encoder needs that.
     """
     if images is None:
         size = (8, model.encoder.in_channels, *model.pretrained_cfg["input_size"][1:])
@@ -66,7 +71,7 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
     modes = {module: module.training for module in model.modules()}
     model.train()
     try:
-        with firing_rates(model) as rates:
+        with firing_rates(model) as rates, FlopCounterMode(display=False) as arithmetic:
             model(images)
     finally:
         for hook in hooks:
@@ -79,6 +84,7 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
         name=model._get_name(),
         parameters=sum(p.numel() for p in model.parameters()),
         encoder_parameters=sum(p.numel() for p in model.encoder.parameters()),
+        macs=arithmetic.get_total_flops() // (2 * images.shape[-4]),
         shapes=shapes,
         firing_rates=rates,
     )

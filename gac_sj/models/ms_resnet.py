@@ -135,6 +135,7 @@ class MSResNet(nn.Module, base.MultiStepModule):
     ):
         super().__init__()
         self.step_mode = "m"
+        self.downsample = downsample
         self.T = T
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = channels[-1]
