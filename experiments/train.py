@@ -21,6 +21,7 @@ from gac_sj.training import (
     Settings,
     Training,
     World,
+    generate_data,
     join_world,
     load_data,
     parse,
@@ -34,10 +35,10 @@ def preview(settings: Settings, world: World) -> str:
     """What would be trained: parameters, arithmetic, firing rates and the first batch; generated images stand in."""
     note = ""
     try:
-        data = load_data(settings)
+        data = load_data(settings, download=False)
     except (ValueError, OSError) as error:
         note = f"The data set cannot be read, so generated images stand in for it: {error}\n"
-        data = load_data(Settings(**vars(settings) | {"dataset": "synthetic", "data_dir": None, "train_limit": None}))
+        data = generate_data(settings)
     training = Training(settings, data, world)
     training.loader.set_epoch(0)
     images, labels = next(iter(training.loader))
@@ -62,9 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
                 print(preview(settings, world))
                 return 0
             folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
-            data = load_data(settings)
-            rows = result_rows(folder / "result.csv")
-            row = rows.find(run_key(settings, data))
+            with world.one_per_machine_first():
+                data = load_data(settings)
+            rows = result_rows(folder / "result.csv") if world.is_first else None
+            row = world.from_first(rows.find(run_key(settings, data)) if rows else None)
             if row is None:
                 row = train(settings, data, world, folder)
                 if world.is_first:
@@ -83,6 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InterruptedRunError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("train.py: interrupted; the same command continues.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,0 +1,362 @@
+"""experiments/: every config trains, twins differ in the encoder alone, ledger and comparison say what the rows say."""
+
+import argparse
+import json
+import re
+import shlex
+import statistics
+import sys
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from gac_sj.configuration import read_yaml
+from gac_sj.data import load_datasets, read_images
+from gac_sj.training import (
+    KEY,
+    MEASURED,
+    Data,
+    Settings,
+    Training,
+    World,
+    build_model,
+    parse,
+    result_rows,
+    run_key,
+)
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+import compare  # noqa: E402
+import ledger  # noqa: E402
+
+CONFIGS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+PAIRS = [(name, name.replace("_gac", "_direct")) for name in CONFIGS if "_gac" in name]
+README = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def settings(name, **changes):
+    names = [field.name for field in fields(Settings)]
+    return Settings(**read_yaml(EXPERIMENTS / f"{name}.yaml", names) | changes)
+
+
+@lru_cache
+def generated(classes, side, resident):
+    """Images so small that a step takes a fraction of a second; the networks take any size."""
+    sets = load_datasets("synthetic", generated=(classes, 3, side))
+    return Data(*sets, (side, side), tuple(read_images(part, (side, side)) for part in sets) if resident else None)
+
+
+def data_for(run):
+    classes, side = {"cifar10": (10, 8), "cifar100": (100, 8), "imagenet": (1000, 32)}[run.dataset]
+    return generated(classes, side, run.loader == "resident")
+
+
+def training(name):
+    run = settings(name, batch_size=2, workers=0, device="cpu")
+    return Training(run, data_for(run), World(0, 1, torch.device("cpu")))
+
+
+class TestConfigs:
+    def test_one_for_every_result(self):
+        cifar = {f"cifar{n}_{kind}_T{T}" for n in (10, 100) for kind in ("gac", "direct") for T in (2, 4, 6)}
+        kinds = ("gac", "direct", "gac_max", "direct_max")
+        modern = {f"cifar{n}_{kind}_T4_timm" for n in (10, 100) for kind in kinds}
+        imagenet = {f"imagenet_{kind}{n}_T{T}" for kind in ("gac", "direct") for n in (18, 34) for T in (4, 6)}
+        assert cifar | modern | imagenet <= set(CONFIGS)
+
+    def test_no_two_are_the_same(self):
+        assert len({settings(name).name() for name in CONFIGS}) == len(CONFIGS)
+
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_the_name_says_what_it_is(self, name):
+        run = settings(name)
+        assert name.startswith(run.dataset) and f"_T{run.T}" in name
+        assert run.encoder == ("gac" if "_gac" in name else "direct")
+        assert run.recipe == ("reference" if "timm" not in name else "low_threshold" if "_gac" in name else None)
+        assert ("max" in name) == ("max" in run.model)
+
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_one_step(self, name):
+        """The real network, loss, optimiser, autocast and augmentation; batch and images are small."""
+        run = training(name)
+        run.loader.set_epoch(0)
+        weights = [weight for weight in run.model.parameters() if weight.ndim > 1]
+        before = [weight.detach().clone() for weight in weights]
+        _, loss, _, images = run._train_step(*next(iter(run.loader)))
+        assert torch.isfinite(loss) and images == 2
+        assert not any(torch.equal(*pair) for pair in zip(before, weights))
+
+    @pytest.mark.parametrize(("name", "twin"), PAIRS)
+    def test_twins_differ_in_the_encoder_alone(self, name, twin):
+        run, other = settings(name), settings(twin)
+        differing = {key for key, value in run.key().items() if other.key()[key] != value}
+        assert differing <= {"model", "encoder", "recipe", "model_options"}
+        assert other.recipe == ("reference" if run.recipe == "reference" else None)
+        # ImageNet's networks are initialised otherwise where there is no GAC, so its twin says how
+        options = {"init": "gac"} if run.dataset == "imagenet" else {}
+        assert other.model_options == run.model_options | options
+
+    @pytest.mark.parametrize(
+        "name", ["cifar10_gac_T4", "cifar10_gac_max_T4_timm", "imagenet_gac18_T4", "imagenet_gac34_T4"]
+    )
+    def test_networks_of_twins_are_drawn_alike(self, name):
+        run, other = settings(name), settings(dict(PAIRS)[name])
+        network, bare = (build_model(each, data_for(each)) for each in (run, other))
+        assert str(network.stages) == str(bare.stages) and str(network.lif) == str(bare.lif)
+        assert str(network.encoder.stem) == str(bare.encoder.stem)
+        weights, others = network.state_dict(), bare.state_dict()
+        assert [key for key in weights if not key.startswith("encoder.gau.")] == list(others)
+        for key, value in others.items():
+            assert weights[key].shape == value.shape
+            if value.numel() > 10000:
+                assert weights[key].std().item() == pytest.approx(value.std().item(), rel=0.05), key
+            elif "running" not in key and value.unique().numel() == 1:
+                assert torch.equal(weights[key], value), key
+
+    def test_the_recipes_of_the_paper(self):
+        for name, decay in (("cifar10_gac_T4", 5e-5), ("imagenet_gac18_T4", 1e-5)):
+            (group,) = training(name).optimizer.param_groups
+            assert (group["initial_lr"], group["momentum"], group["nesterov"]) == (0.1, 0.9, False)
+            assert group["weight_decay"] == decay
+
+    def test_the_modern_recipe(self):
+        run = training("cifar100_direct_max_T4_timm")
+        decays = {id(p): group["weight_decay"] for group in run.optimizer.param_groups for p in group["params"]}
+        assert {decays[id(p)] for p in run.model.parameters() if p.ndim > 1} == {0.06}
+        assert {decays[id(p)] for p in run.model.parameters() if p.ndim <= 1} == {0.0}
+        assert run.tested is run.ema.module
+
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_the_readme_has_it(self, name):
+        (line,) = (line for line in README.splitlines() if line.startswith(f"| [{name}]({name}.yaml) |"))
+        assert f"-c experiments/{name}.yaml" in line
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_commands_exist_with_these_arguments(self, command):
+        words = shlex.split(command)
+        script = next(word for word in words if word.endswith(".py"))
+        assert (EXPERIMENTS.parent / script).exists()
+        if script.endswith("train.py"):
+            parser = argparse.ArgumentParser()
+            parser.add_argument("--dry-run", action="store_true")
+            parse(parser, [re.sub("^experiments", str(EXPERIMENTS), word) for word in words[words.index(script) + 1 :]])
+
+
+def write_rows(path, name, last, best=None, curve=(), first_seed=0, **changes):
+    """Rows of a config as finished runs leave them, one for each last accuracy."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for seed, accuracy in enumerate(last, first_seed):
+        run = settings(name, seed=seed, **changes)
+        measured = dict.fromkeys(MEASURED, "1") | {"accuracy_last": accuracy, "accuracy_best": accuracy}
+        measured |= {"commit": "abc", "device": "a device", "images_per_second": 100.0 + seed}
+        measured["accuracy_by_epoch"] = json.dumps({"1": accuracy - 1.0, "2": accuracy})
+        if best:
+            measured["accuracy_best"] = best[seed - first_seed]
+        if curve:
+            measured["accuracy_by_epoch"] = json.dumps(dict(enumerate(curve[seed - first_seed], 1)))
+        result_rows(path).add(run_key(run, data_for(run)) | measured)
+    return path
+
+
+class TestLedger:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        """A ledger of its own, without rows."""
+        text = f"# Results\n\nhead\n\n{ledger.BEGIN}\nold\n{ledger.END}\n\ntail\n"
+        (tmp_path / "RESULTS.md").write_text(text)
+        monkeypatch.setattr(ledger, "LEDGER", tmp_path / "RESULTS.md")
+        monkeypatch.setattr(ledger, "RESULTS", tmp_path / "results")
+        monkeypatch.setattr(ledger, "FOLDER", tmp_path)
+        for name in ("recipes/cifar", "cifar10_gac_T4", "cifar10_direct_T4"):
+            (tmp_path / f"{name}.yaml").parent.mkdir(exist_ok=True)
+            (tmp_path / f"{name}.yaml").write_bytes((EXPERIMENTS / f"{name}.yaml").read_bytes())
+        return tmp_path
+
+    @staticmethod
+    def lines(folder):
+        """The first table's lines, as dicts."""
+        text = (folder / "RESULTS.md").read_text().split("## Configs")[0]
+        cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+        return [dict(zip(ledger.COLUMNS, line, strict=True)) for line in cells[2:]]
+
+    def test_the_checked_in_one_is_up_to_date(self, tmp_path, monkeypatch):
+        """From any folder."""
+        monkeypatch.chdir(tmp_path)
+        assert ledger.main(["--check"]) == 0
+
+    def test_without_rows(self, folder, capsys):
+        assert ledger.main(["--check"]) == 1
+        assert "out of date" in capsys.readouterr().err and "old" in (folder / "RESULTS.md").read_text()
+        assert ledger.main([]) == 0 == ledger.main(["--check"])
+        text = (folder / "RESULTS.md").read_text()
+        assert text.startswith("# Results\n\nhead\n") and text.endswith("\n\ntail\n") and "old" not in text
+        assert "No run has left rows" in text and text.count("| not run |") == 2
+
+    def test_sets(self, folder):
+        path = write_rows(folder / "results/some/results.csv", "cifar10_gac_T4", [90.0, 92.0, 94.0], [91.0, 93.0, 96.5])
+        write_rows(path, "cifar10_gac_T4", [50.0], epochs=3, train_limit=200)
+        write_rows(path, "cifar10_gac_T4", [80.0], recipe="unit_gate")
+        assert ledger.main([]) == 0
+        full, short, other = self.lines(folder)
+        assert full["config"] == "[cifar10_gac_T4.yaml](cifar10_gac_T4.yaml)"
+        assert (full["encoder"], full["data set"], full["T"], full["epochs"]) == (
+            "gac:reference",
+            "cifar10",
+            "4",
+            "250",
+        )
+        assert (full["n"], full["seeds"], full["commit"]) == ("3", "0; 1; 2", "abc")
+        assert (full["last epoch (%)"], full["best epoch (%)"]) == ("92.00 ± 2.00", "93.50 ± 2.78")
+        assert full["images/s"] == "101 on a device"
+        assert full["rows"] == "[results/some/results.csv](results/some/results.csv)"
+        assert short["config"] == other["config"] == "results/some/results.csv"
+        assert (short["data set"], short["epochs"], short["last epoch (%)"]) == (
+            "cifar10, 200 training images", "3", "50.00",
+        )  # fmt: skip
+        assert other["encoder"] == "gac:unit_gate"
+        text = (folder / "RESULTS.md").read_text()
+        assert "| [cifar10_direct_T4.yaml](cifar10_direct_T4.yaml) | not run |" in text and text.count("not run |") == 1
+
+    def test_runs_elsewhere_make_one_set_and_copies_count_once(self, folder):
+        for seed in (0, 1):
+            path = folder / f"runs/cifar10_gac_T4/seed{seed}/result.csv"
+            write_rows(path, "cifar10_gac_T4", [90.0 + seed], first_seed=seed)
+        (folder / "results").mkdir()
+        (folder / "results/copy.csv").write_bytes(path.read_bytes())
+        (folder / "results/summary.csv").write_text("epoch,top1\n1,90\n")  # a log, no rows
+        assert ledger.main(["--runs", str(folder / "runs")]) == 0
+        (line,) = self.lines(folder)
+        assert (line["n"], line["seeds"]) == ("2", "0; 1")
+        assert line["rows"].count("](") == 2 and "runs/cifar10_gac_T4/seed0/result.csv" in line["rows"]
+
+    @pytest.mark.parametrize(
+        ("curves", "expected"),
+        [
+            ([[1, 50, 52.0], [1, 60, 61.0], [1, 70, 73.0]], f"yes (+2.00 ± {1 / 3**0.5:.2f})"),
+            ([[50, 52.0], [60, 59.0], [70, 70.5]], f"no (+0.50 ± {1.5 / 3**0.5:.2f})"),
+            ([[50, 52.0]], "-"),
+            ([[50], [60]], "-"),
+        ],
+    )
+    def test_still_rising(self, folder, curves, expected):
+        write_rows(folder / "results/r.csv", "cifar10_gac_T4", [curve[-1] for curve in curves], curve=curves)
+        assert ledger.main([]) == 0
+        assert self.lines(folder)[0]["still rising"] == expected
+
+    def test_refusals(self, folder, capsys):
+        def refused(*words, arguments=()):
+            before = (folder / "RESULTS.md").read_text()
+            assert ledger.main([*arguments]) == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and all(word in error for word in words), error
+            assert (folder / "RESULTS.md").read_text() == before
+
+        refused("nowhere", arguments=["--runs", str(folder / "nowhere")])
+        write_rows(folder / "results/one.csv", "cifar10_gac_T4", [90.0])
+        write_rows(folder / "results/two.csv", "cifar10_gac_T4", [91.0])
+        refused("one.csv", "two.csv", "seed 0")
+        (folder / "results/two.csv").write_text("encoder,accuracy_last\ngac,9\n")
+        refused("two.csv", "version")
+        (folder / "results/two.csv").write_bytes((folder / "results/one.csv").read_bytes()[:-30])
+        refused("two.csv", "damaged")
+        (folder / "results/two.csv").unlink()
+        (folder / "RESULTS.md").write_text(f"{ledger.END}\n{ledger.BEGIN}\n")
+        refused("RESULTS.md", ledger.BEGIN)
+
+
+class TestCompare:
+    @pytest.fixture
+    def rows(self, tmp_path):
+        """A and B in one file: last epochs differ by 1, 2, 3 points, best ones by -1, -1.5, -2."""
+        path = tmp_path / "results.csv"
+        write_rows(path, "cifar10_gac_T4", [91.0, 93.0, 95.0, 50.0], [91.0, 92.5, 94.0, 50.0])
+        write_rows(path, "cifar10_direct_T4", [90.0, 91.0, 92.0], [92.0, 94.0, 96.0])
+        return path
+
+    @staticmethod
+    def refused(capsys, a, b, *words):
+        assert compare.main([str(a), str(b)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        assert all(word in captured.err for word in words), captured.err
+
+    def test_interval_by_hand(self):
+        # mean 2, deviation 1, n = 3; Student's t with 2 degrees of freedom is 4.302653 at 0.975
+        half = 4.302653 / 3**0.5
+        assert compare.interval([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - half, 2 + half), abs=1e-5)
+        # n = 5: 2.776445
+        values = [0.1, 0.4, 0.2, 0.3, 0.5]
+        half = 2.776445 * statistics.stdev(values) / 5**0.5
+        assert compare.interval(values) == pytest.approx((0.3, 0.3 - half, 0.3 + half), abs=1e-6)
+
+    def test_report(self, rows, capsys):
+        assert compare.main([f"{rows}:gac:reference", f"{rows}:direct"]) == 0
+        printed = capsys.readouterr().out
+        assert "A: gac_ms_resnet18_cifar, gac:reference, 4 seeds" in printed
+        assert "| 0 | 91.00 | 90.00 | +1.00 | 91.00 | 92.00 | -1.00 |" in printed
+        assert "| 2 | 95.00 | 92.00 | +3.00 | 94.00 | 96.00 | -2.00 |" in printed and "| 3 |" not in printed
+        assert "last epoch: A - B = +2.00 points, 95 % confidence interval [-0.48, +4.48]" in printed
+        assert "best epoch: A - B = -1.50 points, 95 % confidence interval [-2.74, -0.26]" in printed
+        assert "includes 0: these 3 seeds do not tell A and B apart" in printed
+
+    @pytest.mark.parametrize(("shift", "word"), [(5.0, "above"), (-5.0, "below")])
+    def test_an_interval_without_0(self, tmp_path, capsys, shift, word):
+        """Folders of single runs, as train.py leaves them."""
+        for seed, accuracy in enumerate((90.0, 91.0, 92.0)):
+            noise = (0.1, 0.0, -0.1)[seed]
+            a, b = (tmp_path / f"{name}/seed{seed}/result.csv" for name in "ab")
+            write_rows(a, "cifar10_gac_T4", [accuracy + shift + noise], first_seed=seed)
+            write_rows(b, "cifar10_direct_T4", [accuracy], first_seed=seed)
+        assert compare.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+        assert f"excludes 0: A is {word} B" in capsys.readouterr().out
+
+    def test_a_file_with_several_settings(self, rows, capsys):
+        self.refused(capsys, rows, f"{rows}:direct", "mixes", "encoder: gac, direct", ":ENCODER")
+
+    def test_several_epochs_under_one_name(self, rows, capsys):
+        write_rows(rows, "cifar10_direct_T4", [80.0], first_seed=7, epochs=3)
+        self.refused(capsys, f"{rows}:gac:reference", f"{rows}:direct", "mixes", "epochs: 250, 3")
+
+    def test_other_settings(self, rows, tmp_path, capsys):
+        other = write_rows(tmp_path / "other.csv", "cifar10_direct_T4", [1.0, 2.0, 3.0], lr=0.2, T=2)
+        self.refused(capsys, f"{rows}:gac:reference", other, "T: 4, 2", "lr: 0.1, 0.2")
+
+    def test_too_few_common_seeds(self, rows, tmp_path, capsys):
+        other = write_rows(tmp_path / "other.csv", "cifar10_direct_T4", [1.0, 2.0, 3.0], first_seed=2)
+        self.refused(capsys, f"{rows}:gac:reference", other, "2 seeds (2, 3)", "needs 3")
+
+    def test_the_same_settings(self, rows, capsys):
+        self.refused(capsys, f"{rows}:direct", f"{rows}:direct", "same settings")
+
+    def test_an_encoder_that_is_not_there(self, rows, capsys):
+        self.refused(capsys, f"{rows}:gac", f"{rows}:direct", "'gac'", "gac:reference, direct")
+
+    @pytest.mark.parametrize("content", [None, "", "epoch,top1\n1,90\n", "encoder,accuracy_last\ngac,9\n"])
+    def test_no_rows(self, rows, tmp_path, capsys, content):
+        path = tmp_path / "a/results.csv"
+        path.parent.mkdir()
+        if content is not None:
+            path.write_text(content)
+        self.refused(capsys, path.parent, f"{rows}:direct", str(path.parent))
+
+
+def test_rows_have_the_settings_of_their_config():
+    """The ledger's own text of settings is that of the rows."""
+    for name, text in ledger.configs().items():
+        if name.startswith("cifar10_"):
+            run = settings(Path(name).stem)
+            row = run_key(run, data_for(run))
+            assert text == {key: row[key] for key in KEY if key not in ("seed", "data")}
