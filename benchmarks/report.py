@@ -5,14 +5,16 @@ python benchmarks/report.py experiments/encoder_forms/results.csv    # prints th
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import statistics
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from gac_sj.encoding import DEFAULT_RECIPE
-from gac_sj.training import KEY
+from gac_sj.training import KEY, MEASURED
 
 # what the rows of one report may differ in
 VARYING = ("encoder", "recipe", "seed")
@@ -60,6 +62,23 @@ def by_encoder(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     groups: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         groups.setdefault(label(row["encoder"], row["recipe"]), []).append(row)
+    return groups
+
+
+def by_settings(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    """The rows that may be averaged: of equal settings, by those that differ between them.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    if not rows:
+        raise ValueError("it has no rows")
+    # settings stand before what was measured, also in older files
+    settings = [name for name in takewhile(lambda name: name != MEASURED[0], rows[0]) if name not in VARYING]
+    differing = [name for name in settings if len({row[name] for row in rows}) > 1]
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(", ".join(f"{name}={row[name]}" for name in differing), []).append(row)
     return groups
 
 
@@ -112,13 +131,17 @@ def _plot_curves(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", help="results.csv of run_cifar.py; a table for each combination of settings in it")
+    path = parser.parse_args(arguments).results
     try:
-        (path,) = sys.argv[1:]
         with open(path, newline="", encoding="utf-8") as file:
-            print(table(list(csv.DictReader(file))))
-    except (ValueError, OSError, KeyError) as error:
-        print(f"report.py: needs one file of run_cifar.py's rows, results.csv ({error}).", file=sys.stderr)
+            groups = by_settings(list(csv.DictReader(file)))
+        print("\n\n".join(f"{title}\n\n{table(rows)}".strip() for title, rows in groups.items()))
+    except (ValueError, OSError, KeyError, TypeError, csv.Error) as error:  # TypeError: a row that was cut off
+        reason = f"{type(error).__name__}: {error}"
+        print(f"report.py: {path} is no results.csv of run_cifar.py ({reason}); name one.", file=sys.stderr)
         return 2
     return 0
 

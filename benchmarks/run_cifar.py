@@ -88,8 +88,8 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
     )
 
 
-def compare(args: argparse.Namespace, world: World) -> str:
-    """Train what has no row yet, and write the report; its table.
+def compare(args: argparse.Namespace, world: World) -> None:
+    """Train what has no row yet, write the report and print its table.
 
     Raises:
         ValueError, OSError, InterruptedRunError, FloatingPointError: see :func:`gac_sj.training.train`.
@@ -103,14 +103,17 @@ def compare(args: argparse.Namespace, world: World) -> str:
     except OSError as error:
         raise ValueError(f"--output {args.output} cannot be written ({error}); name another folder.") from error
     first = next(iter(runs.values()))
-    data = load_data(first)
+    with world.one_per_machine_first():
+        data = load_data(first)
     build_model(first, data)  # a network that cannot be built is reported before any work
     for number, run in enumerate(runs.values(), 1):
         name = label(run.encoder, run.recipe)
         title = f"[{number}/{len(runs)}] {name}, seed {run.seed}"
-        row = rows.find(run_key(run, data))
+        key = run_key(run, data)
+        row = world.from_first(rows.find(key))  # another command may be adding rows meanwhile
         if row is None:
-            folder = args.output / "runs" / f"{name.replace(':', '-')}-seed{run.seed}-{run.name()}"
+            # the data too, which a checkpoint does not know
+            folder = args.output / "runs" / f"{name.replace(':', '-')}-seed{run.seed}-{run.name()}-{key['data']}"
             try:
                 row = train(run, data, world, folder)
             except (FloatingPointError, OSError) as error:
@@ -121,19 +124,28 @@ def compare(args: argparse.Namespace, world: World) -> str:
             title += f" ({row['train_seconds']} s)"
         if world.is_first:
             print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
-    if not world.is_first:
-        return ""
-    return write_report(args.output, [rows.find(run_key(run, data)) for run in runs.values()])
+    if world.is_first:
+        print(write_report(args.output, [rows.find(run_key(run, data)) for run in runs.values()]))
+
+
+def sentence(error: Exception, args: argparse.Namespace) -> str:
+    """What went wrong; where it starts with the name of a setting, that of its option."""
+    setting, _, rest = str(error).partition(" ")
+    name = "seeds" if setting == "seed" else setting
+    if name not in vars(args):
+        return str(error)
+    return f"{'-T' if name == 'T' else '--' + name.replace('_', '-')} {rest}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # where no progress bar is shown, a line for each epoch
+    logging.basicConfig(level=logging.WARNING if sys.stderr.isatty() else logging.INFO, format="%(message)s")
     try:
         with join_world(args.device) as world:
-            print(compare(args, world))
+            compare(args, world)
     except (ValueError, OSError) as error:
-        print(f"run_cifar.py: {error}", file=sys.stderr)
+        print(f"run_cifar.py: {sentence(error, args)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"run_cifar.py: {error}", file=sys.stderr)

@@ -1,34 +1,55 @@
-"""The main job, benchmarks/run_cifar.py: what it trains, writes, keeps and refuses."""
+"""The benchmark, benchmarks/run_cifar.py and report.py: what they train, write, continue and refuse."""
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
 import os
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tqdm import tqdm
+from safetensors.torch import load_file
 
-from gac_sj.data import DATASETS, ImageSet, load_image_sets
-from gac_sj.encoding import ENCODERS, RECIPES
+from gac_sj.data import DATASETS, DataSet, ResidentLoader
+from gac_sj.encoding import DEFAULT_RECIPE, ENCODERS, RECIPES
+from gac_sj.training import (
+    KEY,
+    MEASURED,
+    Data,
+    NonFiniteLossError,
+    World,
+    build,
+    build_model,
+    engine,
+    evaluate,
+    load_data,
+    run_key,
+)
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-import rows as rows_module  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import report  # noqa: E402
 import run_cifar  # noqa: E402
-from rows import Rows  # noqa: E402
 
 DIGITS = ["--dataset", "digits", "--train-limit", "130", "--epochs", "2", "-T", "2", "--device", "cpu"]
+FORMS = REPOSITORY / "experiments" / "encoder_forms" / "results.csv"
+COMMAND = [sys.executable, str(REPOSITORY / "benchmarks" / "run_cifar.py")]
+# SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
+HERE = World(0, 1, torch.device("cpu"))
 # a part of results.csv that depends on time or place
-PASSING = {"train_seconds", "images_per_second", "date"}
+PASSING = {"train_seconds", "images_per_second", "date", "commit"}
 
 
 def table(folder):
@@ -37,11 +58,16 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
+def lasting(folder):
+    """results.csv without what depends on time or place."""
+    return [{name: value for name, value in row.items() if name not in PASSING} for row in table(folder)]
+
+
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def write_folder(root, seed=0, classes=("ant", "cat"), train=4, test=2):
+def write_folder(root, seed=0, classes=("ant", "cat"), train=32, test=2):
     """An image folder of noise."""
     random = np.random.default_rng(seed)
     for split, count in (("train", train), ("test", test)):
@@ -53,27 +79,25 @@ def write_folder(root, seed=0, classes=("ant", "cat"), train=4, test=2):
     return root
 
 
-def process(folder, *arguments):
-    """The command as users call it, in its own process in ``folder``."""
-    command = [sys.executable, BENCHMARKS / "run_cifar.py", *arguments, "--device", "cpu"]
-    # SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def run(encoder="direct", **changes):
-    """The settings of a run on digits."""
-    args = run_cifar.parse([*DIGITS, "--output", "unused"])
-    return run_cifar.settings(args, encoder) | {"seed": 0} | changes
+def settings(encoder="direct", *arguments, seed=0):
+    """The settings of a run, on digits where the arguments do not name other data."""
+    return run_cifar.settings(run_cifar.parse([*DIGITS, "--output", "unused", *arguments]), encoder, seed)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads of such small networks only wait for each other where the cores are busy."""
+def quick():
+    """On busy machines: threads of such small networks wait for each other, and every small file for the disk."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data(settings())
 
 
 @pytest.fixture(scope="module")
@@ -92,71 +116,97 @@ def no_training(monkeypatch):
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """Training is played; the list of what is trained: (run, training set)."""
+def no_plots(monkeypatch):
+    for plot in ("_plot_last", "_plot_curves"):
+        monkeypatch.setattr(report, plot, lambda *args: None)
+
+
+@pytest.fixture
+def trained(monkeypatch, no_plots):
+    """Training is played; the list of what is trained: (settings, data, folder)."""
     calls = []
 
-    def train(run, train_set, test_set, device):
-        calls.append((run, train_set))
+    def train(run, data, world, folder):
+        calls.append((run, data, folder))
         accuracy = 50.0 + len(calls)
-        return dict.fromkeys(run_cifar.MEASURED, "1") | {"accuracy_best": accuracy, "accuracy_last": accuracy}
+        played = {"accuracy_best": accuracy, "accuracy_last": accuracy, "accuracy_by_epoch": f'{{"1": {accuracy}}}'}
+        return run_key(run, data) | dict.fromkeys(MEASURED, "1") | played
 
     monkeypatch.setattr(run_cifar, "train", train)
     return calls
 
 
+@pytest.fixture
+def passes(monkeypatch):
+    """What is trained on: a list of batches of labels for each pass. ``passes.hook`` is called before each step."""
+
+    class Passes(list):
+        hook = staticmethod(lambda: None)
+
+    passes = Passes()
+
+    class Observed(ResidentLoader):
+        def __iter__(self):
+            batches = super().__iter__()
+            return batches if self.sampler is None else observed(batches)
+
+    def observed(batches):
+        passes.append([])
+        for images, labels in batches:
+            passes[-1].append(labels.tolist())
+            passes.hook()
+            yield images, labels
+
+    monkeypatch.setattr(build, "ResidentLoader", Observed)
+    return passes
+
+
 class TestResults:
     def test_a_row_for_each_encoder_and_seed(self, finished):
         rows = table(finished[1])
-        assert sorted((row["encoder"], row["seed"]) for row in rows) == sorted(
-            (name, seed) for name in ENCODERS for seed in "01"
-        )
-        assert tuple(rows[0]) == run_cifar.SETTINGS + run_cifar.MEASURED
+        assert [(row["encoder"], row["seed"]) for row in rows] == [(name, seed) for seed in "01" for name in ENCODERS]
+        assert tuple(rows[0]) == KEY + MEASURED
         for row in rows:
             assert all(row.values()), row
 
     def test_settings(self, finished):
         for row in table(finished[1]):
-            found = {
-                name: row[name] for name in ("dataset", "train_limit", "train_images", "test_images", "T", "epochs")
-            }
-            assert list(found.values()) == ["digits", "130", "130", "360", "2", "2"]
-            recipe = {name: float(row[name]) for name in ("batch_size", "learning_rate", "momentum", "weight_decay")}
-            assert recipe == {"batch_size": 64, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
-            assert row["augmentation"] == "none"
+            names = ("dataset", "train_limit", "train_images", "test_images", "T", "epochs", "processes")
+            assert [row[name] for name in names] == ["digits", "130", "130", "360", "2", "2", "1"]
+            assert row["recipe"] == (DEFAULT_RECIPE if row["encoder"] == "gac" else "None")
+            recipe = {name: float(row[name]) for name in ("batch_size", "lr", "momentum", "weight_decay")}
+            assert recipe == {"batch_size": 64, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+            assert (row["crop"], row["hflip"], row["warmup_epochs"]) == ("none", "0.0", "1.0")
 
     def test_accuracies(self, finished):
         for row in table(finished[1]):
-            by_epoch = json.loads(row["accuracy_by_epoch"])
-            assert list(by_epoch) == ["1", "2"]
-            assert float(row["accuracy_last"]) == by_epoch["2"]
+            by_epoch, by_steps = json.loads(row["accuracy_by_epoch"]), json.loads(row["accuracy_by_steps"])
+            last = float(row["accuracy_last"])
+            assert list(by_epoch) == ["1", "2"] and by_epoch["2"] == last
             assert float(row["accuracy_best"]) == max(by_epoch.values()) == by_epoch[row["best_epoch"]]
-            assert 0 <= float(row["accuracy_last"]) <= 100
+            assert len(by_steps) == 2 and by_steps[-1] == last
+            assert 0 <= last <= float(row["top5_last"]) <= 100
             # thousandths of a percent of 360 images are whole images
-            assert float(row["accuracy_last"]) * 3.6 == pytest.approx(
-                round(float(row["accuracy_last"]) * 3.6), abs=0.01
-            )
+            assert last * 3.6 == pytest.approx(round(last * 3.6), abs=0.01)
 
-    def test_firing_rates_of_every_neuron_layer(self, finished):
+    def test_firing_rates_of_every_neuron_layer(self, finished, digits):
         for row in table(finished[1]):
             rates = json.loads(row["firing_rates"])
-            model = run_cifar.build(run(encoder=row["encoder"]), 10, 1)
+            model = build_model(settings(row["encoder"]), digits)
             neurons = [name for name, module in model.named_modules() if type(module).__name__ == "LIFNode"]
             assert list(rates) == neurons
             assert all(0 <= rate <= 1 for rate in rates.values()) and rates["stages.0.0.lif1"] > 0
             assert float(row["firing_rate_mean"]) == pytest.approx(statistics.mean(rates.values()), abs=2e-5)
 
-    def test_parameters(self, finished):
+    def test_parameters(self, finished, digits):
         for row in table(finished[1]):
-            model = run_cifar.build(run(encoder=row["encoder"]), 10, 1)
+            model = build_model(settings(row["encoder"]), digits)
             assert int(row["parameters"]) == sum(p.numel() for p in model.parameters())
 
     def test_report(self, finished):
         _, folder, printed = finished
-        report = (folder / "report.md").read_text()
-        cells = [
-            [cell.strip() for cell in line.strip("|").split("|")] for line in report.splitlines() if line[:1] == "|"
-        ]
+        text = (folder / "report.md").read_text()
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
         assert [line[0] for line in cells[2:]] == list(ENCODERS)
         for line in cells[2:]:
             rows = [row for row in table(folder) if row["encoder"] == line[0]]
@@ -164,45 +214,59 @@ class TestResults:
             for cell, column in ((line[2], "accuracy_last"), (line[3], "accuracy_best")):
                 values = [float(row[column]) for row in rows]
                 assert cell == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-            assert float(line[4]) == pytest.approx(
-                statistics.mean(float(r["firing_rate_mean"]) for r in rows), abs=6e-4
-            )
+            rate = statistics.mean(float(row["firing_rate_mean"]) for row in rows)
+            assert float(line[4]) == pytest.approx(rate, abs=6e-4)
             assert line[5].replace(",", "") == rows[0]["parameters"]
             assert "| " + " | ".join(line) + " |" in printed
-        assert table(folder)[0]["commit"] in report and table(folder)[0]["versions"] in report
+        first = table(folder)[0]
+        for name in ("commit", "versions", "device", "data"):
+            assert first[name] in text
+        assert "Seeds: 0, 1." in text and "weight_decay=0.0005" in text
 
-    def test_plot(self, finished):
-        with Image.open(finished[1] / "accuracy.png") as image:
+    @pytest.mark.parametrize("name", ["accuracy.png", "curves.png"])
+    def test_plots(self, name, finished):
+        assert f"]({name})" in (finished[1] / "report.md").read_text()
+        with Image.open(finished[1] / name) as image:
             image.load()
             assert min(image.size) > 200 and len(image.convert("L").getcolors()) > 3
 
     def test_no_temporary_file_is_left(self, finished):
-        assert set(contents(finished[1])) == {"results.csv", "report.md", "accuracy.png"}
+        files = {path.name for path in finished[1].iterdir()}
+        assert files == {"results.csv", "report.md", "accuracy.png", "curves.png", "runs", ".lock"}
+        assert not list(finished[1].rglob("*.tmp"))
 
-    def test_progress_and_rows_of_an_image_folder(self, tmp_path):
-        """As users call it, from any folder."""
+    def test_a_finished_run_keeps_its_weights_and_no_checkpoints(self, finished, digits):
+        folders = sorted((finished[1] / "runs").iterdir())
+        assert len(folders) == 2 * len(ENCODERS) and not list(finished[1].rglob("checkpoints"))
+        for folder in folders:
+            assert {"args.yaml", "summary.csv", "last.safetensors", "best.safetensors"} <= set(os.listdir(folder))
+        run = settings("gac")
+        model = build_model(run, digits)
+        (folder,) = finished[1].glob("runs/gac-seed0-*")
+        model.load_state_dict(load_file(folder / "last.safetensors"))
+        accuracy = 100 * evaluate(model, digits.testing(run, model, HERE)).top1
+        assert f"{accuracy:.3f}" == f"{float(table(finished[1])[0]['accuracy_last']):.3f}"
+
+    def test_an_image_folder(self, tmp_path, monkeypatch):
+        """From any folder."""
         write_folder(tmp_path / "images")
-        command = ["--dataset", "folder", "--data-dir", "images", "--epochs", "1", "--encoders", "direct"]
-        done = process(tmp_path, *command, "--seeds", "3", "-T", "1", "--output", "out")
-        assert done.returncode == 0, done.stderr
-        assert "direct, seed 3, epoch 1/1" in done.stderr and "| direct | 1 |" in done.stdout
+        monkeypatch.chdir(tmp_path)
+        command = ["--dataset", "folder", "--data-dir", "images", "--epochs", "1", "-T", "1", "--device", "cpu"]
+        assert run_cifar.main([*command, "--encoders", "direct", "--seeds", "3", "--output", "out"]) == 0
         (row,) = table(tmp_path / "out")
-        assert (row["train_images"], row["test_images"], row["train_limit"]) == ("8", "4", "all")
-        assert row["augmentation"] == "crop4,flip"
-        assert {"report.md", "accuracy.png"} <= set(contents(tmp_path / "out"))
+        assert (row["train_images"], row["test_images"], row["train_limit"]) == ("64", "4", "None")
+        assert (row["crop"], row["crop_padding"], row["hflip"]) == ("pad", "4", "0.5")
+        assert "| direct | 1 |" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("no_plots")
 class TestSeeds:
     def test_the_same_seed_gives_the_same_numbers(self, finished, tmp_path):
         """Whatever was trained before in the process."""
-        encoders = ["poisson", "gac"]
         torch.rand(3)
-        run_cifar.main([*DIGITS, "--encoders", *encoders, "--seeds", "1", "--output", str(tmp_path)])
-        for row in table(tmp_path):
-            (first,) = (r for r in table(finished[1]) if (r["encoder"], r["seed"]) == (row["encoder"], "1"))
-            assert {k: v for k, v in row.items() if k not in PASSING} == {
-                k: v for k, v in first.items() if k not in PASSING
-            }
+        run_cifar.main([*DIGITS, "--encoders", "poisson", "gac", "--seeds", "1", "--output", str(tmp_path)])
+        first = {(row["encoder"], row["seed"]): row for row in lasting(finished[1])}
+        assert lasting(tmp_path) == [first["poisson", "1"], first["gac", "1"]]
 
     def test_another_seed_gives_other_numbers(self, finished):
         for name in ENCODERS:
@@ -211,39 +275,19 @@ class TestSeeds:
 
     def test_every_seed_trains_on_the_same_balanced_images(self, trained, tmp_path):
         run_cifar.main([*DIGITS, "--encoders", "gac", "direct", "--output", str(tmp_path)])
-        sets = [train_set for _, train_set in trained]
-        assert len(sets) == 6 and torch.bincount(sets[0].labels).tolist() == [13] * 10
-        assert all(torch.equal(other.images, sets[0].images) for other in sets)
+        assert [(run.encoder, run.seed) for run, _, _ in trained] == [
+            (name, seed) for seed in (0, 1, 2) for name in ("gac", "direct")
+        ]
+        images, labels = trained[0][1].images[0]
+        assert torch.bincount(labels).tolist() == [13] * 10
+        assert all(torch.equal(data.images[0][0], images) for _, data, _ in trained)
 
-    def test_every_encoder_sees_the_images_in_the_same_order(self, monkeypatch, tmp_path):
-        seen = {}
-        real = run_cifar.train_one_epoch
-
-        def train_one_epoch(model, batches, optimizer, before_step):
-            order = []
-
-            def observed():
-                for images, labels in batches:
-                    order.extend(labels.tolist())
-                    yield images, labels
-
-            loss = real(model, observed(), optimizer, before_step)
-            seen.setdefault(model.name, []).append(order)
-            return loss
-
-        def build(run, *args):
-            model = real_build(run, *args)
-            model.name = run["encoder"]
-            return model
-
-        real_build = run_cifar.build
-        monkeypatch.setattr(run_cifar, "train_one_epoch", train_one_epoch)
-        monkeypatch.setattr(run_cifar, "build", build)
+    def test_every_encoder_sees_the_images_in_the_same_order(self, passes, tmp_path):
+        """In training, where every encoder needs other random numbers."""
         run_cifar.main([*DIGITS, "--encoders", "direct", "gac", "poisson", "--seeds", "0", "--output", str(tmp_path)])
-        first, second = seen["direct"]
-        assert first != second and sorted(first) == sorted(second)
-        assert seen["gac"] == [first, second]
-        assert seen["poisson"] == [first, second]
+        first, second, *others = passes
+        assert len(first) == 2 and first != second
+        assert others == [first, second, first, second]
 
 
 class TestContinue:
@@ -252,27 +296,40 @@ class TestContinue:
         before = contents(folder)
         assert run_cifar.main(command) == 0
         after = contents(folder)
-        assert (after["results.csv"], after["report.md"]) == (before["results.csv"], before["report.md"])
+        for name in ("results.csv", "report.md"):
+            assert after[folder / name] == before[folder / name]
 
-    def test_after_an_interruption(self, trained, tmp_path, monkeypatch, capsys):
+    def test_rows_of_another_place_commit_and_machine_are_kept(self, finished, no_training, tmp_path):
+        """As in a copy of results.csv that a colleague sent."""
+        rows = table(finished[1])
+        for row in rows:
+            row |= dict(commit="0123456789ab", device="abacus", versions="torch 9.9", date="2020-01-01", processes="8")
+        with open(tmp_path / "results.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        assert run_cifar.main([*finished[0], "--output", str(tmp_path)]) == 0
+        assert table(tmp_path) == rows and "abacus" in (tmp_path / "report.md").read_text()
+
+    def test_after_an_interruption_between_runs(self, trained, tmp_path, monkeypatch, capsys):
         played = run_cifar.train
 
-        def train(run, *args):
+        def train(*args):
             if len(trained) == 1:
                 raise KeyboardInterrupt
-            return played(run, *args)
+            return played(*args)
 
         command = [*DIGITS, "--encoders", "gac", "direct", "--seeds", "0", "1", "--output", str(tmp_path)]
         monkeypatch.setattr(run_cifar, "train", train)
         assert run_cifar.main(command) == 130
-        assert capsys.readouterr().err.count("\n") == 1
+        assert capsys.readouterr().err == "run_cifar.py: interrupted; the same command continues.\n"
         (first,) = table(tmp_path)
         assert (first["encoder"], first["seed"]) == ("gac", "0")
 
         monkeypatch.setattr(run_cifar, "train", played)
         trained.clear()
         assert run_cifar.main(command) == 0
-        assert [(run["encoder"], run["seed"]) for run, _ in trained] == [("direct", 0), ("gac", 1), ("direct", 1)]
+        assert [(run.encoder, run.seed) for run, _, _ in trained] == [("direct", 0), ("gac", 1), ("direct", 1)]
         assert table(tmp_path)[0] == first and len(table(tmp_path)) == 4
         assert "| direct | 2 |" in (tmp_path / "report.md").read_text()
 
@@ -287,99 +344,179 @@ class TestContinue:
             ["--seeds", "7"],
             ["--encoders", "gac:reference"],
         ],
+        ids=" ".join,
     )
     def test_other_settings_reuse_nothing_and_keep_what_is_there(self, change, trained, tmp_path):
         command = [*DIGITS, "--encoders", "gac", "--seeds", "0", "--output", str(tmp_path)]
         run_cifar.main(command)
         before = table(tmp_path)
         assert run_cifar.main([*command, *change]) == 0
-        assert len(trained) == 2 and table(tmp_path)[:-1] == before
-        report = (tmp_path / "report.md").read_text()
-        assert "| 1 | 52.00 |" in report and "51.00" not in report
+        assert len(trained) == 2 and trained[0][2] != trained[1][2]
+        assert table(tmp_path)[:-1] == before
+        text = (tmp_path / "report.md").read_text()
+        assert "| 1 | 52.00 |" in text and "51.00" not in text
 
-    def test_other_images_reuse_nothing(self, trained, tmp_path):
-        for seed, name in enumerate(("one", "two")):
-            folder = write_folder(tmp_path / name, seed)
+    def test_other_images_reuse_neither_rows_nor_checkpoints(self, trained, tmp_path):
+        for seed, test in enumerate((2, 3)):
+            folder = write_folder(tmp_path / f"images{test}", seed, test=test)
             command = ["--dataset", "folder", "--data-dir", str(folder), "--encoders", "gac", "--seeds", "0"]
             assert run_cifar.main([*command, "--output", str(tmp_path / "out")]) == 0
-        assert len(trained) == 2
+        assert len(trained) == 2 and trained[0][2] != trained[1][2]
 
-    def test_a_repeated_seed_or_encoder_counts_once(self, trained, tmp_path):
-        run_cifar.main([*DIGITS, "--encoders", "gac", "gac", "--seeds", "0", "0", "--output", str(tmp_path)])
+    @pytest.mark.parametrize("names", [["gac", "gac"], ["gac", f"gac:{DEFAULT_RECIPE}"]], ids=" ".join)
+    def test_the_same_run_twice_counts_once(self, names, trained, tmp_path):
+        run_cifar.main([*DIGITS, "--encoders", *names, "--seeds", "0", "0", "--output", str(tmp_path)])
+        run_cifar.main([*DIGITS, "--encoders", names[1], "--seeds", "0", "--output", str(tmp_path)])
         assert len(trained) == len(table(tmp_path)) == 1
         assert "| gac | 1 |" in (tmp_path / "report.md").read_text()
 
-    def test_a_loss_that_is_not_finite(self, trained, tmp_path, monkeypatch, capsys):
+    @pytest.mark.parametrize(
+        "error, code",
+        [(NonFiniteLossError("The loss is nan at step 7; lower it."), 1), (OSError(28, "No space left"), 2)],
+    )
+    def test_a_run_that_fails_is_named_and_the_rows_before_it_stay(
+        self, error, code, trained, tmp_path, monkeypatch, capsys
+    ):
         played = run_cifar.train
 
         def train(run, *args):
-            if run["seed"] == 1:
-                raise FloatingPointError("The training loss became nan.")
+            if run.seed == 1:
+                raise error
             return played(run, *args)
 
         monkeypatch.setattr(run_cifar, "train", train)
-        command = [*DIGITS, "--encoders", "gac", "--seeds", "0", "1", "--output", str(tmp_path)]
-        assert run_cifar.main(command) == 1
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "gac, seed 1: The training loss became nan" in error
+        command = [*DIGITS, "--encoders", "gac:reference", "--seeds", "0", "1", "--output", str(tmp_path)]
+        assert run_cifar.main(command) == code
+        assert capsys.readouterr().err == f"run_cifar.py: [2/2] gac:reference, seed 1: {error}\n"
         assert [row["seed"] for row in table(tmp_path)] == ["0"]
 
 
+class TestKilled:
+    """Inside a run; the same command continues there, and the row is that of a run that was not interrupted."""
+
+    ARGUMENTS = [*DIGITS, "--train-limit", "192", "--encoders", "gac", "poisson", "--seeds", "0"]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def whole(cls, tmp_path_factory):
+        """The rows of the same command, not interrupted."""
+        folder = tmp_path_factory.mktemp("whole")
+        assert run_cifar.main([*cls.ARGUMENTS, "--output", str(folder)]) == 0
+        return lasting(folder)
+
+    def continues(self, command, folder, whole):
+        assert run_cifar.main(command) == 0
+        assert lasting(folder) == whole
+        assert not list(folder.rglob("checkpoints"))
+        for name in ("report.md", "accuracy.png", "curves.png"):
+            assert (folder / name).exists()
+
+    def test_by_sigterm_between_steps(self, whole, passes, tmp_path, capsys):
+        """As queues do it."""
+
+        def kill():
+            if len(passes) == 4 and len(passes[-1]) == 2:  # poisson's second
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        command = [*self.ARGUMENTS, "--output", str(tmp_path)]
+        passes.hook = kill
+        assert run_cifar.main(command) == 128 + signal.SIGTERM
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("run_cifar.py: SIGTERM came in epoch 2 after 2 of 3")
+        assert "the same command continues" in error and str(tmp_path / "results.csv") in error
+        assert lasting(tmp_path) == whole[:1]
+        assert list(tmp_path.glob("runs/poisson-*/checkpoints/epoch00001-step000000005-*.pt"))
+
+        passes.clear()
+        self.continues(command, tmp_path, whole)
+        assert [len(batches) for batches in passes] == [1]
+
+    def test_by_ctrl_c_in_the_last_test(self, whole, passes, tmp_path, monkeypatch):
+        """Which is done again, without training."""
+        tests = []
+
+        def kill(*args):
+            tests.append(args)
+            if len(tests) == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            return evaluate(*args)
+
+        command = [*self.ARGUMENTS, "--output", str(tmp_path)]
+        monkeypatch.setattr(engine, "evaluate", kill)
+        assert run_cifar.main(command) == 130
+        assert lasting(tmp_path) == whole[:1]
+        passes.clear()
+        self.continues(command, tmp_path, whole)
+        assert not any(passes) and len(tests) == 5
+
+    def test_by_sigkill(self, whole, passes, tmp_path):
+        """A process like the users', after the checkpoint of the first epoch."""
+        command = [*COMMAND, *self.ARGUMENTS, "--output", "out"]
+        with open(tmp_path / "err", "w") as errors:
+            child = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=errors)
+        deadline = time.monotonic() + 120
+        try:
+            while not list(tmp_path.glob("out/runs/*/checkpoints/epoch00000-step000000003-*.pt")):
+                assert child.poll() is None and time.monotonic() < deadline
+                time.sleep(0.005)
+        finally:
+            child.kill()
+        assert child.wait() == -signal.SIGKILL
+        assert "Traceback" not in (text := (tmp_path / "err").read_text()) and "Warning" not in text
+        self.continues([*self.ARGUMENTS, "--output", str(tmp_path / "out")], tmp_path / "out", whole)
+        assert sum(map(len, passes)) < 12, "it begins anew"
+
+
+@pytest.mark.usefixtures("no_plots")
 class TestRecipe:
     @pytest.mark.parametrize("recipe", RECIPES)
-    def test_gac_in_a_named_form(self, recipe):
-        model = run_cifar.build(run(encoder=f"gac:{recipe}"), 10, 1)
+    def test_gac_in_a_named_form(self, recipe, digits):
+        model = build_model(settings(f"gac:{recipe}"), digits)
         assert model.encoder.recipe == recipe and model.encoder.T == 2
         assert model.encoder.is_reference == (recipe == "reference")
         strict = [getattr(m.surrogate_function, "strict", None) for m in model.modules() if hasattr(m, "v_threshold")]
         assert strict[-1] == (recipe == "reference")
 
+    def test_the_default_form_has_no_name_of_its_own(self, digits):
+        assert settings("gac") == settings(f"gac:{DEFAULT_RECIPE}")
+        assert build_model(settings("gac"), digits).encoder.recipe == DEFAULT_RECIPE
+
     def test_learning_rate(self, monkeypatch, tmp_path):
-        """One epoch of warm-up, then a cosine to (nearly) zero."""
-        rates = self.rates(monkeypatch, tmp_path, 640, 10)
-        warm, cosine = rates[:10], rates[10:]
-        assert warm == pytest.approx([0.01 * step for step in range(1, 11)])
-        expected = [0.05 * (1 + math.cos(math.pi * step / len(cosine))) for step in range(1, len(cosine) + 1)]
-        assert cosine == pytest.approx(expected, abs=0.003)
+        """One epoch of warm-up, then a cosine that would reach zero one step after the last."""
+        rates = self.rates(monkeypatch, tmp_path, 256, 4)
+        assert rates[:4] == pytest.approx([0.025 * step for step in range(1, 5)])
+        assert rates[4:] == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 13)) for step in range(1, 13)])
 
-    @pytest.mark.parametrize("images, epochs", [(40, 1), (40, 3), (640, 1)])
+    @pytest.mark.parametrize("images, epochs", [(70, 1), (70, 3), (320, 1)])
     def test_every_step_trains(self, images, epochs, monkeypatch, tmp_path):
-        assert min(self.rates(monkeypatch, tmp_path, images, epochs)) > 0
+        rates = self.rates(monkeypatch, tmp_path, images, epochs)
+        assert len(rates) == images // 64 * epochs and min(rates) > 0
 
-    def test_a_left_out_last_image_does_not_stretch_the_schedule(self, monkeypatch, tmp_path):
-        rates = self.rates(monkeypatch, tmp_path, 65, 10)
+    def test_images_left_out_at_the_end_do_not_stretch_the_schedule(self, monkeypatch, tmp_path):
+        rates = self.rates(monkeypatch, tmp_path, 127, 10)
         assert len(rates) == 10 and rates[-1] < 0.01
 
     def rates(self, monkeypatch, folder, images, epochs, every=100):
-        """The learning rate of every step."""
+        """The learning rate of every step; the steps themselves are left out."""
         rates = []
-
-        def train_one_epoch(model, batches, optimizer, before_step):
-            for _ in batches:
-                before_step()
-                rates.append(optimizer.param_groups[0]["lr"])
-            return 1.0
-
-        monkeypatch.setattr(run_cifar, "train_one_epoch", train_one_epoch)
+        monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args: rates.append(self.param_groups[0]["lr"]))
         command = [*DIGITS, "--train-limit", str(images), "--epochs", str(epochs), "--eval-every", str(every)]
         run_cifar.main([*command, "-T", "1", "--encoders", "direct", "--seeds", "0", "--output", str(folder)])
         return rates
 
-    def test_eval_every(self, tmp_path):
-        command = [*DIGITS, "--train-limit", "20", "--epochs", "3", "--eval-every", "2", "-T", "1"]
-        run_cifar.main([*command, "--encoders", "direct", "--seeds", "0", "--output", str(tmp_path)])
+    def test_eval_every(self, monkeypatch, tmp_path):
+        self.rates(monkeypatch, tmp_path, 70, 3, every=2)
         assert list(json.loads(table(tmp_path)[0]["accuracy_by_epoch"])) == ["2", "3"]
 
     def test_the_best_and_the_last_epoch(self, monkeypatch, tmp_path):
         tested = iter([(0.3, 2.0), (0.5, 1.5), (0.4, 1.75)])
-        real = run_cifar.evaluate
 
-        def evaluate(model, batches):
-            real(model, batches)
-            return next(tested)
+        def played(*args):
+            top1, loss = next(tested)
+            return dataclasses.replace(evaluate(*args), top1=top1, loss=loss)
 
-        monkeypatch.setattr(run_cifar, "evaluate", evaluate)
-        self.rates(monkeypatch, tmp_path, 20, 3, every=1)
+        monkeypatch.setattr(engine, "evaluate", played)
+        self.rates(monkeypatch, tmp_path, 70, 3, every=1)
         (row,) = table(tmp_path)
         assert (row["accuracy_best"], row["best_epoch"]) == ("50.0", "2")
         assert (row["accuracy_last"], row["test_loss_last"]) == ("40.0", "1.75")
@@ -387,155 +524,131 @@ class TestRecipe:
 
     def test_all_of_the_data_and_its_own_epochs_by_default(self, trained, tmp_path):
         run_cifar.main(["--dataset", "digits", "--seeds", "0", "--output", str(tmp_path)])
-        assert [run["encoder"] for run, _ in trained] == list(ENCODERS)
-        assert {(run["epochs"], run["T"], len(images)) for run, images in trained} == {
+        assert [run.encoder for run, _, _ in trained] == list(ENCODERS)
+        assert {(run.epochs, run.T, len(data.train)) for run, data, _ in trained} == {
             (run_cifar.DEFAULT_EPOCHS["digits"], 4, 1437)
         }
 
+    @pytest.mark.parametrize(
+        "dataset, crop, hflip", [("digits", "none", 0), ("cifar10", "pad", 0.5), ("folder", "pad", 0.5)]
+    )
+    def test_augmentation_of_each_data_set(self, dataset, crop, hflip):
+        run = settings("direct", "--dataset", dataset)
+        assert (run.crop, run.crop_padding, run.hflip) == (crop, 4, hflip)
 
-class TestBatches:
-    def batches(self, image_set, settings, train):
-        channels = image_set.images.shape[1]
-        model = run_cifar.build(settings, len(image_set.classes), channels)
-        return list(run_cifar.batches(image_set, settings, model, "cpu", train, tqdm(disable=True)))
 
-    def cifar(self, count=64):
-        """One and the same image of noise ``count`` times."""
+class TestImages:
+    """What a network gets to see."""
+
+    def noise(self, count=64):
+        """One and the same image of noise ``count`` times, as CIFAR."""
         image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        return ImageSet(image.repeat(count, 1, 1, 1), torch.arange(count) % 10, tuple("0123456789"))
+        labels = torch.arange(count) % 10
+        images = image.repeat(count, 1, 1, 1), labels
+        part = DataSet(images[0], tuple(labels.tolist()), tuple("0123456789"))
+        return Data(part, part, (32, 32), (images, images))
+
+    def batches(self, data, run, train):
+        loader = (data.training if train else data.testing)(run, build_model(run, data), HERE)
+        if train:
+            loader.set_epoch(0)
+        return list(loader)
 
     @pytest.mark.parametrize("name", ENCODERS)
     @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
-    def test_normalisation_is_what_the_encoder_needs(self, name, dataset):
-        test = load_image_sets("digits")[1] if dataset == "digits" else self.cifar()
-        ((images, labels), *_) = self.batches(test, run(dataset=dataset, encoder=name), train=False)
-        pixels = test.images[: len(images)].float() / 255
+    def test_normalisation_is_what_the_encoder_needs(self, name, dataset, digits):
+        data = digits if dataset == "digits" else self.noise()
+        ((images, labels), *_) = self.batches(data, settings(name, "--dataset", dataset), train=False)
+        test, truth = data.images[1]
+        pixels = test[: len(images)].float() / 255
         if not ENCODERS[name].needs_unit_range:
             mean, std = (torch.tensor(values).view(-1, 1, 1) for values in DATASETS[dataset])
             pixels = (pixels - mean) / std
             assert images.min() < -0.5
         torch.testing.assert_close(images, pixels)
-        assert torch.equal(labels, test.labels[: len(labels)])
+        assert torch.equal(labels, truth[: len(labels)])
 
     def test_encoders_that_need_pixels(self):
-        assert {name for name in ENCODERS if ENCODERS[name].needs_unit_range} == {
-            "poisson",
-            "latency",
-            "weighted_phase",
-        }
+        needy = {name for name in ENCODERS if ENCODERS[name].needs_unit_range}
+        assert needy == {"poisson", "latency", "weighted_phase"}
 
-    def test_each_image_is_cropped_and_flipped_by_itself(self):
-        image_set = self.cifar()
-        padded = torch.nn.functional.pad(image_set.images[0], (4, 4, 4, 4))
+    def test_each_image_of_cifar_is_cropped_and_flipped_by_itself(self):
+        data = self.noise()
+        padded = torch.nn.functional.pad(data.images[0][0][0], (4, 4, 4, 4))
         crops = {}
         for top in range(9):
             for left in range(9):
                 crop = padded[:, top : top + 32, left : left + 32]
                 crops[crop.numpy().tobytes()] = (top, left, False)
                 crops[crop.flip(-1).numpy().tobytes()] = (top, left, True)
-        torch.manual_seed(0)
-        ((images, _),) = self.batches(
-            image_set, run(dataset="cifar10", encoder="poisson", augmentation="crop4,flip"), True
-        )
+        ((images, _),) = self.batches(data, settings("poisson", "--dataset", "cifar10"), train=True)
         drawn = [crops[image.mul(255).round().to(torch.uint8).numpy().tobytes()] for image in images]
         assert len(set(drawn)) > 32
         assert {top for top, _, _ in drawn} == {left for _, left, _ in drawn} == set(range(9))
         assert 16 <= sum(flipped for _, _, flipped in drawn) <= 48
 
     def test_the_test_set_is_left_as_it_is(self):
-        image_set = self.cifar(251)
-        batches = self.batches(image_set, run(dataset="cifar10", encoder="poisson", augmentation="crop4,flip"), False)
-        assert torch.equal(torch.cat([images for images, _ in batches]).mul(255).round().byte(), image_set.images)
-        assert torch.equal(torch.cat([labels for _, labels in batches]), image_set.labels)
+        data = self.noise(131)
+        batches = self.batches(data, settings("poisson", "--dataset", "cifar10"), train=False)
+        assert torch.equal(torch.cat([images for images, _ in batches]).mul(255).round().byte(), data.images[1][0])
+        assert torch.equal(torch.cat([labels for _, labels in batches]), data.images[1][1])
 
     def test_digits_are_shuffled_and_nothing_else(self):
-        digits = load_image_sets("digits")[0]
-        batches = self.batches(digits, run(encoder="poisson"), True)
+        run = settings("poisson", "--train-limit", "640")
+        data = load_data(run)
+        batches = self.batches(data, run, train=True)
         images = torch.cat([images for images, _ in batches]).mul(255).round().byte()
         labels = torch.cat([labels for _, labels in batches])
-        assert not torch.equal(labels, digits.labels)
+        assert not torch.equal(labels, data.images[0][1])
         found, whole = (
-            torch.cat([i.flatten(1), j.byte().unsqueeze(1)], 1).numpy()
-            for i, j in ((images, labels), (digits.images, digits.labels))
+            torch.cat([i.flatten(1), j.byte().unsqueeze(1)], 1).numpy() for i, j in ((images, labels), data.images[0])
         )
         assert np.array_equal(found[np.lexsort(found.T)], whole[np.lexsort(whole.T)])
 
-    def test_no_training_batch_of_one_image(self):
-        sizes = [
-            [len(labels) for _, labels in self.batches(self.cifar(count), run(dataset="cifar10"), True)]
-            for count in (65, 66)
-        ]
-        assert sizes == [[64], [64, 2]]
 
-    @pytest.mark.parametrize(
-        "dataset, expected", [("digits", "none"), ("cifar10", "crop4,flip"), ("folder", "crop4,flip")]
-    )
-    def test_augmentation_of_each_data_set(self, dataset, expected):
-        args = run_cifar.parse(["--dataset", dataset, "--output", "unused"])
-        assert run_cifar.settings(args, "direct")["augmentation"] == expected
+class TestReport:
+    """report.py as a command, and the table alone."""
 
+    def shown(self, path, capsys):
+        assert report.main([str(path)]) == 0
+        return capsys.readouterr().out
 
-class TestRows:
-    COLUMNS = ("name", "rate", "result")
+    def test_rows_of_the_forms(self, capsys):
+        """Their columns are older."""
+        printed = self.shown(FORMS, capsys)
+        with open(FORMS, newline="", encoding="utf-8") as file:
+            assert printed == report.table(list(csv.DictReader(file))) + "\n"
+        assert "| gac:reference | 3 | 54.20 ± 2.20 |" in printed and "| direct | 1 | 59.15 |" in printed
 
-    def rows(self, folder):
-        return Rows(folder / "results.csv", ("name", "rate"), self.COLUMNS)
+    def test_new_rows(self, finished, capsys):
+        assert self.shown(finished[1] / "results.csv", capsys) in (finished[1] / "report.md").read_text()
 
-    def test_find(self, tmp_path):
-        rows = self.rows(tmp_path / "new" / "folder")
-        assert rows.find({"name": "a", "rate": 5e-4}) is None
-        rows.add({"name": "a", "rate": 5e-4, "result": '{"x": 1, "y": "ä\n"}'})
-        again = self.rows(tmp_path / "new" / "folder")
-        assert again.find({"name": "a", "rate": 5e-4})["result"] == '{"x": 1, "y": "ä\n"}'
-        assert again.find({"name": "a", "rate": 5e-3}) is None and again.find({"name": "b", "rate": 5e-4}) is None
+    def test_rows_of_different_settings_are_not_averaged(self, trained, tmp_path, capsys):
+        for T in ("2", "3"):
+            run_cifar.main([*DIGITS, "-T", T, "--encoders", "gac", "--seeds", "0", "--output", str(tmp_path)])
+        capsys.readouterr()
+        printed = self.shown(tmp_path / "results.csv", capsys)
+        assert [line for line in printed.split("\n") if line[:1] not in ("|", "")] == ["T=2", "T=3"]
+        assert printed.index("T=2") < printed.index("| gac | 1 | 51.00 |") < printed.index("T=3")
+        assert printed.index("T=3") < printed.index("| gac | 1 | 52.00 |")
 
-    @pytest.mark.parametrize("text", ["name,result\na,1\n", "rate,name,result\n1,a,1\n", "", "notes\n"])
-    def test_a_file_of_other_columns_stays_untouched(self, text, tmp_path):
+    def test_forms_have_their_own_lines(self, trained, tmp_path):
+        forms = [f"gac:{recipe}" for recipe in RECIPES]
+        run_cifar.main([*DIGITS, "--encoders", "direct", *forms, "--seeds", "0", "--output", str(tmp_path)])
+        names = ["gac" if recipe == DEFAULT_RECIPE else f"gac:{recipe}" for recipe in RECIPES]
+        assert list(report.by_encoder(table(tmp_path))) == ["direct", *names]
+
+    @pytest.mark.parametrize("text", [None, "", "encoder,recipe\n", "name,value\na,1\n", b"\x89PNG\xff", "cut"])
+    def test_other_files(self, text, tmp_path, capsys):
         path = tmp_path / "results.csv"
-        path.write_text(text)
-        with pytest.raises(ValueError, match=f"{path} has columns of another version"):
-            self.rows(tmp_path)
-        assert path.read_text() == text
-
-    def test_two_open_tables_keep_the_rows_of_both(self, tmp_path):
-        first, second = self.rows(tmp_path), self.rows(tmp_path)
-        first.add({"name": "a", "rate": 1, "result": 1})
-        second.add({"name": "b", "rate": 1, "result": 2})
-        first.add({"name": "c", "rate": 1, "result": 3})
-        assert [row["name"] for row in table(tmp_path)] == ["a", "b", "c"]
-        assert first.find({"name": "b", "rate": 1})["result"] == "2"
-
-    def test_two_processes_keep_the_rows_of_both(self, tmp_path):
-        code = (
-            f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); from pathlib import Path; from rows import Rows\n"
-            f"rows = Rows(Path({str(tmp_path / 'results.csv')!r}), ('name', 'rate'), {self.COLUMNS})\n"
-            "for rate in range(40): rows.add({'name': sys.argv[1], 'rate': rate, 'result': 0})"
-        )
-        processes = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "ab"]
-        assert [process.wait() for process in processes] == [0, 0]
-        assert sorted((row["name"], int(row["rate"])) for row in table(tmp_path)) == [
-            (name, rate) for name in "ab" for rate in range(40)
-        ]
-
-    def test_a_full_disk_keeps_what_is_there(self, tmp_path, monkeypatch):
-        rows = self.rows(tmp_path)
-        rows.add({"name": "a", "rate": 1, "result": 1})
-        before = (tmp_path / "results.csv").read_bytes()
-
-        def fsync(file):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(rows_module.os, "fsync", fsync)
-        with pytest.raises(OSError, match="No space left"):
-            rows.add({"name": "b", "rate": 1, "result": 2})
-        assert (tmp_path / "results.csv").read_bytes() == before
-
-
-def bad_folder(root):
-    """An image folder without its test set."""
-    write_folder(root)
-    (root / "test").rename(root.parent / "elsewhere")
-    return root
+        if text == "cut":
+            lines = FORMS.read_text().splitlines()
+            text = f"{lines[0]}\n{lines[1][:60]}"
+        if text is not None:
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        assert report.main([str(path)]) == 2
+        out, error = capsys.readouterr()
+        assert out == "" and error.startswith(f"report.py: {path} ") and error.count("\n") == 1
 
 
 class TestBadInput:
@@ -552,7 +665,7 @@ class TestBadInput:
     def refused(self, output, capsys, arguments, words):
         before = contents(output)
         capsys.readouterr()
-        assert run_cifar.main([*DIGITS, "--output", str(output), *arguments]) == 2
+        assert run_cifar.main(["--dataset", "digits", "--output", str(output), *arguments]) == 2
         out, error = capsys.readouterr()
         assert out == "" and error.count("\n") == 1 and error.endswith(".\n"), error
         for word in words:
@@ -566,38 +679,44 @@ class TestBadInput:
             (["--encoders", "gac:nope"], ["--encoders", "'gac:nope'", "gac:reference"]),
             (["--encoders", "gac:"], ["--encoders", "'gac:'"]),
             (["--encoders", "direct:reference"], ["--encoders", "'direct:reference'"]),
-            (["--model", "resnet18"], ["--model", "'resnet18'", "ms_resnet8_cifar"]),
-            (["--dataset", "mnist"], ["--dataset", "'mnist'", "digits"]),
-            (["-T", "0"], ["T is 0"]),
+            (["--model", "resnet18"], ["--model is 'resnet18'", "ms_resnet8_cifar"]),
+            (["--dataset", "mnist"], ["--dataset is 'mnist'", "digits"]),
+            (["-T", "0"], [" -T is 0"]),
             (["--epochs", "0"], ["--epochs is 0"]),
             (["--epochs", "-1"], ["--epochs is -1"]),
             (["--eval-every", "0"], ["--eval-every is 0"]),
             (["--train-limit", "0"], ["--train-limit is 0"]),
             (["--train-limit", "5000"], ["5000"]),
-            (["--train-limit", "1"], ["one image"]),
-            (["--seeds", "0", "99999999999999999999"], ["--seeds", "99999999999999999999"]),
-            (["--device", "nonsense"], ["--device", "'nonsense'"]),
-            (["--device", "cpu:x"], ["--device", "'cpu:x'"]),
-            (["--dataset", "folder"], ["--data-dir", "train/<class>"]),
+            (["--seeds", "0", "-1"], ["--seeds is -1"]),
+            (["--seeds", "0", "99999999999999999999"], ["--seeds is 99999999999999999999"]),
+            (["--device", "nonsense"], ["--device is 'nonsense'"]),
+            (["--device", "cpu:x"], ["--device is 'cpu:x'"]),
+            (["--dataset", "folder"], ["data_dir", "train/<class>"]),
             (["--dataset", "folder", "--data-dir", "/does/not/exist"], ["/does/not/exist"]),
+            (["--data-dir", "/anywhere"], ["/anywhere", "digits"]),
         ],
         ids=" ".join,
     )
     def test_arguments(self, arguments, words, output, capsys):
         self.refused(output, capsys, arguments, words)
 
+    def test_less_than_a_batch(self, output, capsys, monkeypatch):
+        monkeypatch.undo()  # the engine finds it
+        self.refused(output, capsys, ["--train-limit", "63"], ["63 images, fewer than a batch of 64"])
+
     def test_cuda_without_a_gpu(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        self.refused(output, capsys, ["--device", "cuda"], ["--device", "'cuda'"])
+        self.refused(output, capsys, ["--device", "cuda"], ["--device is 'cuda"])
 
     def test_a_gpu_too_far(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        self.refused(output, capsys, ["--device", "cuda:7"], ["--device", "'cuda:7'"])
+        self.refused(output, capsys, ["--device", "cuda:7"], ["--device is 'cuda:7'"])
 
     @pytest.mark.parametrize("dataset", ["folder", "cifar10"])
     def test_a_half_written_folder(self, dataset, output, capsys, tmp_path):
-        root = bad_folder(tmp_path / "images")
+        root = write_folder(tmp_path / "images")
+        (root / "test").rename(tmp_path / "elsewhere")
         self.refused(output, capsys, ["--dataset", dataset, "--data-dir", str(root)], [str(root)])
 
     def test_an_empty_folder(self, output, capsys, tmp_path):
@@ -612,7 +731,21 @@ class TestBadInput:
 
     def test_results_of_another_version(self, output, capsys):
         (output / "results.csv").write_text("encoder,accuracy\ngac,99\n")
-        self.refused(output, capsys, [], [str(output / "results.csv"), "--output"])
+        self.refused(output, capsys, [], [str(output / "results.csv"), "another version"])
+
+    def test_results_of_the_forms(self, output, capsys):
+        """The checked-in ones, whose columns are older."""
+        shutil.copy(FORMS, output / "results.csv")
+        self.refused(output, capsys, [], [str(output / "results.csv"), "another version"])
+
+    @pytest.mark.parametrize(
+        "damage",
+        [lambda b: b[:-30], lambda b: b + b"\xff\xfe\n", lambda b: b.replace(b"\n", b",1,2\n")],
+        ids=["cut off", "no text", "more columns"],
+    )
+    def test_damaged_results(self, damage, finished, output, capsys):
+        (output / "results.csv").write_bytes(damage((finished[1] / "results.csv").read_bytes()))
+        self.refused(output, capsys, [], [str(output / "results.csv"), "move it away"])
 
     @pytest.mark.parametrize("name", ["file", "file/out"])
     def test_an_output_folder_that_cannot_be(self, name, output, capsys, tmp_path):
@@ -620,27 +753,9 @@ class TestBadInput:
         self.refused(output, capsys, ["--output", str(tmp_path / name)], [str(tmp_path / "file"), "--output"])
         assert (tmp_path / "file").read_text() == "mine"
 
-    @pytest.mark.parametrize("arguments", [["--encoders", "gac:nope"], ["--output", "file/out"]], ids=" ".join)
-    def test_as_users_see_it(self, arguments, tmp_path):
-        (tmp_path / "file").write_text("")
-        done = process(tmp_path, *DIGITS, "--output", "out", *arguments)
-        assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr and arguments[1] in done.stderr
 
-
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-30], lambda b: b + b"\xff\xfe\n", lambda b: b.replace(b"\n", b",1,2\n")]
-)
-def test_damaged_rows_are_named_and_kept(finished, tmp_path, capsys, damage):
-    content = damage((finished[1] / "results.csv").read_bytes())
-    (tmp_path / "results.csv").write_bytes(content)
-    assert run_cifar.main([*DIGITS, "--output", str(tmp_path)]) == 2
-    error = capsys.readouterr().err.strip()
-    assert len(error.splitlines()) == 1
-    assert str(tmp_path / "results.csv") in error
-    assert (tmp_path / "results.csv").read_bytes() == content
-
-
-def test_digits_have_no_data_dir(tmp_path, capsys):
-    assert run_cifar.main([*DIGITS, "--data-dir", str(tmp_path), "--output", str(tmp_path)]) == 2
-    assert str(tmp_path) in capsys.readouterr().err
+def test_help(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run_cifar.parse(["--help"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*ENCODERS, *RECIPES, *run_cifar.DEFAULT_EPOCHS))

@@ -27,6 +27,12 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
+def lasting(folder):
+    """What does not depend on the time."""
+    passing = ("train_seconds", "images_per_second", "date", "commit")
+    return [{name: value for name, value in row.items() if name not in passing} for row in rows(folder)]
+
+
 def test_direct_coding_passes_97_percent_on_digits_and_every_encoder_learns(tmp_path):
     subprocess.run(command("run_cifar.py", "--dataset", "digits", "--seeds", 0, 1, "--output", tmp_path), check=True)
     accuracy = {}
@@ -37,26 +43,52 @@ def test_direct_coding_passes_97_percent_on_digits_and_every_encoder_learns(tmp_
     assert min(min(values) for values in accuracy.values()) > 93
 
 
-def test_a_killed_run_keeps_its_rows_and_the_same_command_continues(tmp_path):
-    run = command("run_cifar.py", "--dataset", "digits", "--train-limit", 600, "--epochs", 6,
-                  "--encoders", "direct", "gac", "--seeds", 0, 1, "--output", tmp_path)  # fmt: skip
-    process = subprocess.Popen(run, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "results.csv").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = rows(tmp_path)
-    assert 1 <= len(kept) < 4
-    subprocess.run(run, check=True)
-    finished = rows(tmp_path)
-    assert finished[: len(kept)] == kept
-    assert [(row["encoder"], row["seed"]) for row in finished] == [
-        ("direct", "0"), ("gac", "0"), ("direct", "1"), ("gac", "1"),
-    ]  # fmt: skip
-    assert (tmp_path / "report.md").exists()
+def test_runs_killed_again_and_again_end_as_if_they_were_not(tmp_path):
+    def run(name):
+        return command("run_cifar.py", "--dataset", "digits", "--train-limit", 600, "--epochs", 6, "--device", "cpu",
+                       "--encoders", "poisson", "gac", "--seeds", 0, 1, "--output", tmp_path / name)  # fmt: skip
+
+    subprocess.run(run("whole"), check=True)
+    whole, folder, seen = lasting(tmp_path / "whole"), tmp_path / "killed", set()
+    for _ in range(4):
+        process = subprocess.Popen(run("killed"), start_new_session=True)
+        deadline = time.monotonic() + 300
+        try:
+            while not (new := {path.name for path in folder.glob("runs/*/checkpoints/*.pt")} - seen):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.002)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        seen |= new
+        if (folder / "results.csv").exists():
+            assert lasting(folder) == whole[: len(rows(folder))] and len(rows(folder)) < 4
+    subprocess.run(run("killed"), check=True)
+    assert lasting(folder) == whole
+    assert (folder / "report.md").exists() and not list(folder.rglob("checkpoints"))
+
+
+def test_two_processes_share_a_run_and_print_one_report(tmp_path):
+    _, *run = command("run_cifar.py", "--dataset", "digits", "--train-limit", 130, "--epochs", 2, "--device", "cpu",
+                      "--encoders", "gac", "--seeds", 0, "--output", tmp_path)  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for _ in range(2):  # the second only reports
+        done = subprocess.run([*torchrun, *run], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("[1/1] gac, seed 0") == done.stdout.count("| gac | 1 |") == 1
+        assert "\n\n" not in done.stdout
+    (row,) = rows(tmp_path)
+    assert (row["processes"], row["train_images"], row["test_images"]) == ("2", "130", "360")
+
+
+def test_a_bad_argument_as_users_see_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    run = command("run_cifar.py", "--dataset", "digits", "--output", "file/out")
+    # SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
+    environment = os.environ | {"PYTHONWARNINGS": "ignore::FutureWarning"}
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("run_cifar.py: --output file/out ")
 
 
 @pytest.mark.parametrize("encoder", gac_sj.encoding.ENCODERS)

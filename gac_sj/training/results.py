@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import World
 from gac_sj.training.engine import Training
-from gac_sj.training.rows import Rows, commit, device_name, versions
+from gac_sj.training.rows import Rows, commit, device_name, read_rows, versions
 from gac_sj.training.settings import Settings
 
-__all__ = ["KEY", "MEASURED", "result_rows", "run_key", "train"]
+__all__ = ["KEY", "MEASURED", "as_text", "read_results", "result_rows", "run_key", "train"]
 
 #: All settings that decide about a result, the seed, and which images they were.
 KEY = (*(field.name for field in fields(Settings) if field.metadata["key"]), "data")
@@ -27,15 +27,32 @@ MEASURED = (
 )  # fmt: skip
 
 
+def as_text(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings as they stand in rows."""
+    return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in settings.items()}
+
+
+#: What a setting was before it existed.
+_DEFAULTS = as_text({field.name: {} if field.default is MISSING else field.default for field in fields(Settings)})
+
+
 def result_rows(path: Path) -> Rows:
-    """The rows of a file with this schema."""
-    return Rows(path, KEY, KEY + MEASURED)
+    """The rows of a file with this schema, to look up and to add to."""
+    return Rows(path, KEY, KEY + MEASURED, _DEFAULTS)
+
+
+def read_results(path: Path) -> list[dict[str, str]]:
+    """The rows of a file with this schema.
+
+    Raises:
+        ValueError, OSError: see :func:`gac_sj.training.rows.read_rows`.
+    """
+    return read_rows(path, KEY + MEASURED, _DEFAULTS)
 
 
 def run_key(settings: Settings, data: Data) -> dict[str, str]:
     """What a row is found by, as it stands in the file."""
-    key = settings.key() | {"data": data.fingerprint()}
-    return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in key.items()}
+    return as_text(settings.key() | {"data": data.fingerprint()})
 
 
 def train(settings: Settings, data: Data, world: World, folder: Path | None = None) -> dict[str, Any]:

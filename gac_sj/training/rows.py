@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from gac_sj.training.checkpoints import write_atomically
 
-__all__ = ["Rows", "commit", "device_name", "versions"]
+__all__ = ["Rows", "commit", "device_name", "read_rows", "versions"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -29,14 +30,21 @@ class Rows:
         path: the CSV file; it and its folder are made when needed.
         key: columns that together say which run a row is.
         columns: all columns, in order.
+        defaults: values of columns that an older file may lack.
 
     Raises:
         ValueError: the file has other columns, or is damaged.
         OSError: the file cannot be read or its folder cannot be written.
     """
 
-    def __init__(self, path: Path, key: tuple[str, ...], columns: tuple[str, ...]):
-        self.path, self.key, self.columns = path, key, columns
+    def __init__(
+        self,
+        path: Path,
+        key: tuple[str, ...],
+        columns: tuple[str, ...],
+        defaults: Mapping[str, str] = MappingProxyType({}),
+    ):
+        self.path, self.key, self.columns, self.defaults = path, key, columns, defaults
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._read()
@@ -58,28 +66,36 @@ class Rows:
             write_atomically(self.path, text.getvalue().encode())
 
     def _read(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        try:
-            with open(self.path, newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                columns, rows = tuple(reader.fieldnames or ()), list(reader)
-            damaged = any(None in row or None in row.values() for row in rows)
-        except (UnicodeDecodeError, csv.Error):
-            columns, rows, damaged = self.columns, [], True
-        if damaged:
-            raise ValueError(f"{self.path} is damaged; mend it, move it away or name another --output.")
-        if columns != self.columns:
-            raise ValueError(
-                f"{self.path} has columns of another version of this benchmark; move it away or name another --output."
-            )
-        return rows
+        return read_rows(self.path, self.columns, self.defaults) if self.path.exists() else []
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with open(self.path.parent / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def read_rows(path: Path, columns: tuple[str, ...], defaults: Mapping[str, str]) -> list[dict[str, str]]:
+    """The rows of a file, with all columns in order.
+
+    A column that is not in the file has its default, so that results stay valid when a setting is added.
+
+    Raises:
+        ValueError: the file has other columns, or is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            found, rows = reader.fieldnames or (), list(reader)
+        damaged = any(None in row or None in row.values() for row in rows)
+    except (UnicodeDecodeError, csv.Error):
+        damaged = True
+    if damaged:
+        raise ValueError(f"{path} is damaged; mend it, move it away or name another place.")
+    if not set(found) <= set(columns) <= {*found, *defaults}:
+        raise ValueError(f"{path} has columns of another version; move it away or name another place.")
+    return [{name: row.get(name, defaults.get(name)) for name in columns} for row in rows]
 
 
 def commit() -> str:

@@ -1,0 +1,126 @@
+"""Rows of results in a CSV file, and what they say about where they were measured."""
+
+import csv
+import multiprocessing
+import re
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from gac_sj.training import rows as module
+from gac_sj.training.rows import Rows, commit, device_name, versions
+
+COLUMNS = ("name", "rate", "result")
+
+
+def open_rows(folder):
+    return Rows(folder / "results.csv", ("name", "rate"), COLUMNS)
+
+
+def names(folder):
+    with open(folder / "results.csv", newline="") as file:
+        return [row["name"] for row in csv.DictReader(file)]
+
+
+def test_find(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    rows = open_rows(folder)
+    assert rows.find({"name": "a", "rate": 5e-4}) is None
+    rows.add({"name": "a", "rate": 5e-4, "result": '{"x": 1, "y": "ä\n"}'})
+    again = open_rows(folder)
+    assert again.find({"name": "a", "rate": 5e-4})["result"] == '{"x": 1, "y": "ä\n"}'
+    assert again.find({"name": "a", "rate": 5e-3}) is None and again.find({"name": "b", "rate": 5e-4}) is None
+
+
+def test_a_run_that_is_there_is_not_added_again(tmp_path):
+    first, second = open_rows(tmp_path), open_rows(tmp_path)
+    first.add({"name": "a", "rate": 1, "result": 1})
+    second.add({"name": "a", "rate": 1, "result": 2})
+    assert names(tmp_path) == ["a"] and second.find({"name": "a", "rate": 1})["result"] == "1"
+
+
+@pytest.mark.parametrize("text", ["name,result\na,1\n", "name,rate,result,mood\na,1,1,1\n", "", "notes\n"])
+def test_a_file_of_other_columns_stays_untouched(text, tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{path} has columns of another version"):
+        open_rows(tmp_path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", [b"a,1\n", b"a,1,1,1\n", b"\xff"])
+def test_a_damaged_file_stays_untouched(text, tmp_path):
+    path, text = tmp_path / "results.csv", b"name,rate,result\n" + text
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=f"{path} is damaged"):
+        open_rows(tmp_path)
+    assert path.read_bytes() == text
+
+
+def test_a_file_from_before_a_column_has_its_default(tmp_path):
+    """And columns in any order; both are put right when a row is added."""
+    (tmp_path / "results.csv").write_text("result,name\n1,a\n")
+    rows = Rows(tmp_path / "results.csv", ("name", "rate"), COLUMNS, {"rate": "5"})
+    assert rows.find({"name": "a", "rate": 5}) == {"name": "a", "rate": "5", "result": "1"}
+    rows.add({"name": "a", "rate": 6, "result": 2})
+    assert (tmp_path / "results.csv").read_text() == "name,rate,result\na,5,1\na,6,2\n"
+
+
+def test_a_file_that_is_damaged_meanwhile_stays_untouched(tmp_path):
+    rows = open_rows(tmp_path)
+    (tmp_path / "results.csv").write_text("mine")
+    with pytest.raises(ValueError, match="another version"):
+        rows.add({"name": "a", "rate": 1, "result": 1})
+    assert (tmp_path / "results.csv").read_text() == "mine"
+
+
+def test_two_open_tables_keep_the_rows_of_both(tmp_path):
+    first, second = open_rows(tmp_path), open_rows(tmp_path)
+    first.add({"name": "a", "rate": 1, "result": 1})
+    second.add({"name": "b", "rate": 1, "result": 2})
+    first.add({"name": "c", "rate": 1, "result": 3})
+    assert names(tmp_path) == ["a", "b", "c"]
+    assert first.find({"name": "b", "rate": 1})["result"] == "2"
+
+
+def add_forty(folder, name):
+    rows = open_rows(folder)
+    for rate in range(40):
+        rows.add({"name": name, "rate": rate, "result": 0})
+
+
+def test_two_processes_keep_the_rows_of_both(tmp_path):
+    context = multiprocessing.get_context("fork")  # others would import torch again
+    processes = [context.Process(target=add_forty, args=(tmp_path, name)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(names(tmp_path)) == ["a"] * 40 + ["b"] * 40
+
+
+def test_a_full_disk_keeps_what_is_there(tmp_path, monkeypatch):
+    rows = open_rows(tmp_path)
+    rows.add({"name": "a", "rate": 1, "result": 1})
+    before = (tmp_path / "results.csv").read_bytes()
+
+    def fsync(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        rows.add({"name": "b", "rate": 1, "result": 2})
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+def test_commit(tmp_path, monkeypatch):
+    assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", commit())
+    monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    assert commit() == "unknown"
+
+
+def test_versions_and_device():
+    assert f"torch {version('torch')}; " in versions() and "spikingjelly " in versions()
+    assert device_name(torch.device("cpu")).endswith(f", {torch.get_num_threads()} threads")
