@@ -80,9 +80,14 @@ def read_yaml(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
     """Settings of a YAML file; its ``base``, a path beside it, is read first and it goes over that.
 
     Raises:
-        ValueError: not there, no mapping of settings, or an unknown name.
+        ValueError: not there, no mapping of settings, an unknown name, or bases in a circle.
     """
-    path, known = Path(path), set(known)
+    return _read_yaml(Path(path), set(known), ())
+
+
+def _read_yaml(path: Path, known: set[str], readers: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in readers:
+        raise ValueError(f"The config {path} is its own base; name another one.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -95,7 +100,9 @@ def read_yaml(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
     base = settings.pop("base", None)
     if unknown := sorted(str(name) for name in settings if name not in known):
         raise ValueError(f"The config {path} has unknown settings: {', '.join(unknown)}; --help lists the known ones.")
-    return (read_yaml(path.parent / base, known) if base else {}) | settings
+    if base is not None and not isinstance(base, str):
+        raise ValueError(f"The base of the config {path} is {base!r}; give the path of a YAML file beside it.")
+    return (_read_yaml(path.parent / base, known, (*readers, path.resolve())) if base else {}) | settings
 
 
 def add_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -116,9 +123,14 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
         if _kinds(hints[field.name])[0] is bool:
             option["action"] = argparse.BooleanOptionalAction
         else:
-            option |= {"metavar": "VALUE", "type": _value}
+            option |= {"metavar": "VALUE", "type": _word if _kinds(hints[field.name])[0] is str else _value}
         names = ["-T"] if field.name == "T" else [f"--{field.name.replace('_', '-')}"]
         groups[about["group"]].add_argument(*names, **option)
+
+
+def _word(text: str) -> str | None:
+    """As it is, whatever YAML would make of a name such as 2024-05-01 or "a: b"; null is no word."""
+    return None if text in ("", "~", "null") else text
 
 
 def _value(text: str) -> Any:

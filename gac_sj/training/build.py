@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import timm
@@ -11,7 +12,9 @@ from torch import nn
 
 from gac_sj.data import (
     DATASETS,
+    EVENT_SETS,
     DataSet,
+    Loader,
     ResidentLoader,
     evaluation_loader,
     load_datasets,
@@ -21,6 +24,7 @@ from gac_sj.data import (
 )
 from gac_sj.training.distributed import World
 from gac_sj.training.settings import Settings
+from gac_sj.training.signals import leave_signals_to_parent
 
 __all__ = ["Data", "build_model", "load_data"]
 
@@ -62,7 +66,12 @@ class Data:
     images: tuple[Any, Any] | None = None
 
     def fingerprint(self) -> str:
-        return self.train.fingerprint() + self.test.fingerprint()
+        """Letters that stand for the content of both sets."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self.train.fingerprint() + self.test.fingerprint()  # looks at every file
 
     def training(self, settings: Settings, model: nn.Module, world: World) -> Iterable:
         """The training loader of this process; batches of ``batch_size / world.size``.
@@ -82,7 +91,7 @@ class Data:
         mean, std = self._statistics(model)
         if self.images is not None:
             return ResidentLoader(*self.images[0], batch_size, mean, std, world.device, settings, **place)
-        return training_loader(
+        loader = training_loader(
             self.train,
             batch_size,
             train_transform(settings, self.size, mean, frames=self.train.is_events),
@@ -94,16 +103,19 @@ class Data:
             skip_corrupt=settings.skip_corrupt,
             **place,
         )
+        return _with_calm_workers(loader)
 
     def testing(self, settings: Settings, model: nn.Module, world: World) -> Iterable:
         """The test loader of this process."""
         place = dict(rank=world.rank, world_size=world.size)
         # as many as a training step holds: without its graph they need less memory
         batch_size = -(-settings.batch_size // world.size)
+        if len(self.test) < world.size:
+            raise ValueError(f"The test set has {len(self.test)} images for {world.size} processes; use fewer.")
         mean, std = self._statistics(model)
         if self.images is not None:
             return ResidentLoader(*self.images[1], batch_size, mean, std, world.device, **place)
-        return evaluation_loader(
+        loader = evaluation_loader(
             self.test,
             batch_size,
             self.size,
@@ -116,24 +128,51 @@ class Data:
             interpolation=settings.interpolation,
             **place,
         )
+        return _with_calm_workers(loader)
 
     def _statistics(self, model: nn.Module) -> list[tuple[float, ...]]:
         return [tuple(model.pretrained_cfg[name][: self.train.channels]) for name in ("mean", "std")]
 
 
-def load_data(settings: Settings) -> Data:
-    """The data of a run.
+def _with_calm_workers(loader: Loader) -> Loader:
+    """Its workers outlive signals that others send to them too; the main process decides when they end."""
+    loader.batches.loader.worker_init_fn = leave_signals_to_parent
+    return loader
+
+
+def load_data(settings: Settings, download: bool = True) -> Data:
+    """The data of a run; CIFAR may be downloaded.
 
     Raises:
         ValueError, OSError: see :func:`gac_sj.data.load_datasets`; a training set that is too small for its limit.
     """
-    config = timm.get_pretrained_cfg(settings.model)
-    size = config.input_size[1:]
-    train, test = load_datasets(
-        settings.dataset, settings.data_dir, settings.T, (config.num_classes, 3, config.input_size[-1])
-    )
-    if settings.dataset == "digits":
-        size = (8, 8)
+    if settings.dataset == "synthetic":
+        return generate_data(settings)
+    return _prepare(settings, load_datasets(settings.dataset, settings.data_dir, settings.T, download=download))
+
+
+def generate_data(settings: Settings) -> Data:
+    """Generated images in place of a data set of images, with its shape and number of classes.
+
+    Raises:
+        ValueError: the data set has frames.
+    """
+    if settings.dataset in EVENT_SETS:
+        raise ValueError(f"The data set {settings.dataset} has frames of events, and images cannot stand in for them.")
+    default = timm.get_pretrained_cfg(settings.model).num_classes
+    classes = {"digits": 10, "cifar10": 10, "cifar100": 100}.get(settings.dataset, default)
+    channels = 1 if settings.dataset == "digits" else 3
+    return _prepare(settings, load_datasets("synthetic", generated=(classes, channels, _size(settings)[0])))
+
+
+def _size(settings: Settings) -> tuple[int, int]:
+    """Height and width of the network's images; digits stay as they are."""
+    return (8, 8) if settings.dataset == "digits" else timm.get_pretrained_cfg(settings.model).input_size[1:]
+
+
+def _prepare(settings: Settings, parts: tuple[DataSet, DataSet]) -> Data:
+    train, test = parts
+    size = _size(settings)
     if settings.train_limit:
         train = train.balanced(settings.train_limit)
     images = tuple(read_images(part, size) for part in (train, test)) if settings.loader == "resident" else None

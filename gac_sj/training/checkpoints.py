@@ -20,11 +20,14 @@ _logger = logging.getLogger(__name__)
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that whoever reads it finds the old content or the new one, also after a power cut."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the new name
@@ -44,15 +47,21 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def save(self, epochs: int, steps: int, state: dict[str, Any]) -> Path:
-        """Write a state of tensors and plain values after so many whole epochs and steps, then remove the oldest."""
+        """Write a state of tensors and plain values after so many whole epochs and steps.
+
+        Then the oldest are removed, and those of later steps: the run has not continued there, so they are damaged.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
         path = self.folder / f"epoch{epochs:05d}-step{steps:09d}-{_checksum(content)}.pt"
         write_atomically(path, content)
-        for old in self._newest_first()[self.keep :]:
-            old.unlink(missing_ok=True)
+        paths = self._newest_first()
+        kept = [other for other in paths if other <= path][: self.keep]
+        killed = self.folder.glob(".epoch*.tmp")  # what a kill left unfinished
+        for other in {*paths, *killed}.difference(kept):
+            other.unlink(missing_ok=True)
         return path
 
     def load(self) -> dict[str, Any] | None:
@@ -64,7 +73,7 @@ class Checkpoints:
                     raise ValueError("its checksum is wrong")
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception as error:
-                _logger.warning("The checkpoint %s is damaged (%s); the one before it is used.", path, error)
+                _logger.warning("The checkpoint %s is damaged (%s) and passed over.", path, error)
         return None
 
     def _newest_first(self) -> list[Path]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,31 @@ class World:
         values: list[object] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def equalise(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors the first process's values, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, on all."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, device=self.device)
+        return values[0]
+
+    @contextmanager
+    def one_per_machine_first(self) -> Iterator[None]:
+        """One process of each machine runs the block before the others do: what it downloads is there for them."""
+        leads = int(os.environ.get("LOCAL_RANK", 0)) == 0
+        if self.size > 1 and not leads:
+            dist.barrier()
+        try:
+            yield
+        finally:
+            if self.size > 1 and leads:
+                dist.barrier()
 
     def _reduce(self, values: Tensor, how: dist.ReduceOp) -> Tensor:
         if self.size > 1:

@@ -35,11 +35,11 @@ from gac_sj.training.evaluation import Evaluation, evaluate
 from gac_sj.training.losses import cross_entropy, tet
 from gac_sj.training.record import Record
 from gac_sj.training.settings import Settings
+from gac_sj.training.signals import Signals, start
 
 __all__ = ["InterruptedRunError", "NonFiniteLossError", "Training"]
 
 _logger = logging.getLogger(__name__)
-_AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Between these steps the processes of a run do not wait for each other, nor for the GPU.
 _STEPS_BETWEEN_CHECKS = 10
 
@@ -53,7 +53,7 @@ class InterruptedRunError(RuntimeError):
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A loss became infinite or not a number; the last checkpoint is from before."""
+    """A loss, weight or statistic became infinite or not a number; the last checkpoint is from before."""
 
 
 class Objective(nn.Module):
@@ -66,7 +66,7 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module, settings: Settings):
         super().__init__()
         self.model, self.loss, self.tet_lambda = model, settings.loss, settings.tet_lambda
-        self.autocast = _AUTOCAST[settings.amp]
+        self.autocast = settings.autocast
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
@@ -111,14 +111,17 @@ class Training:
         if world.size > 1:
             objective = DistributedDataParallel(objective)
         self.objective = objective
-        self.optimizer = create_optimizer_v2(
-            model,
-            settings.opt,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            filter_bias_and_bn=not settings.decay_all,
-        )
+        try:
+            self.optimizer = create_optimizer_v2(
+                model,
+                settings.opt,
+                lr=settings.lr,
+                weight_decay=settings.weight_decay,
+                momentum=settings.momentum,
+                filter_bias_and_bn=not settings.decay_all,
+            )
+        except AssertionError as error:
+            raise ValueError(f"opt is {settings.opt!r}, which cannot run here ({error}); choose another.") from error
         self.loader = data.training(settings, model, world)
         self.test_loader = data.testing(settings, model, world)
         self.augment = BatchAugmentation(
@@ -157,15 +160,16 @@ class Training:
             NonFiniteLossError: a loss that is not finite.
             CorruptImageError: an image that cannot be read.
         """
-        state = self.checkpoints.load() if self.checkpoints else None
+        state = self.checkpoints.load() if self.checkpoints and self.world.is_first else None
+        state = self.world.from_first(state)
         if state is not None:
             self.load_state(state)
             self._say(f"continues in epoch {self.epoch + 1} after {self.batch} of {len(self.loader)} batches")
         if self.folder is not None and self.world.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.record = Record(self.folder, self.settings, self.epoch)
+            self.record = Record(self.folder, self.settings, self.epoch + 1)
         try:
-            with _Signals() as self.signals:
+            with Signals() as self.signals:
                 while self.epoch < self.settings.epochs:
                     self._train_epoch()
                     self._end_epoch()
@@ -181,7 +185,7 @@ class Training:
         self.loader.set_epoch(self.epoch, self.batch)
         written = started = time.monotonic()
         pending: list[tuple[float, Tensor, Tensor, int]] = []
-        batches = iter(self.loader)
+        batches = start(self.loader)
         with self._progress("epoch", len(self.loader), self.batch) as progress:
             while self.batch < len(self.loader):
                 images, labels = next(batches)
@@ -196,6 +200,8 @@ class Training:
                     due = self.folder is not None and now - written >= 60 * self.settings.checkpoint_minutes
                     # all processes must do the same
                     wish = self.world.largest(3 if not finite else 2 if self.signals.number else int(due))
+                    if wish < 3 and (wish or last) and self.world.largest(len(self._spoilt())):
+                        wish = 3  # never into a checkpoint
                     if wish == 3:
                         raise NonFiniteLossError(self._explain(pending))
                     pending.clear()
@@ -245,13 +251,9 @@ class Training:
             self.totals["images"] += images
         return self.totals["loss"] - self.totals["loss"] == 0
 
-    def _explain(self, pending: list[tuple[float, Tensor, Tensor, int]]) -> str:
-        """Where a loss stopped being finite: step, learning rate, and layers whose numbers went wrong."""
-        at = next((n for n, (_, loss, _, _) in enumerate(pending) if not torch.isfinite(loss)), None)
-        if at is None:
-            return "The loss of another process is not finite; see its message."
-        step = self.step - len(pending) + at + 1
-        wrong = [
+    def _spoilt(self) -> list[str]:
+        """Layers whose weights or statistics are not finite. The loss may be: a neuron that gets NaN does not fire."""
+        return [
             name
             for name, module in self.model.named_modules()
             if any(
@@ -259,14 +261,23 @@ class Training:
                 for value in (*module.parameters(recurse=False), *module.buffers(recurse=False))
             )
         ]
+
+    def _explain(self, pending: list[tuple[float, Tensor, Tensor, int]]) -> str:
+        """Where numbers stopped being finite: step, learning rate, and layers whose numbers went wrong."""
+        wrong = self._spoilt()
+        at = next((n for n, (_, loss, _, _) in enumerate(pending) if not torch.isfinite(loss)), len(pending) - 1)
+        rate, loss, _, images = pending[at]
+        if not wrong and torch.isfinite(loss):
+            return "The loss of another process is not finite; see its message."
         shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         layers = (
             f"weights or statistics are not finite in {shown}" if wrong else "all weights and statistics are finite"
         )
-        kept = "the last good checkpoint is kept" if self.folder else "nothing was kept"
+        exists = self.checkpoints is not None and any(self.checkpoints.folder.glob("epoch*.pt"))
+        kept = "the last good checkpoint is kept" if exists else "there is no checkpoint"
         return (
-            f"The loss is {(pending[at][1] / pending[at][3]).item()} at step {step} (epoch {self.epoch + 1}, learning "
-            f"rate {pending[at][0]:.3g}); {layers}; {kept}; lower lr or set clip_grad."
+            f"The loss is {(loss / images).item():.5g} at step {self.step - len(pending) + at + 1} (epoch "
+            f"{self.epoch + 1}, learning rate {rate:.3g}); {layers}; {kept}; lower lr or set clip_grad."
         )
 
     def _end_epoch(self) -> None:
@@ -286,16 +297,22 @@ class Training:
             "top5": "",
             "train_seconds": round(self.totals["seconds"], 2),
             "images_per_second": round(images / self.totals["seconds"], 1),
-            "corrupt": self.loader.corrupt,
         }
         if epoch % settings.eval_every == 0 or epoch == settings.epochs:
             self.last = self._test()
             tested = self.last[0]
             row |= {"test_loss": tested.loss, "top1": 100 * tested.top1, "top5": 100 * tested.top5}
+        both = (self.loader, self.test_loader)
+        row["corrupt"] = sum(len(set().union(*self.world.gather(loader.corrupt))) for loader in both)
         self.history.append(row)
         self.seconds += self.totals["seconds"]
         self.epoch, self.batch = epoch, 0
         self.totals = dict.fromkeys(self.totals, 0.0) | {"images": 0}
+        tested = f", test {row['top1']:.2f} %" if row["top1"] != "" else ""
+        self._say(
+            f"epoch {epoch}/{settings.epochs}: loss {row['train_loss']:.4f}, training {row['train_accuracy']:.2f} %"
+            f"{tested}, {row['images_per_second']:.0f} images/s"
+        )
         if self.record:
             self.record.write(self.history)
             self._keep_weights(row)
@@ -305,25 +322,27 @@ class Training:
     def _keep_weights(self, row: dict[str, Any]) -> None:
         if row["top1"] == "":
             return
-        about = {"settings": json.dumps(self.settings.key()), "epoch": str(row["epoch"]), "top1": str(row["top1"])}
-        content = save({name: value.contiguous() for name, value in self.tested.state_dict().items()}, about)
+        tensors = {name: value.contiguous() for name, value in self.tested.state_dict().items()}
+        # no second entry: safetensors would write the two in any order
+        content = save(tensors, {"settings": json.dumps(self.settings.key())})
         names = ["last.safetensors"]
-        if row["top1"] == max(float(before["top1"]) for before in self.history if before["top1"] != ""):
+        if row["top1"] > max((before["top1"] for before in self.history[:-1] if before["top1"] != ""), default=-1):
             names.append("best.safetensors")
         for name in names:
             write_atomically(self.folder / name, content)
 
     def _test(self) -> tuple[Evaluation, dict[str, float]]:
         def guarded() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch in self.test_loader:
+            for batch in start(self.test_loader):
                 # the state is in a checkpoint since the epoch's last step
                 if self.signals.number and self.world.size == 1:
                     self._stop()
                 yield batch
                 progress.update()
 
+        self.world.equalise(self.tested.buffers())  # without sync_bn every process has its own statistics
         with self._progress("test after", len(self.test_loader)) as progress, firing_rates(self.tested) as rates:
-            evaluation = evaluate(self.tested, guarded(), self.world, _AUTOCAST[self.settings.amp])
+            evaluation = evaluate(self.tested, guarded(), self.world, self.settings.autocast)
         if self.world.largest(int(self.signals.number > 0)):
             self._stop()
         return evaluation, rates
@@ -336,15 +355,24 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "data": self.data.fingerprint(),
             "random": self.world.gather(random_state()),
             "position": [self.epoch, self.batch, self.step],
-            "totals": self.totals,
+            "totals": self.world.gather(self.totals),
             "seconds": self.seconds,
             "history": self.history,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from a :meth:`state`."""
+        """Continue from a :meth:`state`.
+
+        Raises:
+            ValueError: it is of a run on other images.
+        """
+        if state["data"] != self.data.fingerprint():
+            raise ValueError(
+                f"{self.folder} holds a run on other images; name another output, or its data to continue."
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -352,7 +380,9 @@ class Training:
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.epoch, self.batch, self.step = state["position"]
-        self.totals, self.seconds, self.history = state["totals"], state["seconds"], state["history"]
+        self.seconds, self.history = state["seconds"], state["history"]
+        shares = state["totals"][self.world.rank :: self.world.size]  # there may be more or fewer processes than before
+        self.totals = {name: sum(share[name] for share in shares) for name in self.totals}
         if self.world.rank < len(state["random"]):  # else there are more processes than before
             set_random_state(state["random"][self.world.rank])
 
@@ -393,27 +423,3 @@ class Training:
     def _say(self, text: str) -> None:
         if self.world.is_first:
             _logger.info("%s, seed %d: %s", self.settings.encoder, self.settings.seed, text)
-
-
-class _Signals:
-    """Remembers SIGTERM and SIGINT until a step is over; a second one is not held back."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def __enter__(self) -> _Signals:
-        self.before = {}
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.before[number] = signal.signal(number, self._remember)
-        except ValueError:  # not in the main thread: signals go elsewhere
-            pass
-        return self
-
-    def _remember(self, number: int, frame: Any) -> None:
-        self.number = number
-        signal.signal(number, self.before[number])
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

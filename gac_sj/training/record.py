@@ -57,12 +57,11 @@ class Record:
         if not path.exists():
             return
         try:
-            before = yaml.safe_load(path.read_text(encoding="utf-8"))
-            differing = [f"{name}: {before.get(name)} -> {value}" for name, value in settings.key().items()
-                         if before.get(name) != value]  # fmt: skip
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+            before = Settings(**yaml.safe_load(path.read_text(encoding="utf-8"))).key()
+        except (yaml.YAMLError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged; move the folder away or name another output.") from error
-        if differing:
+        now = settings.key()
+        if differing := [f"{name}: {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]:
             raise ValueError(
                 f"{folder} holds a run with other settings ({'; '.join(differing)}); name another output, or the same "
                 "settings to continue it."

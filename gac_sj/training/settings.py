@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
+import torch
 import yaml
 from timm.optim import list_optimizers
 
@@ -94,10 +95,22 @@ class Settings(Augmentation):
             object.__setattr__(self, "encoder", "gac" if self.model.startswith("gac_") else "direct")
         if self.encoder == "gac" and self.recipe is None:
             object.__setattr__(self, "recipe", DEFAULT_RECIPE)
-        if self.loader == "resident" and (self.crop == "resize" or self.color_jitter or self.auto_augment):
-            raise ValueError(
-                "loader is 'resident', which knows no crop=resize, color_jitter or auto_augment; use loader=standard."
-            )
+        if self.auto_augment and self.color_jitter:
+            raise ValueError("auto_augment and color_jitter are given, and timm takes only the first; leave one out.")
+        if self.loader == "resident":
+            unknown = {"crop": "resize", "interpolation": "bicubic"}
+            refused = [name for name, value in unknown.items() if getattr(self, name) == value]
+            refused += [
+                n for n in ("crop_fraction", "color_jitter", "auto_augment", "skip_corrupt") if getattr(self, n)
+            ]
+            if refused:
+                given = ", ".join(f"{name}={getattr(self, name)}" for name in refused)
+                raise ValueError(f"loader is 'resident', which knows no {given}; use loader=standard.")
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type of autocast."""
+        return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.amp]
 
     def key(self) -> dict[str, Any]:
         """The settings that decide about the result, seed included: not where and how it is read, run and written."""
@@ -105,7 +118,13 @@ class Settings(Augmentation):
 
     def name(self) -> str:
         """Ten letters that stand for the key."""
-        return hashlib.sha256(json.dumps(self.key(), sort_keys=True).encode()).hexdigest()[:10]
+        # without defaults, so that a setting that is added later does not rename older runs
+        changed = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if field.metadata["key"] and (value := getattr(self, field.name)) not in (field.default, {})
+        }
+        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
     def dump(self) -> str:
         """As YAML."""

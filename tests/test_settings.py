@@ -1,0 +1,242 @@
+"""Settings: defaults, then YAML with its bases, then the command line; one sentence where they are wrong."""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from gac_sj.encoding import DEFAULT_RECIPE
+from gac_sj.training import Settings, parse
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
+import train as train_script
+
+FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+BOOLEANS = [name for name, field in FIELDS.items() if field.type == "bool"]
+#: what says where and how a run is read, run and written
+PLACES = {"data_dir", "workers", "device", "output", "checkpoint_minutes", "keep_checkpoints", "wandb"}
+
+
+def read(*arguments):
+    return parse(argparse.ArgumentParser(), [*map(str, arguments)])[0]
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def option(name):
+    return "-T" if name == "T" else f"--{name.replace('_', '-')}"
+
+
+def another(name):
+    """A valid value that is not the default."""
+    special = {
+        "model": "ms_resnet8_cifar",
+        "encoder": "direct",
+        "recipe": "reference",
+        "model_options": {"drop_rate": 0.1},
+        "dataset": "digits",
+        "crop": "none",
+        "interpolation": "bicubic",
+        "erasing_mode": "const",
+        "loader": "resident",
+        "opt": "adamw",
+        "loss": "tet",
+        "amp": "bf16",
+        "batch_size": 62,
+        "accumulate": 2,
+        "mix_probability": 0.5,
+        "device": "cpu",
+    }
+    default = FIELDS[name].default
+    if name in special:
+        return special[name]
+    if isinstance(default, bool):
+        return not default
+    kind = FIELDS[name].type
+    return "word" if "str" in kind else 1 + (default or 0) if "int" in kind else 0.25
+
+
+def test_the_command_line_goes_over_yaml_over_its_base_over_the_defaults(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "root.yaml", "epochs: 30\nlr: 0.3\nmomentum: 0.3\nmodel_options: {gain: 2.0}")
+    write(tmp_path / "deep" / "base.yaml", "base: ../root.yaml\nlr: 0.2\nmomentum: 0.2")
+    config = write(tmp_path / "deep" / "run.yaml", "base: base.yaml\nmomentum: 0.1\nseed: 5")
+    settings = read("--config", config, "--seed", 7)
+    given = (settings.epochs, settings.lr, settings.momentum, settings.seed)
+    assert given == (30, 0.2, 0.1, 7)
+    assert settings.model_options == {"gain": 2.0}
+    assert settings == Settings(epochs=30, lr=0.2, momentum=0.1, seed=7, model_options={"gain": 2.0})
+
+
+def test_yaml_can_set_back_what_a_base_sets(tmp_path):
+    write(tmp_path / "base.yaml", "clip_grad: 1.0\nsync_bn: true")
+    config = write(tmp_path / "run.yaml", "base: base.yaml\nclip_grad: null\nsync_bn: false")
+    assert read("-c", config) == Settings()
+    config = tmp_path / "base.yaml"
+    assert read("-c", config).clip_grad == 1.0
+    assert read("-c", config, "--clip-grad", "null", "--no-sync-bn") == Settings()
+
+
+def test_numbers_are_numbers_however_they_are_written(tmp_path):
+    for text, value in {"1e-3": 1e-3, "1": 1.0, "5.e-5": 5e-5, "+.5": 0.5}.items():
+        for settings in (read("-c", write(tmp_path / "run.yaml", f"lr: {text}")), read("--lr", text)):
+            assert settings.lr == value and type(settings.lr) is float
+
+
+@pytest.mark.parametrize("text", ["2024-05-01", "7", "runs #3", "a: b", "[x]", "on", "1e3"])
+def test_words_on_the_command_line_are_taken_as_they_are(text):
+    assert read("--output", text).output == text
+    assert read("--data-dir", text).data_dir == text
+
+
+def test_null_on_the_command_line_is_no_word(tmp_path):
+    config = write(tmp_path / "run.yaml", "auto_augment: rand-m9\noutput: there\ntrain_limit: 10")
+    assert read("-c", config, "--auto-augment", "null", "--output", "null", "--train-limit", "null") == Settings()
+
+
+REFUSED = {
+    "missing": ("--config nowhere.yaml", ["nowhere.yaml", "cannot be read", "No such file"]),
+    "folder": ("--config .", ["cannot be read"]),
+    "broken": ("--config broken.yaml", ["broken.yaml", "is not YAML"]),
+    "binary": ("--config binary.yaml", ["binary.yaml", "is not YAML"]),
+    "list": ("--config list.yaml", ["list.yaml", "holds no settings"]),
+    "empty": ("--config empty.yaml", ["empty.yaml", "holds no settings"]),
+    "unknown_key": ("--config unknown.yaml", ["unknown.yaml", "unknown settings: 3, learning_rate, lrs;"]),
+    "unknown_base": ("--config orphan.yaml", ["nowhere.yaml", "cannot be read"]),
+    "own_base": ("--config own.yaml", ["own.yaml", "its own base"]),
+    "circle": ("--config circle1.yaml", ["its own base"]),
+    "base_of_another_type": ("--config basenumber.yaml", ["base", "is 3"]),
+    "yaml_type": ("--config type.yaml", ["sync_bn is 'yes please'", "true or false"]),
+    "int": ("--epochs 1.5", ["epochs is 1.5", "a whole number"]),
+    "int_bool": ("--epochs true", ["epochs is True", "a whole number"]),
+    "float": ("--lr fast", ["lr is 'fast'", "a number"]),
+    "float_bool": ("--lr true", ["lr is True", "a number"]),
+    "not_a_number": ("--lr .nan", ["lr is nan"]),
+    "mapping": ("--model-options 3", ["model_options is 3", "a mapping"]),
+    "low": ("--batch-size 0", ["batch_size is 0", "at least 1."]),
+    "high": ("--hflip 1.5", ["hflip is 1.5", "at least 0 and at most 1"]),
+    "negative": ("--seed -1", ["seed is -1", "at least 0"]),
+    "choice": ("--loss mse", ["loss is 'mse'", "ce, tet"]),
+    "data_set": ("--dataset mnist", ["dataset is 'mnist'", "cifar10"]),
+    "encoder": ("--encoder morse", ["encoder is 'morse'", "gac", "poisson"]),
+    "model": ("--model resnet18", ["model is 'resnet18'", "gac_ms_resnet18_cifar"]),
+    "optimiser": ("--opt sdg", ["opt is 'sdg'", "adamw"]),
+    "warm_up": ("--warmup-epochs 5 --epochs 5", ["warmup_epochs is 5 of 5 epochs"]),
+    "parts": ("--batch-size 9 --accumulate 2", ["batch_size is 9", "accumulate=2"]),
+    "odd": ("--batch-size 9 --mixup 0.2", ["batch_size is 9", "pair images"]),
+    "resident": ("--loader resident --crop resize", ["loader is 'resident'", "loader=standard"]),
+    "recipe": ("--model ms_resnet8_cifar --recipe current --dataset digits", ["recipe 'current'", "leave it out"]),
+    "model_options": ("--model-options '{wheels: 4}' --dataset digits", ["model_options is {'wheels': 4}", "wheels"]),
+    "device": ("--device tpu", ["device is 'tpu'", "not there"]),
+    "device_number": ("--device cuda:99", ["device is 'cuda:99'", "not there"]),
+}
+if not torch.cuda.is_available():
+    REFUSED["fused"] = ("--opt fusedadam --dataset digits", ["opt is 'fusedadam'", "CUDA required", "choose another"])
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_wrong_is_said_in_one_sentence(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "broken": "lr: [1",
+        "list": "- lr",
+        "empty": "",
+        "unknown": "lrs: 1\nlr: 1\nlearning_rate: 2\n3: 4",
+        "orphan": "base: nowhere.yaml",
+        "own": "base: own.yaml",
+        "circle1": "base: circle2.yaml",
+        "circle2": "base: ./circle1.yaml",
+        "basenumber": "base: 3",
+        "type": "sync_bn: yes please",
+    }
+    for name, text in files.items():
+        write(tmp_path / f"{name}.yaml", text)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00lr")
+    command, parts = REFUSED[case]
+    assert train_script.main(shlex.split(command)) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("train.py: ") and lines[0].endswith(".")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_an_unknown_option_is_named(capsys):
+    with pytest.raises(SystemExit) as error:
+        train_script.main(["--learning-rate", "0.1"])
+    assert error.value.code == 2
+    assert "--learning-rate" in capsys.readouterr().err
+
+
+def test_help_shows_every_setting_with_its_default_and_choices(capsys):
+    with pytest.raises(SystemExit) as error:
+        train_script.main(["--help"])
+    assert error.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in FIELDS.items():
+        default = {} if field.default is dataclasses.MISSING else field.default
+        start = text.index(f"{option(name)}{', --no-' if name in BOOLEANS else ' VALUE'}")
+        assert f"(default: {default})" in text[start:]
+        assert all(choice in text[start:] for choice in field.metadata["choices"])
+    assert {field.metadata["group"] for field in FIELDS.values()} == {
+        "augmentation", "network", "data", "optimisation", "run",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+def test_every_boolean_can_be_switched_both_ways(name, tmp_path):
+    on = write(tmp_path / "on.yaml", f"{name}: true")
+    off = write(tmp_path / "off.yaml", f"{name}: false")
+    dashed = name.replace("_", "-")
+    assert getattr(read("-c", off, f"--{dashed}"), name) is True
+    assert getattr(read("-c", on, f"--no-{dashed}"), name) is False
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_is_an_option_and_decides_about_the_key_unless_it_is_a_place(name, tmp_path):
+    # 62 images are even and more than one part
+    base = {"batch_size": 64} | ({"mixup": 0.2} if name.startswith("mix_") else {})
+    default, value = Settings(**base), another(name)
+    changed = Settings(**base | {name: value})
+    assert value != getattr(default, name)
+    assert (changed.key() == default.key()) == (name in PLACES)
+    assert (changed.name() == default.name()) == (name in PLACES)
+    assert FIELDS[name].metadata["key"] == (name not in PLACES)
+    # dumped and read again, and on the command line
+    assert read("-c", write(tmp_path / "args.yaml", changed.dump())) == changed
+    config = write(tmp_path / "base.yaml", default.dump())
+    given = [option(name), yaml.safe_dump(value, default_flow_style=True).split("\n")[0]]
+    if isinstance(value, bool):
+        given = [option(name) if value else f"--no{option(name)[1:]}"]
+    if name == "model":  # the dump names the encoder, which the model would decide
+        given += ["--encoder", "null", "--recipe", "null"]
+    if name == "encoder":
+        given += ["--recipe", "null"]
+    assert read("-c", config, *given) == changed
+
+
+def test_the_name_depends_on_values_and_not_on_their_order():
+    one = Settings(model_options={"gain": 1.0, "drop_rate": 0.1})
+    other = Settings(model_options={"drop_rate": 0.1, "gain": 1.0})
+    assert one.name() == other.name()
+    assert len(one.name()) == 10
+    assert Settings(lr=1).name() == Settings(lr=1.0).name()
+
+
+def test_the_encoder_that_a_model_implies_is_the_same_as_naming_it():
+    gac, direct = Settings(), Settings(model="ms_resnet18_cifar")
+    assert (gac.encoder, gac.recipe) == ("gac", DEFAULT_RECIPE)
+    assert (direct.encoder, direct.recipe) == ("direct", None)
+    assert Settings(encoder="gac", recipe=DEFAULT_RECIPE) == gac
+    assert Settings(model="ms_resnet18_cifar", encoder="direct") == direct
+    assert Settings(model="ms_resnet18_cifar", encoder="gac").recipe == DEFAULT_RECIPE
+    assert Settings(encoder="poisson").recipe is None
