@@ -134,6 +134,7 @@ def test_what_is_tested_together_is_what_is_kept(two):
     assert results[0]["plain"]["loss"] == pytest.approx(alone.loss, rel=1e-6)
     assert torch.equal(results[0]["plain"]["confusion"], alone.confusion)
     assert alone.images == 40
+    torch.testing.assert_close(results[1]["plain"]["tested"], results[0]["plain"]["tested"], rtol=0, atol=0)
 
 
 def test_the_first_process_writes_for_all(two):

@@ -16,6 +16,8 @@ import pytest
 import torch
 from test_training import assert_same_run, last_state, table
 
+from gac_sj.training.signals import leave_signals_to_parent
+
 SCRIPT = str(Path(__file__).resolve().parent.parent / "experiments" / "train.py")
 # A server that has imported everything forks the processes: they start in no time and are as real as others.
 FORKS = multiprocessing.get_context("forkserver")
@@ -160,6 +162,28 @@ def test_a_signal_to_the_whole_group_keeps_the_step_and_the_same_command_ends_th
     with started(folder, *arguments) as process:
         assert finish(process)[0] == [0]
     assert_same_run(folder, whole)
+
+
+def stuck(ready):
+    leave_signals_to_parent(0)
+    ready.set()
+    time.sleep(600)
+
+
+def test_a_worker_that_is_stuck_outlives_signals_of_others_and_can_still_be_ended():
+    """Otherwise the run would wait for it for ever."""
+    forks = multiprocessing.get_context("fork")
+    ready = forks.Event()
+    worker = forks.Process(target=stuck, args=(ready,), daemon=True)
+    worker.start()
+    assert ready.wait(60)
+    for number in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.slow

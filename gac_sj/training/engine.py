@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -32,7 +30,8 @@ from gac_sj.training.build import Data, build_model
 from gac_sj.training.checkpoints import Checkpoints, write_atomically
 from gac_sj.training.distributed import World
 from gac_sj.training.evaluation import Evaluation, evaluate
-from gac_sj.training.losses import cross_entropy, tet
+from gac_sj.training.objective import Objective
+from gac_sj.training.optimisation import create_optimizer, create_schedule
 from gac_sj.training.record import Record
 from gac_sj.training.settings import Settings
 from gac_sj.training.signals import Signals, start
@@ -42,6 +41,8 @@ __all__ = ["InterruptedRunError", "NonFiniteLossError", "Training"]
 _logger = logging.getLogger(__name__)
 # Between these steps the processes of a run do not wait for each other, nor for the GPU.
 _STEPS_BETWEEN_CHECKS = 10
+# What a check may ask for; all processes do the largest that one of them wants.
+_GO_ON, _SAVE, _STOP, _FAIL = range(4)
 
 
 class InterruptedRunError(RuntimeError):
@@ -54,28 +55,6 @@ class InterruptedRunError(RuntimeError):
 
 class NonFiniteLossError(FloatingPointError):
     """A loss, weight or statistic became infinite or not a number; the last checkpoint is from before."""
-
-
-class Objective(nn.Module):
-    """Network and loss in one module, so that both are compiled and distributed together.
-
-    Shapes:
-        images ``[N, C, H, W]`` and soft labels ``[N, classes]`` -> loss, logits ``[N, classes]`` (mean over time).
-    """
-
-    def __init__(self, model: nn.Module, settings: Settings):
-        super().__init__()
-        self.model, self.loss, self.tet_lambda = model, settings.loss, settings.tet_lambda
-        self.autocast = settings.autocast
-
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
-            steps = self.model.forward_sequence(images)
-        # the loss in full precision, at least
-        steps = steps.to(torch.promote_types(steps.dtype, torch.float32))
-        labels = labels.to(steps.dtype)
-        loss = tet(steps, labels, self.tet_lambda) if self.loss == "tet" else cross_entropy(steps, labels)
-        return loss, steps.detach().mean(0)
 
 
 class Training:
@@ -111,32 +90,13 @@ class Training:
         if world.size > 1:
             objective = DistributedDataParallel(objective)
         self.objective = objective
-        try:
-            self.optimizer = create_optimizer_v2(
-                model,
-                settings.opt,
-                lr=settings.lr,
-                weight_decay=settings.weight_decay,
-                momentum=settings.momentum,
-                filter_bias_and_bn=not settings.decay_all,
-            )
-        except AssertionError as error:
-            raise ValueError(f"opt is {settings.opt!r}, which cannot run here ({error}); choose another.") from error
+        self.optimizer = create_optimizer(model, settings)
         self.loader = data.training(settings, model, world)
         self.test_loader = data.testing(settings, model, world)
         self.augment = BatchAugmentation(
             settings, len(data.train.classes), data.size, world.device, cutout=data.images is None
         )
-        warmup = round(settings.warmup_epochs * len(self.loader))
-        self.schedule = CosineLRScheduler(
-            self.optimizer,
-            # one more, so that the last step is not at the learning rate of the end
-            t_initial=settings.epochs * len(self.loader) - warmup + 1,
-            lr_min=settings.min_lr,
-            warmup_t=warmup,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+        self.schedule = create_schedule(self.optimizer, settings, len(self.loader))
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16")
         self.epoch = self.batch = self.step = 0
         #: of the running epoch: loss and number of right answers summed over images, images, seconds
@@ -198,17 +158,17 @@ class Training:
                     self.totals["seconds"] += now - started
                     started = now
                     due = self.folder is not None and now - written >= 60 * self.settings.checkpoint_minutes
-                    # all processes must do the same
-                    wish = self.world.largest(3 if not finite else 2 if self.signals.number else int(due))
-                    if wish < 3 and (wish or last) and self.world.largest(len(self._spoilt())):
-                        wish = 3  # never into a checkpoint
-                    if wish == 3:
+                    wish = _FAIL if not finite else _STOP if self.signals.number else _SAVE if due or last else _GO_ON
+                    wish = self.world.largest(wish)
+                    if wish in (_SAVE, _STOP) and self.world.largest(len(self._spoilt())):
+                        wish = _FAIL  # never into a checkpoint
+                    if wish == _FAIL:
                         raise NonFiniteLossError(self._explain(pending))
                     pending.clear()
-                    if wish or last:
+                    if wish != _GO_ON:
                         self._save()
                         written = started = time.monotonic()
-                    if wish == 2:
+                    if wish == _STOP:
                         self._stop()
                     self._show(progress)
 

@@ -1,0 +1,45 @@
+"""timm's optimisers and its cosine schedule, as the settings ask for them."""
+
+from __future__ import annotations
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from gac_sj.training.settings import Settings
+
+__all__ = ["create_optimizer", "create_schedule"]
+
+
+def create_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """The optimiser.
+
+    Raises:
+        ValueError: one that needs a package or a device which is not there.
+    """
+    try:
+        return create_optimizer_v2(
+            model,
+            settings.opt,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            filter_bias_and_bn=not settings.decay_all,
+        )
+    except AssertionError as error:
+        raise ValueError(f"opt is {settings.opt!r}, which cannot run here ({error}); choose another.") from error
+
+
+def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps: int) -> CosineLRScheduler:
+    """Linear warm-up, then a cosine, by optimiser steps counted from 1; ``steps`` are those of an epoch."""
+    warmup = round(settings.warmup_epochs * steps)
+    return CosineLRScheduler(
+        optimizer,
+        # one more, so that the last step is not at the learning rate of the end
+        t_initial=settings.epochs * steps - warmup + 1,
+        lr_min=settings.min_lr,
+        warmup_t=warmup,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
