@@ -1,6 +1,7 @@
 """Kill and resume, really: experiments/train.py in processes of its own, killed at random moments."""
 
 import contextlib
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import assert_same_run, last_state, table
+from test_training import CPU, SMALL, assert_same_run, digits, last_state, table
 
-from gac_sj.training.signals import leave_signals_to_parent
+from gac_sj.training import Settings, Training
 
 SCRIPT = str(Path(__file__).resolve().parent.parent / "experiments" / "train.py")
 # A server that has imported everything forks the processes: they start in no time and are as real as others.
@@ -148,9 +149,8 @@ def test_a_signal_to_the_whole_group_keeps_the_step_and_the_same_command_ends_th
         process.kill()
     with started(folder, *arguments) as process:  # writes no checkpoint on its own inside an epoch
         before = steps(folder)
-        while not children(process):  # the first worker is there, so the run has begun
-            time.sleep(0.001)
-        time.sleep(random.Random(number).uniform(0, 0.1))
+        while not children(process):  # the first worker is only just there
+            pass
         os.killpg(process.pid, number)
         (code,), (said,) = finish(process)
     assert code == 128 + number
@@ -164,26 +164,43 @@ def test_a_signal_to_the_whole_group_keeps_the_step_and_the_same_command_ends_th
     assert_same_run(folder, whole)
 
 
-def stuck(ready):
-    leave_signals_to_parent(0)
-    ready.set()
-    time.sleep(600)
+class Stuck:
+    """Images that never come."""
+
+    def __init__(self, sign):
+        self.sign = sign
+
+    def __getitem__(self, item):
+        self.sign.touch()
+        time.sleep(600)
 
 
-def test_a_worker_that_is_stuck_outlives_signals_of_others_and_can_still_be_ended():
-    """Otherwise the run would wait for it for ever."""
-    forks = multiprocessing.get_context("fork")
-    ready = forks.Event()
-    worker = forks.Process(target=stuck, args=(ready,), daemon=True)
-    worker.start()
-    assert ready.wait(60)
-    for number in ("TERM", "INT"):
-        subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)
-    worker.join(0.5)
-    assert worker.is_alive()
-    worker.terminate()
-    worker.join(60)
-    assert worker.exitcode == 0
+def train_stuck(folder):
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    data = digits("standard")
+    train = dataclasses.replace(data.train, source=Stuck(folder / "stuck"))
+    settings = Settings(**SMALL | {"loader": "standard", "workers": 1})
+    Training(settings, dataclasses.replace(data, train=train), CPU, folder).run()
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_images_ends_at_the_second_signal_with_its_worker(tmp_path):
+    process = FORKS.Process(target=train_stuck, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "stuck").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    (worker,) = children(process)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(1)
+    assert process.is_alive()  # for a step that might end
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 1  # KeyboardInterrupt
+    assert not Path(f"/proc/{worker}").exists()
 
 
 @pytest.mark.slow

@@ -49,9 +49,12 @@ class Signals:
 
 
 def start(loader: Iterable[Any]) -> Iterator[Any]:
-    """Batches of a loader. Its workers start with both signals blocked; this process gets them after the first one."""
+    """Batches of a loader. Its workers start with SIGTERM blocked; this process gets it after the first batch.
+
+    They inherit how this process takes SIGINT, so that it need not wait for a batch that does not come.
+    """
     batches = iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BOTH)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
         first = next(batches, None)
     finally:
