@@ -65,7 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
             folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
             with world.one_per_machine_first():
                 data = load_data(settings)
-            rows = result_rows(folder / "result.csv") if world.is_first else None
+            try:
+                rows = result_rows(folder / "result.csv") if world.is_first else None
+            except OSError as error:
+                raise ValueError(f"output {folder} cannot be written ({error}); name another folder.") from error
             row = world.from_first(rows.find(run_key(settings, data)) if rows else None)
             if row is None:
                 row = train(settings, data, world, folder)

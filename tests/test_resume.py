@@ -193,14 +193,31 @@ def test_a_run_that_waits_for_images_ends_at_the_second_signal_with_its_worker(t
         assert process.is_alive()
         time.sleep(0.01)
     (worker,) = children(process)
-    time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(1)
-    assert process.is_alive()  # for a step that might end
-    os.kill(process.pid, signal.SIGINT)
-    process.join(60)
-    assert process.exitcode == 1  # KeyboardInterrupt
-    assert not Path(f"/proc/{worker}").exists()
+    try:
+        os.kill(process.pid, signal.SIGINT)
+        process.join(1)
+        assert process.is_alive()  # for a step that might end
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 1  # KeyboardInterrupt
+        assert not Path(f"/proc/{worker}").exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_signals_while_workers_start(tmp_path):
+    folder, draw = tmp_path / "run", random.Random(8)
+    for _ in range(12):
+        with started(folder, *RUN, "--epochs", "20") as process:
+            while not children(process):
+                pass
+            time.sleep(draw.uniform(0, 0.05))
+            os.killpg(process.pid, signal.SIGTERM)
+            (code,), (said,) = finish(process)
+        assert code == 143
+        assert "Traceback" not in said
 
 
 @pytest.mark.slow
