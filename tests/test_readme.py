@@ -64,8 +64,9 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_the_table_of_forms_is_that_of_the_rows():
-    rows = rows_of(REPOSITORY / "experiments/encoder_forms/results.csv")
+@pytest.mark.parametrize("folder", ["encoder_forms", "results/cifar10_small"])
+def test_the_tables_are_those_of_the_rows(folder):
+    rows = rows_of(REPOSITORY / "experiments" / folder / "results.csv")
     assert report.table(rows) in README
     for name in ("commit", "device"):
         assert all(row[name] in README for row in rows)
