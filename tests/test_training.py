@@ -49,7 +49,7 @@ SMALL = dict(
 )  # fmt: skip
 EXACT = dict(rtol=0, atol=0)
 #: columns of summary.csv and result.csv that depend on time
-PASSING = ("train_seconds", "images_per_second", "date")
+PASSING = ("train_seconds", "images_per_second", "date", "commit")
 
 
 @pytest.fixture(scope="module", autouse=True)
