@@ -10,6 +10,7 @@ import csv
 import json
 import statistics
 import sys
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
@@ -52,16 +53,23 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def label(encoder: str, recipe: str | None) -> str:
-    """How an encoder is named: with its recipe where that is not the default one."""
-    plain = encoder != "gac" or recipe == DEFAULT_RECIPE  # the forms' older rows have "gac:recipe" as encoder
-    return encoder if plain else f"{encoder}:{recipe}"
+def label(row: Mapping[str, str]) -> str:
+    """How the encoder of a row is named: with recipe and options where those are not the default ones.
+
+    "gac", "gac:current", "gac:attention=temporal", "gac:reference,kernel_size=3".
+    """
+    options = json.loads(row.get("model_options") or "{}")
+    parts = [f"{name}={value}" for name, value in options.items()]
+    # the forms' older rows have "gac:recipe" as encoder
+    if row["encoder"] == "gac" and row["recipe"] != DEFAULT_RECIPE:
+        parts.insert(0, row["recipe"])
+    return f"{row['encoder']}:{','.join(parts)}" if parts else row["encoder"]
 
 
 def by_encoder(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     groups: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        groups.setdefault(label(row["encoder"], row["recipe"]), []).append(row)
+        groups.setdefault(label(row), []).append(row)
     return groups
 
 

@@ -22,6 +22,7 @@ from gac_sj.training import (
     InterruptedRunError,
     Settings,
     World,
+    as_text,
     build_model,
     join_world,
     load_data,
@@ -107,7 +108,7 @@ def compare(args: argparse.Namespace, world: World) -> None:
         data = load_data(first)
     build_model(first, data)  # a network that cannot be built is reported before any work
     for number, run in enumerate(runs.values(), 1):
-        name = label(run.encoder, run.recipe)
+        name = label(as_text(run.key()))
         title = f"[{number}/{len(runs)}] {name}, seed {run.seed}"
         key = run_key(run, data)
         row = world.from_first(rows.find(key))  # another command may be adding rows meanwhile

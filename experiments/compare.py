@@ -3,9 +3,9 @@
     python experiments/compare.py runs/cifar10_gac_T4 runs/cifar10_direct_T4
     python experiments/compare.py runs/mine/results.csv:gac:reference runs/mine/results.csv:direct
 
-A and B are files of rows, or folders that hold result.csv or results.csv; :ENCODER or :gac:RECIPE selects rows. Both
-must have the same settings but for model, encoder and recipe. Prints the difference A - B of every seed, and its mean
-with a 95 % confidence interval (Student's t, which takes the differences as normally distributed).
+A and B are files of rows, or folders that hold result.csv or results.csv; :ENCODER, as report.py names it, selects
+rows. Both must have the same settings but for model, encoder and recipe. Prints the difference A - B of every seed, and
+its mean with a 95 % confidence interval (Student's t, which takes the differences as normally distributed).
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ def read_set(text: str) -> list[Row]:
     place, _, wanted = text.partition(":")
     rows = read_rows(result_files(Path(place)))
     if wanted:
-        encoder, _, recipe = wanted.partition(":")
-        names = dict.fromkeys(label(row["encoder"], row["recipe"]) for row in rows)
-        wanted = label(encoder, recipe or DEFAULT_RECIPE)
-        rows = [row for row in rows if label(row["encoder"], row["recipe"]) == wanted]
+        names = dict.fromkeys(label(row) for row in rows)
+        wanted = wanted.removesuffix(f":{DEFAULT_RECIPE}")
+        rows = [row for row in rows if label(row) == wanted]
         if not rows:
             raise ValueError(f"{place} has no rows of {wanted!r}; it has those of {', '.join(names) or 'none'}.")
     if not rows:
@@ -116,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for name, rows, place in (("A", a, args.a), ("B", b, args.b)):
         first = rows[0]
-        print(f"{name}: {first['model']}, {label(first['encoder'], first['recipe'])}, {len(rows)} seeds ({place})")
+        print(f"{name}: {first['model']}, {label(first)}, {len(rows)} seeds ({place})")
     print(f"\n{report(pairs)}")
     return 0
 

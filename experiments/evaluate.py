@@ -13,35 +13,14 @@ import json
 import sys
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from gac_sj.training import Evaluation, Settings, World, build_model, evaluate, join_world, load_data
+from gac_sj.training import Evaluation, Settings, World, evaluate, join_world, load_data, load_network, read_weights
 from gac_sj.training.checkpoints import write_atomically
-
-
-def read_weights(path: Path) -> tuple[Settings, dict]:
-    """Settings and tensors of a file that a run has left.
-
-    Raises:
-        ValueError: not there, damaged, or no weights of a run.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            settings = Settings(**json.loads((file.metadata() or {})["settings"]))
-            return settings, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as weights of a run ({error}); give its last.safetensors.") from error
 
 
 def measure(settings: Settings, weights: dict, world: World) -> tuple[Evaluation, tuple[str, ...]]:
     """The evaluation and the names of the classes."""
     data = load_data(settings)
-    model = build_model(settings, data)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"The weights do not fit {settings.model} ({' '.join(str(error).split())}).") from error
-    model = model.to(world.device)
+    model = load_network(settings, weights, data).to(world.device)
     return evaluate(model, data.testing(settings, model, world), world, settings.autocast), data.test.classes
 
 

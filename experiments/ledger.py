@@ -99,7 +99,7 @@ def _cells(config: str | None, rows: list[Row]) -> list[str]:
     return [
         f"[{config}]({config})" if config else files[0],
         first["model"],
-        label(first["encoder"], first["recipe"]),
+        label(first),
         first["dataset"] + limit,
         first["T"],
         first["epochs"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -129,6 +129,14 @@ class Data:
             **place,
         )
         return _with_calm_workers(loader)
+
+    def sample(self, count: int) -> Data:
+        """With at most ``count`` of the test images, as many of each class, the first ones."""
+        labels = self.test.labels if self.test.index is None else [self.test.labels[item] for item in self.test.index]
+        rarest = min(map(labels.count, range(len(self.test.classes))))
+        per_class = max(1, min(count // len(self.test.classes), rarest))
+        test = self.test.balanced(per_class * len(self.test.classes))
+        return replace(self, test=test, images=self.images and (self.images[0], read_images(test, self.size)))
 
     def _statistics(self, model: nn.Module) -> list[tuple[float, ...]]:
         return [tuple(model.pretrained_cfg[name][: self.train.channels]) for name in ("mean", "std")]

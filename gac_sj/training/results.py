@@ -14,7 +14,9 @@ from gac_sj.training.engine import Training
 from gac_sj.training.rows import Rows, commit, device_name, read_rows, versions
 from gac_sj.training.settings import Settings
 
-__all__ = ["KEY", "MEASURED", "as_text", "read_results", "result_rows", "run_key", "train"]
+__all__ = [
+    "ANALYSED", "KEY", "MEASURED", "PASSING", "as_text", "read_results", "result_rows", "run_key", "train",
+]  # fmt: skip
 
 #: All settings that decide about a result, the seed, and which images they were.
 KEY = (*(field.name for field in fields(Settings) if field.metadata["key"]), "data")
@@ -25,6 +27,18 @@ MEASURED = (
     "corrupt_images", "train_seconds", "images_per_second", "firing_rate_mean", "firing_rates", "processes", "commit",
     "versions", "device", "date",
 )  # fmt: skip
+#: What gac_sj.analysis finds in the trained network, on test images; empty in rows that were not analysed. Energies are
+#: picojoules and operations counts per image; see :mod:`gac_sj.analysis.energy` and :mod:`gac_sj.analysis.dynamics`.
+ANALYSED = (
+    "analysed_images", "energy_paper_pj", "energy_complete_pj", "energy_encoder_pj", "dense_macs", "effective_macs",
+    "effective_acs", "energy_by_layer", "non_spiking_layers", "firing_rates_by_step", "time_to_repeat",
+    "duration_not_shorter", "entropy_bits", "information_by_step", "time_to_first_spike", "silent", "change_by_step",
+    "readout_by_step", "inference_images_per_second", "encoder_images_per_second",
+)  # fmt: skip
+#: What differs between two runs of one command on one machine: measured times, speeds, dates.
+PASSING = (
+    "train_seconds", "images_per_second", "inference_images_per_second", "encoder_images_per_second", "date",
+)  # fmt: skip
 
 
 def as_text(settings: dict[str, Any]) -> dict[str, str]:
@@ -32,13 +46,14 @@ def as_text(settings: dict[str, Any]) -> dict[str, str]:
     return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in settings.items()}
 
 
-#: What a setting was before it existed.
+#: What a setting was before it existed, and what stands for an analysis that was not made.
 _DEFAULTS = as_text({field.name: {} if field.default is MISSING else field.default for field in fields(Settings)})
+_DEFAULTS |= dict.fromkeys(ANALYSED, "")
 
 
 def result_rows(path: Path) -> Rows:
     """The rows of a file with this schema, to look up and to add to."""
-    return Rows(path, KEY, KEY + MEASURED, _DEFAULTS)
+    return Rows(path, KEY, KEY + MEASURED + ANALYSED, _DEFAULTS)
 
 
 def read_results(path: Path) -> list[dict[str, str]]:
@@ -47,7 +62,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     Raises:
         ValueError, OSError: see :func:`gac_sj.training.rows.read_rows`.
     """
-    return read_rows(path, KEY + MEASURED, _DEFAULTS)
+    return read_rows(path, KEY + MEASURED + ANALYSED, _DEFAULTS)
 
 
 def run_key(settings: Settings, data: Data) -> dict[str, str]:
@@ -56,7 +71,7 @@ def run_key(settings: Settings, data: Data) -> dict[str, str]:
 
 
 def train(settings: Settings, data: Data, world: World, folder: Path | None = None) -> dict[str, Any]:
-    """Train and test one network, from its last checkpoint where there is one; its row.
+    """Train and test one network, from its last checkpoint where there is one; its row, not analysed.
 
     Raises:
         ValueError, InterruptedRunError, NonFiniteLossError, CorruptImageError: see :class:`Training`.
@@ -89,4 +104,5 @@ def train(settings: Settings, data: Data, world: World, folder: Path | None = No
         "versions": versions(),
         "device": device_name(world.device),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+        **dict.fromkeys(ANALYSED, ""),
     }
