@@ -4,7 +4,13 @@ from gac_sj import checkpoint, functional, models
 from gac_sj.analysis import summarize
 from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
 from gac_sj.encoder import Encoder
-from gac_sj.encoding import DirectCoding, GatedAttentionCoding, create_encoder
+from gac_sj.encoding import (
+    AttendedDirectCoding,
+    DirectCoding,
+    GatedAttentionCoding,
+    MatchedDirectCoding,
+    create_encoder,
+)
 from gac_sj.neuron import LIFNode, preset
 from gac_sj.pixel_coding import LatencyCoding, PoissonCoding, WeightedPhaseCoding
 from gac_sj.surrogate import Rectangle, Triangle
@@ -12,12 +18,14 @@ from gac_sj.surrogate import Rectangle, Triangle
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttendedDirectCoding",
     "DirectCoding",
     "Encoder",
     "GatedAttentionCoding",
     "GatedAttentionUnit",
     "LIFNode",
     "LatencyCoding",
+    "MatchedDirectCoding",
     "PoissonCoding",
     "Rectangle",
     "SpatialChannelAttention",

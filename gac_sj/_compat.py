@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
+from spikingjelly.activation_based import layer
 from torch import nn
 
 
@@ -22,6 +24,27 @@ def cfunction() -> ModuleType:
             "The installed SpikingJelly generates no CuPy kernels, so nothing asks for cuda_codes; "
             "it exists for SpikingJelly 0.0.0.0.14."
         ) from error
+
+
+def attention_layer(name: str, *arguments: Any, **options: Any) -> nn.Module:
+    """One of SpikingJelly's attention layers.
+
+    Raises:
+        ValueError: the installed release's cannot be called (0.0.0.0.14: it is no module), or refuses the arguments.
+    """
+    kind = getattr(layer, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(f"The installed SpikingJelly's {name} cannot be called; pip install -U spikingjelly (2.0.0).")
+    try:
+        attention = kind(*arguments, **options)
+    except AssertionError as error:
+        raise ValueError(f"SpikingJelly's {name} says: {error}.") from error
+    attention.supported_step_mode = _both_step_modes  # it takes whole sequences, whatever mode its network is put into
+    return attention
+
+
+def _both_step_modes() -> tuple[str, ...]:
+    return "s", "m"
 
 
 def has_other_backend(node: nn.Module) -> bool:

@@ -95,6 +95,8 @@ class GatedAttentionUnit(nn.Module):
         kernel_size, depth: of the spatial-channel branch.
         temporal_reduction, channel_reduction: reduction ratios of the two branches.
         gain: the largest value of the gate, above 0. 1 is published; 2 makes the gate about 1 at initialisation.
+        attention: "both" (published), or for ablations the "temporal" or the "spatial" part alone (ours): the gate is
+            ``gain * sigmoid`` of it, ``[T, N, 1, 1, 1]`` or of the features' shape.
 
     Shapes:
         features ``[N, C, H, W]`` (the same at every step) or ``[T, N, C, H, W]`` -> the gate ``[T, N, C, H, W]``, in
@@ -113,19 +115,26 @@ class GatedAttentionUnit(nn.Module):
         channel_reduction: int = 1,
         depth: int = 2,
         gain: float = 1.0,
+        attention: str = "both",
     ):
         super().__init__()
+        if attention not in ("both", "temporal", "spatial"):
+            raise ValueError(f"attention is {attention!r}; choose both, temporal or spatial.")
         if not 0 < gain < float("inf"):
             raise ValueError(f"gain is {gain}; a gate needs a finite gain above 0; give 1 for the published one.")
-        self.temporal = TemporalAttention(T, temporal_reduction)
-        self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
+        self.attention = attention
+        self.temporal = self.spatial_channel = None
+        if attention != "spatial":
+            self.temporal = TemporalAttention(T, temporal_reduction)
+        if attention != "temporal":
+            self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
         self.gain = float(gain)
 
     def forward(self, x: Tensor, sequence: Tensor | None = None) -> Tensor:
-        temporal, spatial_channel = self.temporal(x), self.spatial_channel(x)
+        temporal, spatial_channel = (part and part(x) for part in (self.temporal, self.spatial_channel))
         if sequence is None:
             return functional.gate(temporal, spatial_channel, self.gain)
         return functional.weigh(sequence, temporal, spatial_channel, self.gain)
 
     def extra_repr(self) -> str:
-        return f"gain={self.gain:g}"
+        return f"gain={self.gain:g}, attention={self.attention!r}"

@@ -66,8 +66,8 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
         state_dict: names of the published code to tensors, alone or as "state_dict" or "model" inside a dict.
 
     Raises:
-        ValueError: no MS-ResNet of ours or one that pools the maximum, a GAC network of another recipe, no state dict,
-            or a tensor that is missing, unexpected, misshapen or contradictory; the message names each.
+        ValueError: no MS-ResNet of ours, one that pools the maximum or is spike-driven, a GAC network of another
+            recipe, no state dict, or a tensor that is missing, unexpected, misshapen or contradictory; each is named.
     """
     if not isinstance(model, MSResNet):
         raise ValueError(
@@ -77,6 +77,11 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
         raise ValueError(
             f"The model has downsample={model.downsample!r}, and no published GAC or MS-ResNet pools the maximum; "
             "create the one that the checkpoint belongs to."
+        )
+    if model.spike_driven:
+        raise ValueError(
+            "The model has spike_driven=True, and the shortcuts of the published networks take membrane potentials; "
+            "create it without."
         )
     encoder = model.encoder
     if isinstance(encoder, GatedAttentionCoding) and not encoder.is_reference:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gac_sj.attention import GatedAttentionUnit
+from gac_sj._compat import attention_layer
+from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention
 from gac_sj.encoder import Encoder
 from gac_sj.neuron import LIFNode, preset
 from gac_sj.pixel_coding import LatencyCoding, PoissonCoding, WeightedPhaseCoding
@@ -16,8 +17,10 @@ __all__ = [
     "DEFAULT_RECIPE",
     "ENCODERS",
     "RECIPES",
+    "AttendedDirectCoding",
     "DirectCoding",
     "GatedAttentionCoding",
+    "MatchedDirectCoding",
     "Recipe",
     "create_encoder",
 ]
@@ -72,6 +75,7 @@ class GatedAttentionCoding(Encoder):
         gain, output: override the recipe's.
         kernel_size, depth: of the spatial-channel branch.
         temporal_reduction, channel_reduction: reduction ratios of the two branches.
+        attention: "both", or "temporal" or "spatial" alone (:class:`gac_sj.attention.GatedAttentionUnit`).
 
     Raises:
         ValueError: an unknown recipe or output, a neuron where the gate is on the current, a number out of its range;
@@ -93,6 +97,7 @@ class GatedAttentionCoding(Encoder):
         depth: int = 2,
         temporal_reduction: int = 2,
         channel_reduction: int = 1,
+        attention: str = "both",
         step_mode: str = "m",
     ):
         super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
@@ -108,15 +113,18 @@ class GatedAttentionCoding(Encoder):
                 "output='current' has no neuron, and one was given; leave neuron= out or use output='spikes'."
             )
         self.recipe = recipe
-        self.gau = GatedAttentionUnit(T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain)
+        self.gau = GatedAttentionUnit(
+            T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain, attention
+        )
         self.neuron = None
         if output == "spikes":
             self.neuron = neuron if isinstance(neuron, nn.Module) else form.neuron(neuron)
 
     @property
     def is_reference(self) -> bool:
-        """Whether this is the published recipe, and its gate and output are not overridden."""
-        return self.recipe == "reference" and self.gau.gain == 1.0 and self.neuron is not None
+        """Whether this is the published recipe, and its gate, parts and output are not overridden."""
+        published = self.recipe == "reference" and self.gau.gain == 1.0 and self.neuron is not None
+        return published and self.gau.attention == "both"
 
     def encode(self, x: Tensor) -> Tensor:
         z = self.features(x)
@@ -163,11 +171,90 @@ class DirectCoding(Encoder):
         return z if self.neuron is None else self.neuron(z)
 
 
+class MatchedDirectCoding(Encoder):
+    """Direct coding with the parameters of GAC but no gate, so that capacity and gating can be told apart (ours).
+
+    ``LIF(z + SCA(z))`` with ``z = stem(x)`` and GAC's spatial-channel convolutions, which here add to the current.
+
+    Args:
+        T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
+        neuron: a multi-step neuron module, or the name of a preset.
+        kernel_size, depth, channel_reduction: of the convolutions, as in :class:`GatedAttentionCoding`.
+    """
+
+    def __init__(
+        self,
+        T: int = 4,
+        in_channels: int = 3,
+        channels: int = 64,
+        *,
+        stem: nn.Module | None = None,
+        neuron: nn.Module | str = "cifar",
+        kernel_size: int = 4,
+        depth: int = 2,
+        channel_reduction: int = 1,
+        step_mode: str = "m",
+    ):
+        super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
+        self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
+        self.neuron = preset(neuron) if isinstance(neuron, str) else neuron
+
+    def encode(self, x: Tensor) -> Tensor:
+        z = self.features(x)
+        return self.neuron(self.over_time(z + self.spatial_channel(z)))
+
+
+class AttendedDirectCoding(Encoder):
+    """Direct coding behind one of SpikingJelly's attention layers: a gate on the current that is no GAC.
+
+    SpikingJelly's ``TemporalWiseAttention`` (TA-SNN, arXiv 2107.11711) has one weight per step;
+    ``MultiDimensionalAttention`` (MA-SNN, arXiv 2209.13929) has temporal, channel and spatial ones, and a ReLU.
+
+    Args:
+        T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
+        attention: "temporal_wise" or "multi_dimensional".
+        temporal_reduction, channel_reduction: ratios of T and channels to the layer's hidden units; at least one
+            remains.
+
+    Raises:
+        ValueError: an unknown attention, or a SpikingJelly whose layer cannot be called (0.0.0.0.14).
+    """
+
+    def __init__(
+        self,
+        T: int = 4,
+        in_channels: int = 3,
+        channels: int = 64,
+        *,
+        stem: nn.Module | None = None,
+        attention: str = "temporal_wise",
+        temporal_reduction: int = 2,
+        channel_reduction: int = 16,
+        step_mode: str = "m",
+    ):
+        super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
+        temporal_reduction, channel_reduction = min(T, temporal_reduction), min(channels, channel_reduction)
+        if attention == "temporal_wise":
+            self.attention = attention_layer("TemporalWiseAttention", T, reduction=temporal_reduction)
+        elif attention == "multi_dimensional":
+            self.attention = attention_layer(
+                "MultiDimensionalAttention", T, channels, reduction_t=temporal_reduction, reduction_c=channel_reduction
+            )
+        else:
+            raise ValueError(f"attention is {attention!r}; choose temporal_wise or multi_dimensional.")
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.attention(self.over_time(self.features(x)))
+
+
 #: The names that ``create_encoder`` and the models' ``encoder=`` know.
 ENCODERS: dict[str, type[Encoder]] = {
     "gac": GatedAttentionCoding,
     "direct": DirectCoding,
     "direct_lif": DirectCoding,
+    "direct_matched": MatchedDirectCoding,
+    "temporal_wise": AttendedDirectCoding,
+    "multi_dimensional": AttendedDirectCoding,
     "poisson": PoissonCoding,
     "latency": LatencyCoding,
     "weighted_phase": WeightedPhaseCoding,
@@ -188,4 +275,6 @@ def create_encoder(name: str, **options: Any) -> Encoder:
         raise ValueError(f"The encoder {name!r} does not exist; choose one of {', '.join(ENCODERS)}.")
     if name == "direct_lif":
         options.setdefault("neuron", "cifar")
+    if ENCODERS[name] is AttendedDirectCoding:
+        options.setdefault("attention", name)
     return ENCODERS[name](**options)

@@ -60,21 +60,23 @@ def spatial_channel_attention(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return y.reshape(x.shape)
 
 
-def gate(temporal: Tensor, spatial_channel: Tensor, gain: float = 1.0) -> Tensor:
+def gate(temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 1.0) -> Tensor:
     """``gain * sigmoid(temporal * spatial_channel)`` (GAC, main figure; the gain is ours, 1 as published).
 
     Args:
-        temporal: ``[T, N, 1, 1, 1]``.
-        spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``.
+        temporal: ``[T, N, 1, 1, 1]``, or None for the other part alone (ours, for ablations).
+        spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``, or None for the other part alone.
         gain: the largest value that the gate can take.
 
     Returns:
-        ``[T, N, C, H, W]``, strictly between 0 and ``gain`` (up to rounding).
+        ``[T, N, C, H, W]``, strictly between 0 and ``gain`` (up to rounding); of one part alone its shape.
     """
+    if temporal is None or spatial_channel is None:
+        return gain * torch.sigmoid(spatial_channel if temporal is None else temporal)
     return gain * torch.sigmoid(temporal * spatial_channel)
 
 
-def weigh(sequence: Tensor, temporal: Tensor, spatial_channel: Tensor, gain: float = 1.0) -> Tensor:
+def weigh(sequence: Tensor, temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 1.0) -> Tensor:
     """``sequence * gate(temporal, spatial_channel, gain)``, with one tensor of T steps in memory in place of four.
 
     The backward pass computes the gate again.
@@ -86,6 +88,8 @@ def weigh(sequence: Tensor, temporal: Tensor, spatial_channel: Tensor, gain: flo
     Returns:
         ``[T, N, C, H, W]``.
     """
+    if temporal is None or spatial_channel is None:  # a small gate: there is nothing to save
+        return sequence * gate(temporal, spatial_channel, gain)
     shape = (len(temporal), *spatial_channel.shape[-4:])
     return _Weigh.apply(sequence.expand(shape), temporal, spatial_channel, gain)
 

@@ -1,6 +1,16 @@
-"""What a network does: firing rates and its summary."""
+"""What a network does: firing rates, energy, spikes or not, the encoder's dynamics, figures, and its summary."""
 
+from gac_sj.analysis.energy import Energy, LayerEnergy, measure_energy
 from gac_sj.analysis.firing_rates import firing_rates
+from gac_sj.analysis.spike_driven import non_spiking_layers
 from gac_sj.analysis.summary import Summary, summarize
 
-__all__ = ["Summary", "firing_rates", "summarize"]
+__all__ = [
+    "Energy",
+    "LayerEnergy",
+    "Summary",
+    "firing_rates",
+    "measure_energy",
+    "non_spiking_layers",
+    "summarize",
+]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gac_sj.analysis.firing_rates import firing_rates
+from gac_sj.analysis.modes import in_mode
 
 __all__ = ["Summary", "summarize"]
 
@@ -68,16 +69,12 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
         for name, module in model.named_modules()
     ]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    modes = {module: module.training for module in model.modules()}
-    model.train()
     try:
-        with firing_rates(model) as rates, FlopCounterMode(display=False) as arithmetic:
+        with in_mode(model, training=True), firing_rates(model) as rates, FlopCounterMode(display=False) as arithmetic:
             model(images)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     return Summary(

@@ -37,6 +37,8 @@ class MSBlock(nn.Module):
             same branch; the shortcut averages pixels before its convolution, which then has stride 1 (MS-ResNet-104).
             "max": both convolutions have stride 1, and a 3x3 max-pool of that stride follows their BatchNorms (ours).
             "max_branch": so on the branch; the shortcut is strided (Max-ResNet, arXiv 2505.18608, code).
+        spike_driven: a convolutional shortcut takes the first neuron's spikes in place of the membrane potential, and
+            averages pixels behind its convolution, which is the same (ours).
 
     Shapes:
         ``[T, N, in_channels, H, W] -> [T, N, channels, H / stride, W / stride]``.
@@ -52,6 +54,7 @@ class MSBlock(nn.Module):
         stride: int,
         neuron: Callable[[], nn.Module],
         downsample: str = "stride",
+        spike_driven: bool = False,
     ):
         super().__init__()
         if downsample not in DOWNSAMPLING:
@@ -71,18 +74,25 @@ class MSBlock(nn.Module):
         self.conv2 = conv(channels, channels, 3, 1, 1)
         self.bn2 = norm(channels)
         self.shortcut = nn.Identity()
+        self.spike_shortcut = False
         if stride != 1 or in_channels != channels:
+            self.spike_shortcut = spike_driven
+            averages = [layer.AvgPool2d(stride, step_mode="m")] if downsample == "avg_shortcut" else []
+            # means of spikes are no spikes, and a mean commutes with a convolution of one pixel
+            before, after = ([], averages) if spike_driven else (averages, [])
             self.shortcut = nn.Sequential(
-                layer.AvgPool2d(stride, step_mode="m") if downsample == "avg_shortcut" else nn.Identity(),
+                *(before or [nn.Identity()]),
                 conv(in_channels, channels, 1, 1 if pools_shortcut else stride),
+                *after,
                 norm(channels),
                 max_pool() if downsample == "max" else nn.Identity(),
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.pool(self.bn1(self.conv1(self.lif1(x))))
+        spikes = self.lif1(x)
+        y = self.pool(self.bn1(self.conv1(spikes)))
         y = self.bn2(self.conv2(self.lif2(y)))
-        return y + self.shortcut(x)
+        return y + self.shortcut(spikes if self.spike_shortcut else x)
 
 
 class MSResNet(nn.Module, base.MultiStepModule):
@@ -97,6 +107,9 @@ class MSResNet(nn.Module, base.MultiStepModule):
         neuron: name of the neuron preset, for the encoder as well.
         init: "cifar", "gac" or "ms" (:meth:`init_weights`).
         downsample: "stride", "avg_shortcut", "max" or "max_branch" (:class:`MSBlock`).
+        spike_driven: every layer behind the encoder receives spikes: the blocks' shortcuts (:class:`MSBlock`) and the
+            classifier, which then runs on every pixel and is averaged, the same up to rounding. Not the published
+            network: the shortcuts differ (:mod:`gac_sj.analysis.spike_driven`).
         T: number of time steps, at least 1.
         num_classes: logits; 0 gives the pooled features.
         in_chans: channels of the images.
@@ -125,6 +138,7 @@ class MSResNet(nn.Module, base.MultiStepModule):
         neuron: str = "cifar",
         init: str = "cifar",
         downsample: str = "stride",
+        spike_driven: bool = False,
         T: int = 4,
         num_classes: int = 10,
         in_chans: int = 3,
@@ -136,6 +150,8 @@ class MSResNet(nn.Module, base.MultiStepModule):
         super().__init__()
         self.step_mode = "m"
         self.downsample = downsample
+        self.spike_driven = spike_driven
+        self.drop_rate = drop_rate
         self.T = T
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = channels[-1]
@@ -146,7 +162,7 @@ class MSResNet(nn.Module, base.MultiStepModule):
         make_neuron = partial(preset, neuron, strict=recipe == "reference")
         if encoder == "gac":
             encoder_options["neuron"] = neuron  # the recipe changes it
-        elif encoder == "direct_lif":
+        elif encoder in ("direct_lif", "direct_matched"):
             encoder_options["neuron"] = make_neuron()
         self.encoder = create_encoder(
             encoder,
@@ -159,7 +175,9 @@ class MSResNet(nn.Module, base.MultiStepModule):
         stages, width = [], stem_channels
         for depth, out, stride in zip(blocks, channels, strides, strict=True):
             firsts = [(width, stride)] + [(out, 1)] * (depth - 1)
-            stages.append(nn.Sequential(*(MSBlock(i, out, s, make_neuron, downsample) for i, s in firsts)))
+            stages.append(
+                nn.Sequential(*(MSBlock(i, out, s, make_neuron, downsample, spike_driven) for i, s in firsts))
+            )
             width = out
         self.stages = nn.Sequential(*stages)
         self.lif = make_neuron()
@@ -195,18 +213,22 @@ class MSResNet(nn.Module, base.MultiStepModule):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits ``[N, num_classes]``, averaged over time; ``pre_logits``: pooled features ``[T, N, num_features]``."""
-        pooled = features.mean((-2, -1))
-        return pooled if pre_logits else self._logits(pooled).mean(0)
+        return features.mean((-2, -1)) if pre_logits else self._logits(features).mean(0)
 
     def forward_sequence(self, x: Tensor) -> Tensor:
         """Logits of every step, ``[T, N, num_classes]``."""
-        return self._logits(self.forward_head(self.forward_features(x), pre_logits=True))
+        return self._logits(self.forward_features(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
-    def _logits(self, pooled: Tensor) -> Tensor:
-        return self.head(self.dropout(pooled))
+    def _logits(self, features: Tensor) -> Tensor:
+        """``[T, N, num_features, h, w]`` -> ``[T, N, num_classes]``."""
+        if not self.spike_driven:
+            return self.head(self.dropout(features.mean((-2, -1))))
+        if self.training and self.drop_rate:  # one mask for all pixels, as behind the mean
+            features = features * self.dropout(features.new_ones(features.shape[:3]))[..., None, None]
+        return self.head(features.movedim(2, -1)).mean((2, 3))
 
     def get_classifier(self) -> nn.Module:
         return self.head

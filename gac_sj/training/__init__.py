@@ -1,5 +1,6 @@
 """Training: settings, the engine, checkpoints, distributed runs, evaluation, rows of results."""
 
+from gac_sj.training.analyse import analyse
 from gac_sj.training.build import Data, build_model, generate_data, load_data
 from gac_sj.training.distributed import World, join_world
 from gac_sj.training.engine import InterruptedRunError, NonFiniteLossError, Training
@@ -30,6 +31,7 @@ __all__ = [
     "Settings",
     "Training",
     "World",
+    "analyse",
     "as_text",
     "build_model",
     "evaluate",

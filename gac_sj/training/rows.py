@@ -57,13 +57,21 @@ class Rows:
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row, unless another process has added the same run meanwhile."""
         with self._locked():
-            if self.find(row):
-                return
-            text = io.StringIO()
-            writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([*self._read(), row])
-            write_atomically(self.path, text.getvalue().encode())
+            if not self.find(row):
+                self._write([*self._read(), row])
+
+    def replace(self, row: Mapping[str, Any]) -> None:
+        """Put a row in the place of that of the same run."""
+        with self._locked():
+            before = self.find(row)
+            self._write([row if other == before else other for other in self._read()])
+
+    def _write(self, rows: list[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, text.getvalue().encode())
 
     def _read(self) -> list[dict[str, str]]:
         return read_rows(self.path, self.columns, self.defaults) if self.path.exists() else []

@@ -1,0 +1,208 @@
+"""The encoder as an observer sees it: what changes in its output from step to step, for every pixel and channel.
+
+All definitions here are ours: the paper's full text was not at hand. A *unit* is one pixel of one channel of the output
+``[T, N, C, H, W]``; its *pattern* is the sequence of its T values for one image.
+
+GAC's first proposition (arXiv 2308.06582), as far as we know it, says that given the same convolution and normalisation
+the dynamic duration of GAC is never shorter than that of direct coding. We read "dynamic duration" as
+:func:`time_to_repeat`. So read, it holds for every unit if both have the same neuron: a pattern that repeats after p
+steps has spikes that repeat after p steps, because the gate is positive. It needs not hold where the neurons differ
+(the default recipe halves the threshold), where the sigmoid underflows to 0, and it says nothing about equality: where
+the gate does not change over time, both repeat alike. :func:`compare_durations` measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gac_sj.analysis.modes import in_mode
+from gac_sj.encoder import Encoder
+from gac_sj.encoding import DirectCoding
+
+__all__ = ["Dynamics", "compare_durations", "firing_period", "measure_dynamics", "time_to_repeat"]
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """What :func:`measure_dynamics` finds; maps are means over images.
+
+    Args:
+        images: how many were encoded.
+        time_to_repeat: ``[C, H, W]``, steps, 1 to T (:func:`time_to_repeat`).
+        time_to_first_spike: ``[C, H, W]``, the first step with an output, from 1, over images where there is one; NaN
+            where there is none in any image.
+        silent: ``[C, H, W]``, fraction of images without any output, 0 to 1.
+        information: ``[T, C, H, W]``, bits that a step adds to those before it: the entropy of the first t values over
+            images less that of the first t - 1. A random encoder's noise counts as well.
+        change_by_step: ``[T - 1]``, mean absolute difference to the step before, in units of the mean absolute output.
+        readout_by_step: ``[T]``, test accuracy (0 to 1) of a linear classifier on one step alone; None without labels.
+    """
+
+    images: int
+    time_to_repeat: Tensor
+    time_to_first_spike: Tensor
+    silent: Tensor
+    information: Tensor
+    change_by_step: Tensor
+    readout_by_step: Tensor | None
+
+    @property
+    def entropy(self) -> Tensor:
+        """``[C, H, W]``, bits of the whole pattern over images; at most the logarithm of their number."""
+        return self.information.sum(0)
+
+
+@torch.no_grad()
+def measure_dynamics(encoder: Encoder, loader: Iterable[Any], levels: int = 16) -> Dynamics:
+    """Encode images in evaluation mode and describe the patterns. All outputs are held in memory.
+
+    Args:
+        encoder: of this package; mode and device stay as they are.
+        loader: batches of images ``[N, C, H, W]``, or of pairs (images, labels) for the read-out, on its device.
+        levels: for the entropies values are rounded: zero, and this many equal intervals from the smallest to the
+            largest other value.
+
+    Raises:
+        ValueError: a loader that yields nothing, or fewer than one level.
+    """
+    if levels < 1:
+        raise ValueError(f"levels is {levels}; the entropy needs at least 1.")
+    sequence, labels = _encode(encoder, loader)
+    fired = sequence != 0
+    first = fired.int().argmax(0) + 1.0
+    active = fired.any(0)
+    scale = sequence.abs().mean().clamp_min(torch.finfo(sequence.dtype).tiny)
+    return Dynamics(
+        images=sequence.shape[1],
+        time_to_repeat=time_to_repeat(sequence).float().mean(0),
+        time_to_first_spike=(first * active).sum(0) / active.sum(0),
+        silent=1.0 - active.float().mean(0),
+        information=_information(sequence, levels),
+        change_by_step=(sequence[1:] - sequence[:-1]).abs().mean((1, 2, 3, 4)) / scale,
+        readout_by_step=None if labels is None else torch.stack([_readout(step, labels) for step in sequence]),
+    )
+
+
+def time_to_repeat(sequence: Tensor) -> Tensor:
+    """Steps until a pattern repeats: the smallest p below T with ``x[t + p] == x[t]`` wherever both exist, else T.
+
+    A constant pattern has 1; one that does not repeat within its T steps has T. T steps cannot tell more.
+
+    Args:
+        sequence: ``[T, *]``.
+
+    Returns:
+        ``[*]``, whole numbers of 1 to T.
+    """
+    T = len(sequence)
+    steps = torch.full(sequence.shape[1:], T, device=sequence.device)
+    for p in range(T - 1, 0, -1):
+        steps[(sequence[p:] == sequence[: T - p]).all(0)] = p
+    return steps
+
+
+def firing_period(current: Tensor, tau: float, v_threshold: float, T: int) -> Tensor:
+    """When a LIF neuron with a constant current first fires, which is its period; exact, without a recursion (ours).
+
+    From rest and with a hard reset to 0 the potential after j steps is ``current (1 + b + ... + b^(j-1))`` with
+    ``b = 1 - 1 / tau`` (input not decayed), so the neuron fires at k, 2k, 3k, ... with k the first j that reaches the
+    threshold. As a pattern of T steps it repeats after k, or after 1 where it is silent.
+
+    Args:
+        current: ``[*]``.
+        tau, v_threshold: of the neuron.
+        T: number of steps.
+
+    Returns:
+        ``[*]``, k from 1 to T, or 0 where the neuron stays silent for T steps.
+    """
+    period = torch.zeros(current.shape, dtype=torch.long, device=current.device)
+    potential = torch.zeros_like(current)
+    for j in range(1, T + 1):
+        potential = (1.0 - 1.0 / tau) * potential + current
+        period[(period == 0) & (potential >= v_threshold)] = j
+    return period
+
+
+@torch.no_grad()
+def compare_durations(encoder: Encoder, loader: Iterable[Any], neuron: nn.Module | None = None) -> dict[str, float]:
+    """The first proposition on images: time to repeat of an encoder against direct coding with the same stem.
+
+    Args:
+        encoder: of this package, such as :class:`gac_sj.GatedAttentionCoding`.
+        loader: see :func:`measure_dynamics`.
+        neuron: of the direct coding; None: the stem's current itself, which repeats after one step.
+
+    Returns:
+        Fractions of all units and images: "shorter", "equal", "longer" than direct coding.
+    """
+    direct = DirectCoding(encoder.T, encoder.in_channels, encoder.channels, stem=encoder.stem, neuron=neuron)
+    batches = [_images(batch) for batch in loader]
+    ours, theirs = (time_to_repeat(_encode(each, batches)[0]) for each in (encoder, direct))
+    return {
+        "shorter": (ours < theirs).float().mean().item(),
+        "equal": (ours == theirs).float().mean().item(),
+        "longer": (ours > theirs).float().mean().item(),
+    }
+
+
+def _images(batch: Any) -> Tensor:
+    return batch[0] if isinstance(batch, list | tuple) else batch
+
+
+def _encode(encoder: Encoder, loader: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
+    """``[T, N, C, H, W]`` of all images, on the CPU, and their labels."""
+    sequences, labels = [], []
+    with in_mode(encoder, training=False):
+        for batch in loader:
+            sequences.append(encoder.multi_step_forward(_images(batch)).cpu())
+            if isinstance(batch, list | tuple):
+                labels.append(batch[1].cpu())
+    encoder.reset()
+    if not sequences:
+        raise ValueError("The loader yields no images, so there is nothing to measure; give it at least one batch.")
+    return torch.cat(sequences, 1), torch.cat(labels) if labels else None
+
+
+def _information(sequence: Tensor, levels: int) -> Tensor:
+    """Bits that each step adds, ``[T, C, H, W]``: differences of the entropies of the first t values over images."""
+    values = sequence[sequence != 0]
+    low, high = (values.min(), values.max()) if len(values) else (torch.tensor(0.0), torch.tensor(0.0))
+    width = (high - low).clamp_min(torch.finfo(sequence.dtype).tiny)
+    T, N, C = sequence.shape[:3]
+    entropies = torch.zeros(T + 1, C, sequence[0, 0, 0].numel())
+    for channel in range(C):  # one at a time, to spare memory
+        pattern = torch.zeros(N, sequence[0, 0, 0].numel(), dtype=torch.long)
+        for t in range(T):
+            x = sequence[t, :, channel].flatten(1)
+            level = torch.where(x == 0, 0, 1 + ((x - low) / width * levels).long().clamp(0, levels - 1))
+            pattern, entropies[t + 1, channel] = _entropy(pattern * (levels + 1) + level)
+    return entropies.diff(dim=0).unflatten(2, sequence.shape[3:])
+
+
+def _entropy(patterns: Tensor) -> tuple[Tensor, Tensor]:
+    """Patterns ``[N, units]`` as small numbers, and each unit's plug-in entropy over the N images in bits."""
+    N, units = patterns.shape
+    _, patterns = patterns.unique(return_inverse=True)
+    many = int(patterns.max()) + 1
+    found, counts = (patterns + many * torch.arange(units)).unique(return_counts=True)
+    surprise = torch.zeros(units, dtype=torch.float64)
+    surprise.scatter_add_(0, found // many, counts * counts.double().log2())
+    return patterns, (torch.tensor(float(N)).log2() - surprise / N).float()
+
+
+def _readout(step: Tensor, labels: Tensor, cells: int = 8, strength: float = 0.1) -> Tensor:
+    """Accuracy of a ridge classifier on one step, means over at most 8 x 8 cells; even images train, odd ones test."""
+    features = F.adaptive_avg_pool2d(step, [min(cells, side) for side in step.shape[-2:]]).flatten(1).double()
+    train, test = features[::2], features[1::2]
+    mean, deviation = train.mean(0), train.std(0).clamp_min(1e-6)
+    train, test = ((part - mean) / deviation / features.shape[1] ** 0.5 for part in (train, test))
+    targets = F.one_hot(labels[::2], int(labels.max()) + 1).double()
+    weights = torch.linalg.solve(train @ train.T + strength * torch.eye(len(train)).double(), targets - targets.mean(0))
+    return ((test @ train.T @ weights + targets.mean(0)).argmax(1) == labels[1::2]).double().mean()

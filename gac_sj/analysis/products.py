@@ -1,0 +1,203 @@
+"""Every multiplication of a forward pass, layer by layer: how many, and whether spikes or other numbers go in.
+
+Convolutions, matrix products and elementwise products of two tensors are seen where PyTorch dispatches them, so that
+functional calls and attention count as modules do, on every device and with both SpikingJelly releases. What happens
+inside neurons and normalisations is not seen; products with a plain number or one element are scales, which fold away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gac_sj.encoder import Encoder
+
+__all__ = ["LayerProducts", "is_neuron", "trace_products"]
+
+aten = torch.ops.aten
+
+
+@dataclass
+class LayerProducts:
+    """The products of one layer over all calls so far.
+
+    Args:
+        name: of the module.
+        elementwise: whether these are its elementwise products (gates), or its convolutions and matrix products.
+        place: "stem" of an encoder or "gate" (the rest of it), "before" or "after" the first neuron elsewhere.
+        dense: multiply-accumulates, zeros included.
+        macs: those of them with no zero factor, where no factor is a spike.
+        acs: accumulations that spikes cause: the pairs of a spike and what it is multiplied with.
+        nonzero, elements: of the input.
+        spikes: whether every input held nothing but zeros and ones.
+        frames: images times steps that went in.
+    """
+
+    name: str
+    elementwise: bool
+    place: str
+    dense: int = 0
+    macs: int = 0
+    acs: int = 0
+    nonzero: int = 0
+    elements: int = 0
+    spikes: bool = True
+    frames: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Fraction of the input that is not zero: the firing rate where the input is spikes."""
+        return self.nonzero / self.elements
+
+
+class trace_products(TorchDispatchMode):
+    """Record the products of all calls inside the block.
+
+    Entering gives the list of :class:`LayerProducts`, in the order in which the layers were first used.
+
+    Args:
+        model: its modules name the layers.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.layers: list[LayerProducts] = []
+        self._found: dict[tuple[str, bool], LayerProducts] = {}
+        self._running: list[str] = []
+        self._hidden = 0
+        self._has_spiked = False
+
+    def __enter__(self) -> list[LayerProducts]:
+        named = dict(self.model.named_modules())
+        self._weights = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        self._encoders = [f"{name}." if name else "" for name, module in named.items() if isinstance(module, Encoder)]
+        self._hooks = []
+        for name, module in named.items():
+            hides = is_neuron(module) or isinstance(module, _BatchNorm)
+            self._hooks += [
+                module.register_forward_pre_hook(self._enter(name, hides), prepend=True),
+                module.register_forward_hook(self._leave(hides, is_neuron(module))),
+            ]
+        super().__enter__()
+        return self.layers
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        super().__exit__(*error)
+
+    def _enter(self, name: str, hides: bool) -> Callable[..., None]:
+        def enter(module: nn.Module, inputs: Any) -> None:
+            self._running.append(name)
+            self._hidden += hides
+
+        return enter
+
+    def _leave(self, hides: bool, spikes: bool) -> Callable[..., None]:
+        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            self._running.pop()
+            self._hidden -= hides
+            self._has_spiked |= spikes
+
+        return leave
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not self._hidden:
+            if function in _ELEMENTWISE:  # before it is done, for it may overwrite a factor
+                x, y = args[:2]
+                if isinstance(y, Tensor) and min(x.numel(), y.numel()) > 1:
+                    self._record(True, _elementwise(x, y), 0)
+            elif function is aten.convolution.default:
+                x, weight, _, *rest = args
+                self._record(False, _convolution(x, weight, *rest), len(x))
+            elif function in _MATRIX:
+                x, y = args[_MATRIX[function] :][:2]
+                self._record(False, _matrix(x, y, self._is_weight(x), self._is_weight(y)), len(x))
+        return function(*args, **(kwargs or {}))
+
+    def _layer(self, elementwise: bool) -> LayerProducts:
+        name = self._running[-1] if self._running else ""
+        if (name, elementwise) not in self._found:
+            encoder = next((encoder for encoder in self._encoders if f"{name}.".startswith(encoder)), None)
+            if encoder is None:
+                place = "after" if self._has_spiked or self._encoders else "before"
+            else:
+                place = "stem" if f"{name}.".startswith(f"{encoder}stem.") else "gate"
+            layer = self._found[name, elementwise] = LayerProducts(name or "(network)", elementwise, place)
+            self.layers.append(layer)
+        return self._found[name, elementwise]
+
+    def _record(self, elementwise: bool, found: _Found, frames: int) -> None:
+        layer = self._layer(elementwise)
+        layer.dense += found.dense
+        layer.acs += found.pairs if found.spikes else 0
+        layer.macs += 0 if found.spikes else found.pairs
+        layer.spikes &= found.spikes
+        layer.nonzero += sum(int(factor.count_nonzero()) for factor in found.inputs)
+        layer.elements += sum(factor.numel() for factor in found.inputs)
+        layer.frames += frames
+
+    def _is_weight(self, x: Tensor) -> bool:
+        return x.untyped_storage().data_ptr() in self._weights
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One operation: its size, how many pairs of factors count, what goes in, and whether that is spikes."""
+
+    dense: int
+    pairs: int
+    inputs: tuple[Tensor, ...]
+    spikes: bool
+
+
+def _elementwise(x: Tensor, y: Tensor) -> _Found:
+    spikes = tuple(factor for factor in (x, y) if _is_binary(factor))
+    pairs = torch.logical_and(*torch.broadcast_tensors(x != 0, y != 0))
+    return _Found(pairs.numel(), int(pairs.count_nonzero()), spikes or (x, y), bool(spikes))
+
+
+def _convolution(x: Tensor, weight: Tensor, stride, padding, dilation, transposed, output_padding, groups) -> _Found:
+    """Each nonzero input counts once for every output that it reaches: at borders those are fewer."""
+    channels_out = weight.shape[1] if transposed else weight.shape[0] // groups  # of one group
+    per_group = (x != 0).float().unflatten(1, (groups, -1)).sum(2)
+    ones = torch.ones(groups, 1, *weight.shape[2:], device=x.device)
+    reached = aten.convolution(per_group, ones, None, stride, padding, dilation, transposed, output_padding, groups)
+    positions = per_group[:, :1] if transposed else reached[:, :1]  # where the whole kernel is laid
+    dense = positions.numel() * weight[0, 0].numel() * x.shape[1] * channels_out
+    return _Found(dense, channels_out * int(reached.sum(dtype=torch.float64)), (x,), _is_binary(x))
+
+
+def _matrix(x: Tensor, y: Tensor, x_is_weight: bool, y_is_weight: bool) -> _Found:
+    """``[..., m, k] @ [..., k, n]``; a weight counts as if none of its numbers were zero."""
+    inputs = tuple(factor for factor, weight in ((x, x_is_weight), (y, y_is_weight)) if not weight)
+    x_spikes, y_spikes = not x_is_weight and _is_binary(x), not y_is_weight and _is_binary(y)
+    if y_is_weight or (x_spikes and not y_spikes and not x_is_weight):
+        pairs = int(x.count_nonzero()) * y.shape[-1]
+    elif x_is_weight or (y_spikes and not x_spikes):
+        pairs = int(y.count_nonzero()) * x.shape[-2]
+    else:
+        pairs = int(((x != 0).double() @ (y != 0).double()).sum())
+    return _Found(x.numel() * y.shape[-1], pairs, inputs, x_spikes or y_spikes)
+
+
+def _is_binary(x: Tensor) -> bool:
+    return bool(((x == 0) | (x == 1)).all())
+
+
+def is_neuron(module: nn.Module) -> bool:
+    """Also those of SpikingJelly that are no BaseNode, such as FlexSN."""
+    return isinstance(module, neuron.BaseNode) or type(module).__module__.startswith(neuron.__name__)
+
+
+_ELEMENTWISE = {aten.mul.Tensor, aten.mul_.Tensor}
+#: Matrix products, and the place of their two factors among the arguments.
+_MATRIX = {aten.mm.default: 0, aten.bmm.default: 0, aten.addmm.default: 1, aten.baddbmm.default: 1}

@@ -1,0 +1,96 @@
+"""The analysis of a trained network as columns of its row: energy, dynamics, speed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
+from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
+from gac_sj.data.randomness import seeded
+from gac_sj.training.build import Data
+from gac_sj.training.distributed import World
+from gac_sj.training.results import ANALYSED
+from gac_sj.training.settings import Settings
+
+__all__ = ["analyse"]
+
+#: Test images that are analysed, as many of each class.
+IMAGES = 1000
+
+
+def analyse(model: nn.Module, settings: Settings, data: Data, device: torch.device) -> dict[str, Any]:
+    """The columns :data:`gac_sj.training.ANALYSED` of a network.
+
+    Random encoders draw from the run's seed, so that the same weights give the same columns, but for the speeds.
+
+    Args:
+        model: a trained network of :mod:`gac_sj.models`.
+        settings, data: of its run; at most 1,000 test images are used.
+        device: where to measure.
+    """
+    model = model.to(device).eval()
+    batches = list(data.sample(IMAGES).testing(settings, model, World(0, 1, device)))
+    with seeded(settings.seed, "analysis"):
+        with firing_rates(model, by_step=True) as rates:
+            energy = measure_energy(model, batches)
+        dynamics = measure_dynamics(model.encoder, batches)
+        # the neuron that direct coding has in this network
+        durations = compare_durations(model.encoder, batches, copy.deepcopy(model.lif))
+        speeds = _images_per_second({"network": model, "encoder": model.encoder}, batches[0][0])
+    found = {
+        "analysed_images": energy.images,
+        "energy_paper_pj": round(energy.paper_pj),
+        "energy_complete_pj": round(energy.complete_pj),
+        "energy_encoder_pj": round(energy.encoder_pj),
+        "dense_macs": round(energy.total("dense_macs")),
+        "effective_macs": round(energy.total("effective_macs")),
+        "effective_acs": round(energy.total("effective_acs")),
+        "energy_by_layer": json.dumps(
+            {layer.name: [round(layer.paper_pj), round(layer.complete_pj)] for layer in energy.layers}
+        ),
+        "non_spiking_layers": json.dumps(non_spiking_layers(energy)),
+        "firing_rates_by_step": json.dumps({name: _rounded(by_step) for name, by_step in rates.items()}),
+        "time_to_repeat": _rounded(dynamics.time_to_repeat.mean()),
+        "duration_not_shorter": _rounded(1.0 - durations["shorter"]),
+        "entropy_bits": _rounded(dynamics.entropy.mean()),
+        "information_by_step": json.dumps(_rounded(dynamics.information.mean((1, 2, 3)))),
+        "time_to_first_spike": _rounded(dynamics.time_to_first_spike.nanmean()),
+        "silent": _rounded(dynamics.silent.mean()),
+        "change_by_step": json.dumps(_rounded(dynamics.change_by_step)),
+        "readout_by_step": json.dumps(_rounded(dynamics.readout_by_step)),
+        "inference_images_per_second": round(speeds["network"], 1),
+        "encoder_images_per_second": round(speeds["encoder"], 1),
+    }
+    assert tuple(found) == ANALYSED
+    return found
+
+
+def _rounded(values: Tensor | list[float] | float, digits: int = 5) -> Any:
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    return [round(value, digits) for value in values] if isinstance(values, list) else round(values, digits)
+
+
+@torch.no_grad()
+def _images_per_second(
+    parts: dict[str, Callable[[Tensor], Tensor]], images: Tensor, repeats: int = 5
+) -> dict[str, float]:
+    """By the median time of one batch, taken in turns after a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for repeat in range(repeats + 1):
+        for name, run in parts.items():
+            start = time.perf_counter()
+            run(images)
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: len(images) / statistics.median(taken) for name, taken in times.items()}
