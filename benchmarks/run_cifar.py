@@ -89,9 +89,9 @@ def read_encoder(text: str) -> tuple[str, str | None, dict[str, Any]]:
     Raises:
         ValueError: an unknown encoder or option.
     """
-    encoder, _, rest = text.partition(":")
+    encoder, colon, rest = text.partition(":")
     recipe, found = None, {}
-    for option in rest.split(",") if rest else []:
+    for option in rest.split(",") if colon else []:
         name, equals, value = option.partition("=")
         if equals and name:
             found[name] = yaml.safe_load(value)

@@ -6,15 +6,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from encoders import AVAILABLE, HAS_ATTENTION
 from spikingjelly.activation_based import encoding, functional, layer, neuron
 from torch import nn
 
 import gac_sj
 from gac_sj import DirectCoding, GatedAttentionCoding, LatencyCoding, PoissonCoding, WeightedPhaseCoding
-from gac_sj.encoding import ENCODERS, RECIPES, create_encoder
+from gac_sj.encoding import RECIPES, create_encoder
 
-ALL = pytest.mark.parametrize("name", ENCODERS)
-DETERMINISTIC = pytest.mark.parametrize("name", [name for name in ENCODERS if name != "poisson"])
+ALL = pytest.mark.parametrize("name", AVAILABLE)
+DETERMINISTIC = pytest.mark.parametrize("name", [name for name in AVAILABLE if name != "poisson"])
 
 
 def images(n=2, size=6, dtype=torch.float64):
@@ -404,3 +405,70 @@ def test_autocast(name, dtype):
         output.float().square().sum().backward()
     assert encoder.neuron.v.dtype == torch.float32
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+class TestPartsOfTheGate:
+    """For ablations: the temporal or the spatial part alone."""
+
+    @pytest.mark.parametrize("attention", ["temporal", "spatial"])
+    def test_the_gate_is_the_sigmoid_of_that_part(self, attention):
+        encoder = GatedAttentionCoding(3, 3, 8, recipe="unit_gate", attention=attention).double().eval()
+        x = 3 * images()
+        z = encoder.stem(x)
+        part = encoder.gau.temporal(z) if attention == "temporal" else encoder.gau.spatial_channel(z)
+        spikes = DirectCoding(3, 3, 8, stem=encoder.stem, neuron=copy.deepcopy(encoder.neuron))(x)
+        torch.testing.assert_close(encoder(x), 2 * torch.sigmoid(part) * spikes)
+        assert spikes.any()
+
+    def test_the_other_part_has_no_weights(self):
+        count = {
+            attention: sum(p.numel() for p in GatedAttentionCoding(4, attention=attention).gau.parameters())
+            for attention in ("temporal", "spatial", "both")
+        }
+        assert count == {"temporal": 2 * 4 * 2, "spatial": 2 * 64 * 64 * 16, "both": 16 + 131072}
+
+    def test_they_are_not_the_published_encoder(self):
+        assert not GatedAttentionCoding(recipe="reference", attention="spatial").is_reference
+
+    def test_an_unknown_part(self):
+        with pytest.raises(ValueError, match="attention is 'channel'; choose both, temporal or spatial"):
+            GatedAttentionCoding(attention="channel")
+
+
+class TestMatchedDirectCoding:
+    def test_the_definition(self):
+        encoder = create_encoder("direct_matched", T=3, channels=8).double().eval()
+        x = 3 * images()
+        z = encoder.stem(x)
+        current = z + encoder.spatial_channel(z)
+        expected = create_encoder("direct_lif", T=3, channels=8, stem=nn.Identity(), in_channels=8)(current)
+        assert torch.equal(encoder(x), expected) and set(expected.unique().tolist()) == {0.0, 1.0}
+
+    @pytest.mark.parametrize("T, channels", [(4, 16), (4, 64), (6, 64)])
+    def test_the_parameters_are_those_of_gac(self, T, channels):
+        matched, gac = (
+            sum(p.numel() for p in create_encoder(name, T=T, channels=channels).parameters())
+            for name in ("direct_matched", "gac")
+        )
+        assert matched == pytest.approx(gac, rel=0.01)
+
+
+class TestAttendedDirectCoding:
+    @pytest.mark.skipif(not HAS_ATTENTION, reason="SpikingJelly 0.0.0.0.14's attention layers cannot be called")
+    @pytest.mark.parametrize("name", ["temporal_wise", "multi_dimensional"])
+    def test_the_layer_of_spikingjelly_weighs_the_current(self, name):
+        encoder = create_encoder(name, T=4, channels=32).eval()
+        x = images(dtype=torch.float32)
+        expected = encoder.attention(encoder.stem(x).expand(4, -1, -1, -1, -1))
+        torch.testing.assert_close(encoder(x), expected)
+        assert type(encoder.attention).__module__.startswith("spikingjelly.")
+
+    @pytest.mark.skipif(HAS_ATTENTION, reason="SpikingJelly 2.0.0's attention layers work")
+    @pytest.mark.parametrize("name", ["temporal_wise", "multi_dimensional"])
+    def test_a_release_without_usable_layers_is_named(self, name):
+        with pytest.raises(ValueError, match=r"Attention cannot be called; pip install -U spikingjelly"):
+            create_encoder(name, T=4)
+
+    def test_an_unknown_attention(self):
+        with pytest.raises(ValueError, match="attention is 'gac'; choose temporal_wise or multi_dimensional"):
+            create_encoder("temporal_wise", T=4, attention="gac")

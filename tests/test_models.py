@@ -8,13 +8,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from encoders import AVAILABLE
 from spikingjelly.activation_based import base, functional, neuron, surrogate
 from timm.data import resolve_data_config
 from torch import nn
 
 import gac_sj
 from gac_sj.analysis import firing_rates, summarize
-from gac_sj.encoding import ENCODERS
 from gac_sj.models import MSBlock, MSResNet
 
 PUBLISHED = [
@@ -148,7 +148,7 @@ def test_the_max_pooled_network_starts_quietly_behind_the_gate():
     assert gac["lif"] > 0
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", AVAILABLE)
 @pytest.mark.parametrize("T", [1, 2, 5])
 def test_every_encoder_and_T_trains(name, T):
     model = small(T=T, encoder=name, num_classes=7)
@@ -233,7 +233,7 @@ def test_state_dict_round_trip(name):
     assert torch.equal(model.eval()(x), other.eval()(x))
 
 
-@pytest.mark.parametrize("options", [dict(encoder=name) for name in ENCODERS] + [MAX_POOLED], ids=str)
+@pytest.mark.parametrize("options", [dict(encoder=name) for name in AVAILABLE] + [MAX_POOLED], ids=str)
 def test_compiled_evaluation_has_no_graph_break_and_equal_results(options):
     """The back end that only captures: the code generator is tested in test_slow.py."""
     model = small(**options).eval()

@@ -18,22 +18,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoders import AVAILABLE
 from PIL import Image
 from safetensors.torch import load_file
 
+from gac_sj.analysis import measure_dynamics, measure_energy
 from gac_sj.data import DATASETS, DataSet, ResidentLoader
 from gac_sj.encoding import DEFAULT_RECIPE, ENCODERS, RECIPES
 from gac_sj.training import (
+    ANALYSED,
     KEY,
     MEASURED,
+    PASSING,
     Data,
     NonFiniteLossError,
     World,
+    as_text,
     build,
     build_model,
     engine,
     evaluate,
     load_data,
+    load_network,
+    read_weights,
     run_key,
 )
 
@@ -41,6 +48,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import report  # noqa: E402
 import run_cifar  # noqa: E402
+from run_cifar import DEFAULT_ENCODERS  # noqa: E402
 
 DIGITS = ["--dataset", "digits", "--train-limit", "130", "--epochs", "2", "-T", "2", "--device", "cpu"]
 FORMS = REPOSITORY / "experiments" / "encoder_forms" / "results.csv"
@@ -48,8 +56,6 @@ COMMAND = [sys.executable, str(REPOSITORY / "benchmarks" / "run_cifar.py")]
 # SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
 HERE = World(0, 1, torch.device("cpu"))
-# a part of results.csv that depends on time or place
-PASSING = {"train_seconds", "images_per_second", "date", "commit"}
 
 
 def table(folder):
@@ -60,7 +66,7 @@ def table(folder):
 
 def lasting(folder):
     """results.csv without what depends on time or place."""
-    return [{name: value for name, value in row.items() if name not in PASSING} for row in table(folder)]
+    return [{name: value for name, value in row.items() if name not in (*PASSING, "commit")} for row in table(folder)]
 
 
 def contents(folder):
@@ -130,7 +136,7 @@ def trained(monkeypatch, no_plots):
         calls.append((run, data, folder))
         accuracy = 50.0 + len(calls)
         played = {"accuracy_best": accuracy, "accuracy_last": accuracy, "accuracy_by_epoch": f'{{"1": {accuracy}}}'}
-        return run_key(run, data) | dict.fromkeys(MEASURED, "1") | played
+        return run_key(run, data) | dict.fromkeys(MEASURED, "1") | dict.fromkeys(ANALYSED, "") | played
 
     monkeypatch.setattr(run_cifar, "train", train)
     return calls
@@ -164,8 +170,10 @@ def passes(monkeypatch):
 class TestResults:
     def test_a_row_for_each_encoder_and_seed(self, finished):
         rows = table(finished[1])
-        assert [(row["encoder"], row["seed"]) for row in rows] == [(name, seed) for seed in "01" for name in ENCODERS]
-        assert tuple(rows[0]) == KEY + MEASURED
+        assert [(row["encoder"], row["seed"]) for row in rows] == [
+            (name, seed) for seed in "01" for name in DEFAULT_ENCODERS
+        ]
+        assert tuple(rows[0]) == KEY + MEASURED + ANALYSED
         for row in rows:
             assert all(row.values()), row
 
@@ -207,7 +215,7 @@ class TestResults:
         _, folder, printed = finished
         text = (folder / "report.md").read_text()
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-        assert [line[0] for line in cells[2:]] == list(ENCODERS)
+        assert [line[0] for line in cells[2:]] == DEFAULT_ENCODERS
         for line in cells[2:]:
             rows = [row for row in table(folder) if row["encoder"] == line[0]]
             assert line[1] == "2"
@@ -237,7 +245,7 @@ class TestResults:
 
     def test_a_finished_run_keeps_its_weights_and_no_checkpoints(self, finished, digits):
         folders = sorted((finished[1] / "runs").iterdir())
-        assert len(folders) == 2 * len(ENCODERS) and not list(finished[1].rglob("checkpoints"))
+        assert len(folders) == 2 * len(DEFAULT_ENCODERS) and not list(finished[1].rglob("checkpoints"))
         for folder in folders:
             assert {"args.yaml", "summary.csv", "last.safetensors", "best.safetensors"} <= set(os.listdir(folder))
         run = settings("gac")
@@ -269,7 +277,7 @@ class TestSeeds:
         assert lasting(tmp_path) == [first["poisson", "1"], first["gac", "1"]]
 
     def test_another_seed_gives_other_numbers(self, finished):
-        for name in ENCODERS:
+        for name in DEFAULT_ENCODERS:
             first, second = (row for row in table(finished[1]) if row["encoder"] == name)
             assert first["train_loss_last"] != second["train_loss_last"]
 
@@ -288,6 +296,97 @@ class TestSeeds:
         first, second, *others = passes
         assert len(first) == 2 and first != second
         assert others == [first, second, first, second]
+
+
+class TestAnalysis:
+    """Energy, dynamics and speed of the trained networks."""
+
+    @pytest.mark.parametrize("name", ["gac", "direct", "direct_lif"])
+    def test_the_columns_are_those_of_the_kept_weights(self, name, finished, digits):
+        row = next(row for row in table(finished[1]) if (row["encoder"], row["seed"]) == (name, "1"))
+        (path,) = finished[1].glob(f"runs/{name}-seed1-*/last.safetensors")
+        run, weights = read_weights(path)
+        model = load_network(run, weights, digits).eval()
+        batches = list(digits.sample(1000).testing(run, model, HERE))
+        energy, dynamics = measure_energy(model, batches), measure_dynamics(model.encoder, batches)
+        assert int(row["analysed_images"]) == energy.images == 350  # the rarest class has 35
+        assert int(row["energy_paper_pj"]) == round(energy.paper_pj) > 0
+        assert int(row["energy_complete_pj"]) == round(energy.complete_pj) > int(row["energy_encoder_pj"]) > 0
+        assert int(row["effective_acs"]) == round(energy.total("effective_acs")) > 0
+        by_layer = json.loads(row["energy_by_layer"])
+        assert sum(complete for _, complete in by_layer.values()) == pytest.approx(
+            energy.complete_pj, abs=len(by_layer)
+        )
+        assert json.loads(row["non_spiking_layers"]) == ["stages.1.0.shortcut.1", "stages.2.0.shortcut.1", "head"]
+        assert float(row["time_to_repeat"]) == pytest.approx(dynamics.time_to_repeat.mean().item(), abs=1e-5)
+        assert float(row["entropy_bits"]) == pytest.approx(sum(json.loads(row["information_by_step"])), abs=1e-4)
+        assert len(json.loads(row["readout_by_step"])) == 2 and len(json.loads(row["change_by_step"])) == 1
+        rates = json.loads(row["firing_rates_by_step"])
+        assert list(rates) == list(json.loads(row["firing_rates"])) and all(len(steps) == 2 for steps in rates.values())
+        assert min(float(row["inference_images_per_second"]), float(row["encoder_images_per_second"])) > 0
+
+    def test_direct_coding_has_no_dynamics(self, finished):
+        row = next(row for row in table(finished[1]) if row["encoder"] == "direct")
+        assert (row["time_to_repeat"], row["silent"], row["time_to_first_spike"]) == ("1.0", "0.0", "1.0")
+        assert float(row["duration_not_shorter"]) < 1  # than with a neuron, whose patterns repeat later
+
+    def test_rows_from_before_the_analysis_get_it_and_nothing_is_trained(self, finished, no_training, tmp_path):
+        shutil.copytree(finished[1], tmp_path / "out")
+        with open(tmp_path / "out" / "results.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, KEY + MEASURED, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(table(finished[1]))
+        assert run_cifar.main([*finished[0], "--output", str(tmp_path / "out")]) == 0
+        assert lasting(tmp_path / "out") == lasting(finished[1])
+
+    def test_without_the_weights_a_row_stays_as_it_is(self, finished, no_training, tmp_path):
+        rows = [row | dict.fromkeys(ANALYSED, "") for row in table(finished[1])]
+        with open(tmp_path / "results.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        assert run_cifar.main([*finished[0], "--output", str(tmp_path)]) == 0
+        assert table(tmp_path) == rows
+
+    def test_a_spike_driven_network(self, tmp_path):
+        command = [*DIGITS, "--encoders", "gac", "--seeds", "0", "--model-options", "{spike_driven: true}"]
+        assert run_cifar.main([*command, "--output", str(tmp_path)]) == 0
+        (row,) = table(tmp_path)
+        assert row["non_spiking_layers"] == "[]" and row["model_options"] == '{"spike_driven": true}'
+        assert "| gac:spike_driven=True | 1 |" in (tmp_path / "report.md").read_text()
+
+
+class TestEncoderNames:
+    @pytest.mark.parametrize(
+        "name, recipe, options",
+        [
+            ("gac:temporal", DEFAULT_RECIPE, {"attention": "temporal"}),
+            ("gac:current,spatial", "current", {"attention": "spatial"}),
+            ("gac:kernel_size=3,depth=1", DEFAULT_RECIPE, {"kernel_size": 3, "depth": 1}),
+            ("direct_matched:kernel_size=5", None, {"kernel_size": 5}),
+        ],
+    )
+    def test_options(self, name, recipe, options, digits):
+        run = settings(name)
+        assert (run.recipe, run.model_options) == (recipe, options)
+        encoder = build_model(run, digits).encoder
+        if "attention" in options:
+            assert encoder.gau.attention == options["attention"]
+        if "kernel_size" in options:
+            branch = encoder.gau.spatial_channel if run.encoder == "gac" else encoder.spatial_channel
+            assert [conv.kernel_size[0] for conv in branch.convolutions] == [options["kernel_size"]] * options.get(
+                "depth", 2
+            )
+
+    def test_the_label_is_such_a_name(self):
+        for name in (
+            "gac",
+            "gac:current",
+            "gac:current,attention=spatial",
+            "gac:kernel_size=3",
+            "direct_matched:depth=1",
+        ):
+            assert report.label(as_text(settings(name).key())) == name
 
 
 class TestContinue:
@@ -524,7 +623,7 @@ class TestRecipe:
 
     def test_all_of_the_data_and_its_own_epochs_by_default(self, trained, tmp_path):
         run_cifar.main(["--dataset", "digits", "--seeds", "0", "--output", str(tmp_path)])
-        assert [run.encoder for run, _, _ in trained] == list(ENCODERS)
+        assert [run.encoder for run, _, _ in trained] == DEFAULT_ENCODERS
         assert {(run.epochs, run.T, len(data.train)) for run, data, _ in trained} == {
             (run_cifar.DEFAULT_EPOCHS["digits"], 4, 1437)
         }
@@ -554,7 +653,7 @@ class TestImages:
             loader.set_epoch(0)
         return list(loader)
 
-    @pytest.mark.parametrize("name", ENCODERS)
+    @pytest.mark.parametrize("name", AVAILABLE)
     @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
     def test_normalisation_is_what_the_encoder_needs(self, name, dataset, digits):
         data = digits if dataset == "digits" else self.noise()
@@ -679,6 +778,10 @@ class TestBadInput:
             (["--encoders", "gac:nope"], ["--encoders", "'gac:nope'", "gac:reference"]),
             (["--encoders", "gac:"], ["--encoders", "'gac:'"]),
             (["--encoders", "direct:reference"], ["--encoders", "'direct:reference'"]),
+            (["--encoders", "direct:spatial"], ["--encoders", "'direct:spatial'"]),
+            (["--encoders", "gac:kernel_size=0"], ["kernel_size is 0"]),
+            (["--encoders", "gac", "gac:kernels=3"], ["kernels"]),
+            (["--model-options", "{depth: 3}", "--encoders", "direct"], ["depth"]),
             (["--model", "resnet18"], ["--model is 'resnet18'", "ms_resnet8_cifar"]),
             (["--dataset", "mnist"], ["--dataset is 'mnist'", "digits"]),
             (["-T", "0"], [" -T is 0"]),

@@ -1,16 +1,22 @@
 """What a network does: firing rates, energy, spikes or not, the encoder's dynamics, figures, and its summary."""
 
+from gac_sj.analysis.dynamics import Dynamics, compare_durations, firing_period, measure_dynamics, time_to_repeat
 from gac_sj.analysis.energy import Energy, LayerEnergy, measure_energy
 from gac_sj.analysis.firing_rates import firing_rates
 from gac_sj.analysis.spike_driven import non_spiking_layers
 from gac_sj.analysis.summary import Summary, summarize
 
 __all__ = [
+    "Dynamics",
     "Energy",
     "LayerEnergy",
     "Summary",
+    "compare_durations",
+    "firing_period",
     "firing_rates",
+    "measure_dynamics",
     "measure_energy",
     "non_spiking_layers",
     "summarize",
+    "time_to_repeat",
 ]

@@ -1,0 +1,268 @@
+"""Energy: hand-computed networks, SpikingJelly's own counters, the published table, and what is refused."""
+
+import pytest
+import timm
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
+from torch import nn
+
+import gac_sj
+from gac_sj.analysis import measure_energy
+from gac_sj.analysis.energy import AC_PJ, MAC_PJ
+
+try:
+    from spikingjelly.activation_based import op_counter
+except ImportError:
+    op_counter = None
+NEEDS_COUNTERS = pytest.mark.skipif(op_counter is None, reason="SpikingJelly 0.0.0.0.14 has no op_counter")
+
+
+def small_network():
+    """1x1 convolution to two channels, LIF, linear; of both channels only the first reaches the threshold."""
+    network = nn.Sequential(
+        layer.Conv2d(1, 2, 1, bias=False),
+        neuron.LIFNode(tau=2.0, decay_input=False),
+        layer.Flatten(),
+        layer.Linear(8, 3, bias=False),
+    )
+    functional.set_step_mode(network, "m")
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([1.0, 0.25]).view(2, 1, 1, 1))
+    return network
+
+
+def sequence():
+    """Two steps of one image of 2x2 pixels: three of them 2, one 0."""
+    return torch.tensor([[2.0, 2.0], [2.0, 0.0]]).expand(2, 1, 1, 2, 2)
+
+
+def by_name(energy):
+    return {layer.name: layer for layer in energy.layers}
+
+
+class TestHandComputed:
+    def test_layers(self):
+        layers = by_name(measure_energy(small_network(), [sequence()]))
+        first, last = layers["0"], layers["3"]
+        assert (first.receives, first.dense_macs, first.effective_macs, first.effective_acs) == ("floats", 16, 12, 0)
+        assert (last.receives, last.dense_macs, last.effective_macs, last.effective_acs) == ("spikes", 48, 0, 18)
+        assert first.firing_rate == 3 / 4 and last.firing_rate == 6 / 16
+        assert not first.after_encoder and last.after_encoder
+
+    def test_energies(self):
+        energy = measure_energy(small_network(), [sequence()])
+        assert energy.complete_pj == pytest.approx(12 * 4.6 + 18 * 0.9)
+        assert energy.paper_pj == pytest.approx(8 * 4.6 + 6 / 16 * 48 * 0.9)  # the first layer once
+        assert energy.firing_rate == pytest.approx(6 / 16)
+        assert energy.paper_pj_at(0.5) == pytest.approx(8 * 4.6 + 0.5 * 48 * 0.9)
+        assert energy.encoder_pj == 0
+
+    def test_other_constants(self):
+        energy = measure_energy(small_network(), [sequence()], mac_pj=2.0, ac_pj=1.0)
+        assert energy.complete_pj == 12 * 2 + 18
+
+    def test_counts_are_per_image(self):
+        x = sequence()
+        one = measure_energy(small_network(), [x])
+        batched = measure_energy(small_network(), [x.expand(2, 5, 1, 2, 2), (x, torch.tensor([0]))])
+        assert batched.images == 6
+        assert batched.layers == one.layers
+
+    def test_border_pixels_reach_fewer_outputs(self):
+        network = nn.Sequential(layer.Conv2d(1, 1, 3, padding=1, bias=False), neuron.IFNode())
+        image = torch.zeros(1, 1, 3, 3)
+        image[..., 0, 0] = 0.5  # a corner reaches 4 of the 9 outputs
+        (found,) = measure_energy(network, [image]).layers
+        assert (found.dense_macs, found.effective_macs) == (81, 4)
+
+    @pytest.mark.parametrize("groups, channels", [(1, 4), (2, 4), (4, 8)])
+    def test_groups_strides_and_transposition(self, groups, channels):
+        for kind in (nn.Conv2d, nn.ConvTranspose2d):
+            conv = kind(4, channels, 3, stride=2, padding=1, groups=groups, bias=False)
+            nn.init.ones_(conv.weight)
+            x = (torch.rand(2, 4, 5, 5) < 0.3).float()
+            found = measure_energy(nn.Sequential(conv, neuron.IFNode()), [x]).layers[0]
+            # with all weights 1 the outputs add up to the number of accumulations
+            assert found.effective_acs == pytest.approx(conv(x).sum().item() / 2)
+            full = measure_energy(nn.Sequential(conv, neuron.IFNode()), [torch.ones(2, 4, 5, 5)]).layers[0]
+            positions = 5 * 5 if kind is nn.ConvTranspose2d else 3 * 3
+            assert full.dense_macs == positions * 9 * 4 * channels / groups
+
+    def test_gate_of_two_float_maps_and_of_spikes(self):
+        class Gate(nn.Module):
+            def forward(self, x):
+                return x * torch.tensor([[0.5], [0.25]]) * 2.0  # the plain factor folds away
+
+        floats = torch.tensor([[[3.0], [0.0]]])
+        found = measure_energy(nn.Sequential(nn.Identity(), Gate(), nn.Linear(1, 1), neuron.IFNode()), [(floats, [0])])
+        assert by_name(found)["1 (gate)"].effective_macs == 1
+        assert by_name(found)["1 (gate)"].paper_pj == 0
+        found = measure_energy(nn.Sequential(Gate(), nn.Linear(1, 1), neuron.IFNode()), [(floats / 3, [0])])
+        assert by_name(found)["0 (gate)"].effective_acs == 1
+        assert by_name(found)["0 (gate)"].effective_macs == 0
+
+
+class TestPublishedTable:
+    @pytest.mark.parametrize(
+        "name, T, rate, millijoules",
+        [
+            ("gac_ms_resnet18", 4, 0.157, 1.49),
+            ("gac_ms_resnet18", 6, 0.199, 2.34),
+            ("gac_ms_resnet34", 4, 0.131, 2.20),
+            ("gac_ms_resnet34", 6, 0.149, 3.38),
+        ],
+    )
+    def test_paper_convention(self, name, T, rate, millijoules):
+        energy = measure_energy(timm.create_model(name, T=T), [torch.randn(1, 3, 224, 224)])
+        assert energy.paper_pj_at(rate) / 1e9 == pytest.approx(millijoules, rel=0.05)
+        # what was left out alone needs more than a whole network of this table
+        assert by_name(energy)["encoder.gau.spatial_channel"].dense_macs == pytest.approx(1644.2e6, rel=1e-3)
+        assert MAC_PJ * 1644.2e6 / 1e9 > 3.38
+
+
+class TestEncoders:
+    def test_an_image_is_encoded_once(self):
+        encoder = gac_sj.GatedAttentionCoding(T=3, channels=4)
+        network = nn.Sequential(encoder, layer.Flatten(), layer.Linear(4 * 36, 2))
+        functional.set_step_mode(network, "m")
+        image = torch.randn(2, 3, 6, 6)
+        once = by_name(measure_energy(network, [image]))
+        repeated = by_name(measure_energy(network, [image.expand(3, -1, -1, -1, -1)]))
+        for name in ("0.stem.0", "0.gau.spatial_channel"):
+            assert repeated[name].dense_macs == 3 * once[name].dense_macs
+            assert repeated[name].paper_macs == once[name].paper_macs
+        assert once["0.stem.0"].paper_macs == 6 * 6 * 4 * 27
+        assert once["0.gau.spatial_channel"].paper_pj == once["0.gau.spatial_channel"].paper_dense == 0
+        assert {layer.name for layer in measure_energy(network, [image]).layers if layer.in_encoder} == {
+            "0.stem.0", "0.gau.temporal", "0.gau.spatial_channel", "0.gau (gate)"
+        }  # fmt: skip
+
+    def test_gated_spikes_are_floats_and_pixels_of_poisson_coding_are_spikes(self):
+        gated = nn.Sequential(gac_sj.GatedAttentionCoding(T=2, channels=4), layer.Conv2d(4, 2, 1))
+        poisson = nn.Sequential(gac_sj.PoissonCoding(T=2, channels=4), neuron.LIFNode())
+        functional.set_step_mode(gated, "m"), functional.set_step_mode(poisson, "m")
+        assert by_name(measure_energy(gated, [3 * torch.randn(1, 3, 6, 6)]))["1"].receives == "floats"
+        stem = by_name(measure_energy(poisson, [torch.rand(1, 3, 6, 6)]))["0.stem.0"]
+        assert stem.receives == "spikes" and stem.effective_acs > 0 == stem.effective_macs
+
+    def test_encoder_part(self):
+        energy = measure_energy(timm.create_model("gac_ms_resnet8_cifar"), [torch.randn(1, 3, 32, 32)])
+        parts = [layer.complete_pj for layer in energy.layers if layer.name.startswith("encoder.")]
+        assert energy.encoder_pj == pytest.approx(sum(parts)) and 0 < energy.encoder_pj < energy.complete_pj
+
+
+@NEEDS_COUNTERS
+class TestSpikingJellyCounters:
+    """Where the definitions coincide: dense MACs of what receives floats, accumulations of what receives spikes."""
+
+    @staticmethod
+    def counters(model, x):
+        ignored = [neuron.BaseNode, nn.BatchNorm2d, nn.BatchNorm1d]
+        macs = op_counter.MACCounter(extra_ignore_modules=ignored)
+        synops = op_counter.SynOpCounter(extra_ignore_modules=ignored)
+        functional.reset_net(model)
+        with torch.no_grad(), op_counter.DispatchCounterMode([macs, synops]):
+            model.eval()(x)
+        functional.reset_net(model)
+        return macs.get_total(), synops.get_total()
+
+    @pytest.mark.parametrize("name", ["gac_ms_resnet8_cifar", "ms_resnet8_cifar"])
+    def test_our_networks(self, name):
+        self.check(timm.create_model(name, T=3), torch.randn(2, 3, 32, 32), 2)
+
+    def test_spiking_resnet(self):
+        network = spiking_resnet.spiking_resnet18(spiking_neuron=neuron.IFNode, v_threshold=0.1, num_classes=10)
+        functional.set_step_mode(network, "m")
+        self.check(network, torch.randn(2, 2, 3, 32, 32), 2)
+
+    def test_products_of_spikes_and_spikes(self):
+        from spikingjelly.activation_based.model import spikformer
+
+        network = spikformer.Spikformer(
+            T=2, img_size_h=32, img_size_w=32, patch_size=4, num_classes=10, embed_dims=32, num_heads=2, depths=1
+        )
+        for module in network.modules():
+            if isinstance(module, neuron.BaseNode):
+                module.v_threshold = 0.05  # at initialisation its attention is silent
+        self.check(network, torch.randn(2, 3, 32, 32), 2)
+        attention = [
+            layer for layer in measure_energy(network, [torch.randn(2, 3, 32, 32)]).layers if "attn" in layer.name
+        ]
+        assert any(layer.effective_acs > 0 for layer in attention)
+
+    def check(self, model, x, images):
+        macs, synops = self.counters(model, x)
+        contractions = [layer for layer in measure_energy(model, [x]).layers if not layer.name.endswith("(gate)")]
+        assert synops > 0
+        assert images * sum(layer.effective_acs for layer in contractions) == pytest.approx(synops)
+        floats = [layer.dense_macs for layer in contractions if layer.receives == "floats"]
+        assert images * sum(floats) == pytest.approx(macs)
+
+
+class TestAnyNetwork:
+    def test_single_steps_count_as_the_sequence(self):
+        network = sew_resnet.sew_resnet18(spiking_neuron=neuron.IFNode, cnf="ADD", v_threshold=0.1, num_classes=10)
+        image = torch.randn(1, 3, 32, 32)
+        functional.set_step_mode(network, "m")
+        multi = measure_energy(network, [image.expand(3, -1, -1, -1, -1)])
+        functional.set_step_mode(network, "s")
+        single = measure_energy(network, [image], T=3)
+        assert by_name(single)["layer1.0.conv1"].effective_acs > 0
+        assert [layer.name for layer in single.layers] == [layer.name for layer in multi.layers]
+        assert single.complete_pj == pytest.approx(multi.complete_pj)
+        assert single.paper_pj == pytest.approx(multi.paper_pj)
+        given = measure_energy(network, [image.expand(3, -1, -1, -1, -1)], T=3)
+        assert given.complete_pj == pytest.approx(single.complete_pj)
+
+    def test_batches_start_from_a_reset_state(self):
+        network, x = small_network(), sequence()
+        twice = measure_energy(network, [x, x])
+        assert twice.layers == measure_energy(network, [x]).layers
+
+    def test_nothing_is_changed(self):
+        network = timm.create_model("gac_ms_resnet8_cifar").train()
+        network.head.eval()
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        measure_energy(network, [torch.randn(1, 3, 32, 32)])
+        assert network.training and network.encoder.training and not network.head.training
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+    def test_an_error_leaves_no_hooks(self):
+        network = timm.create_model("gac_ms_resnet8_cifar")
+        with pytest.raises(ValueError, match="channels"):
+            measure_energy(network, [torch.randn(1, 5, 32, 32)])
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+    def test_half_precision_counts_exactly(self):
+        network, x = small_network().to(torch.bfloat16), sequence().to(torch.bfloat16)
+        assert measure_energy(network, [x]).complete_pj == pytest.approx(12 * 4.6 + 18 * 0.9)
+
+    def test_printed_table(self):
+        lines = str(measure_energy(small_network(), [sequence()])).splitlines()
+        assert [line.split()[0] for line in lines] == ["layer", "0", "3", "total"]
+        assert lines[-1].split()[1:4] == ["64", "12", "18"]
+
+
+class TestRefused:
+    def test_a_network_without_neurons(self):
+        with pytest.raises(ValueError, match=r"Sequential has no spiking neurons.*give a network"):
+            measure_energy(nn.Sequential(nn.Linear(2, 2)), [torch.randn(1, 2)])
+
+    def test_a_loader_without_images(self):
+        with pytest.raises(ValueError, match=r"yields no images.*give it at least one batch\."):
+            measure_energy(small_network(), [])
+
+    def test_a_network_without_products(self):
+        with pytest.raises(ValueError, match="no convolution and no matrix product"):
+            measure_energy(nn.Sequential(neuron.IFNode()), [torch.randn(1, 2)])
+
+    @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+    def test_a_rate_that_is_none(self, rate):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            measure_energy(small_network(), [sequence()]).paper_pj_at(rate)
+
+
+def test_constants():
+    assert (MAC_PJ, AC_PJ) == (4.6, 0.9)
