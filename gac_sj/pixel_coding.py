@@ -48,10 +48,16 @@ class _PixelCoding(Encoder):
     """Spikes of the pixels, ``[T, N, in_channels, H, W]``, through the stem at every step; pixels get no gradient."""
 
     needs_unit_range = True
+    #: whether pixels get a gradient after all: each step's spike has the gradient 1 with regard to that step's pixel
+    #: (straight-through estimate, arXiv 1308.3432); the spikes stay the same
+    straight_through = False
     scheme: str
 
     def encode(self, x: Tensor) -> Tensor:
-        spikes = _encode_pixels(self.over_time(x.detach()), self.scheme)
+        x_seq = self.over_time(x)
+        spikes = _encode_pixels(x_seq.detach(), self.scheme)
+        if self.straight_through:
+            spikes = spikes + (x_seq - x_seq.detach())  # adds 0, exactly
         return self.features(spikes)
 
 

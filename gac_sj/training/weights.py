@@ -25,8 +25,9 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             settings = Settings(**json.loads((file.metadata() or {})["settings"]))
             return settings, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as weights of a run ({error}); give its last.safetensors.") from error
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{path} cannot be read as weights of a run ({reason}); give its last.safetensors.") from error
 
 
 def fingerprint(path: Path) -> str:

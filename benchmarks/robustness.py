@@ -1,0 +1,297 @@
+"""Test trained networks on corrupted images, with dropped time steps, and under attack.
+
+    python benchmarks/robustness.py runs/cifar10 --data-dir DIR --output runs/cifar10
+    python benchmarks/robustness.py a/last.safetensors --corruptions blur pgd --severities 1 5 --output runs/blur
+
+Writes a row for each network, corruption and severity (clean: 0) into robustness.csv of --output. What has a row there
+is not measured again, so the same command continues where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gac_sj.analysis.attacks import ATTACKS, EPSILONS, PGD_STEPS, OnPixels, pixel_gradient
+from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, corrupt, dropped_steps
+from gac_sj.data import EVENT_SETS
+from gac_sj.data.randomness import derive, seeded
+from gac_sj.training import (
+    Data,
+    Settings,
+    World,
+    as_text,
+    fingerprint,
+    join_world,
+    load_data,
+    load_network,
+    read_weights,
+)
+from gac_sj.training.rows import Rows, commit, device_name, read_rows, versions
+
+# of the run, as they stand in its own row too
+RUN = ("dataset", "model", "encoder", "recipe", "model_options", "T", "epochs", "seed")
+#: What a row is found by: the weights and the run that they are of, then the test. ``settings`` stands for all settings
+#: of the run but encoder, recipe, model_options and seed. The batch size decides what random encoders draw.
+KEY = (
+    "weights", "settings", "data", *RUN, "corruption", "severity", "images", "batch_size", "corruption_seed",
+    "pgd_steps",
+)  # fmt: skip
+#: Accuracy in percent; strength as gac_sj.analysis says what it is for each corruption, epsilon for attacks; gradient
+#: "surrogate" or "straight-through", empty where there is no attack.
+MEASURED = ("strength", "gradient", "accuracy", "seconds", "commit", "versions", "device", "date")
+#: What differs between two runs of one command on one machine.
+PASSING = ("seconds", "date")
+
+STRENGTHS: dict[str, tuple[float, ...]] = {
+    **{name: corruption.strengths for name, corruption in CORRUPTIONS.items()},
+    "dropped_steps": DROPPED_STEPS,
+    **dict.fromkeys(ATTACKS, EPSILONS),
+}
+# settings that decide which images the test set has
+DATA_SETTINGS = ("dataset", "T", "model", "train_limit", "loader")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("weights", type=Path, nargs="+", metavar="WEIGHTS", help="last.safetensors, or folders of finished runs")
+    add("--data-dir", help="folder of the data set; digits need none")
+    names = ", ".join(STRENGTHS)
+    add("--corruptions", nargs="+", default=list(STRENGTHS), metavar="NAME", help=f"of {names} (default: all)")
+    add("--severities", type=int, nargs="+", default=list(SEVERITIES), metavar="N", help="of 1 2 3 4 5 (default: all)")
+    add("--images", type=int, default=500, metavar="N", help="class-balanced test images (default: 500)")
+    add("--seed", type=int, default=0, help="of corruptions, attacks and random encoders (default: 0)")
+    add("--batch-size", type=int, default=100, metavar="N", help="images at a time (default: 100)")
+    add("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
+    add("--output", type=Path, required=True, metavar="DIR")
+    return parser.parse_args(arguments)
+
+
+def robustness_rows(path: Path) -> Rows:
+    """The rows of a file with this schema, to look up and to add to."""
+    return Rows(path, KEY, KEY + MEASURED)
+
+
+def read_robustness(path: Path) -> list[dict[str, str]]:
+    """The rows of a file with this schema.
+
+    Raises:
+        ValueError, OSError: see :func:`gac_sj.training.rows.read_rows`.
+    """
+    return read_rows(path, KEY + MEASURED, {})
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ValueError: an unknown corruption or severity, a number out of its range.
+    """
+    for option, given, known in (
+        ("--corruptions", args.corruptions, STRENGTHS), ("--severities", args.severities, SEVERITIES),
+    ):  # fmt: skip
+        for value in given:
+            if value not in known:
+                raise ValueError(f"{option} has {value!r}; choose from {', '.join(map(str, known))}.")
+    for option, value in (("--images", args.images), ("--batch-size", args.batch_size)):
+        if value < 1:
+            raise ValueError(f"{option} is {value}; give a whole number of at least 1.")
+
+
+def find_weights(places: Iterable[Path]) -> list[Path]:
+    """The files themselves, and every last.safetensors below the folders, each once.
+
+    Raises:
+        ValueError: none in a folder.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        files = sorted(place.rglob("last.safetensors")) if place.is_dir() else [place]
+        if not files:
+            raise ValueError(f"{place} has no last.safetensors; give one, or a folder of finished runs.")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Settings]:
+    """The settings of each file of weights, with the data folder where the data set has one.
+
+    Weights of a run that is not finished are left out: while it goes on, they are of another epoch each time.
+
+    Raises:
+        ValueError: a file that is not of a run, or a run on frames of events.
+    """
+    runs = {}
+    for path in paths:
+        settings, _ = read_weights(path)
+        if settings.dataset in EVENT_SETS:
+            raise ValueError(
+                f"{path} is of a run on {settings.dataset}, whose frames are no pixels in [0, 1]; leave it out."
+            )
+        done = epochs_done(path.parent / "summary.csv")
+        if done is not None and done < settings.epochs:
+            print(
+                f"robustness.py: {path} is left out: its run has done {done} of {settings.epochs} epochs; finish it.",
+                file=sys.stderr,
+            )
+            continue
+        without = settings.dataset in ("digits", "synthetic")
+        runs[path] = replace(settings, data_dir=None if without else data_dir)
+    if not runs:
+        raise ValueError("There are no weights of a finished run; finish one, or give others.")
+    return runs
+
+
+def epochs_done(summary: Path) -> int | None:
+    """What the log of a run says; None where there is none."""
+    if not summary.exists():
+        return None
+    with open(summary, newline="", encoding="utf-8") as file:
+        return max(int(row["epoch"]) for row in csv.DictReader(file))
+
+
+def read_pixels(settings: Settings, data: Data, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """The test images as the run's own tests show them, as bytes ``[n, C, H, W]``, and labels ``[n]``, on the CPU."""
+    images, labels = zip(*data.testing(settings, model, World(0, 1, torch.device("cpu"))))
+    mean, std = (
+        torch.tensor(model.pretrained_cfg[name][: data.test.channels]).view(-1, 1, 1) for name in ("mean", "std")
+    )
+    return ((torch.cat(images) * std + mean) * 255).round().to(torch.uint8), torch.cat(labels)
+
+
+def measure(
+    model: OnPixels, images: Tensor, labels: Tensor, name: str, severity: int, seed: int, batch_size: int
+) -> tuple[float, str]:
+    """Accuracy in percent, and the gradient that an attack followed ("" without attack).
+
+    Args:
+        model: on its device, in evaluation mode.
+        images: bytes ``[n, C, H, W]``, and labels ``[n]``, on the CPU: corruptions are the same for every device.
+        name: a key of :data:`STRENGTHS`, or "clean".
+        severity: 1 to 5; 0 for "clean".
+        seed: of corruptions, attacks and random encoders.
+        batch_size: images at a time.
+    """
+    device = next(model.parameters()).device
+    right, gradient = 0, ""
+    for first in range(0, len(labels), batch_size):
+        pixels, truth = images[first : first + batch_size].float() / 255, labels[first : first + batch_size].to(device)
+        if name in CORRUPTIONS:
+            pixels = corrupt(pixels, name, severity, seed, first)
+        pixels = pixels.to(device)
+        model.seed = derive("robustness", seed, first)
+        steps = nullcontext()
+        if name in ATTACKS:
+            with pixel_gradient(model) as gradient, seeded(name, model.seed):
+                pixels = ATTACKS[name](model, pixels, truth, strength(name, severity))
+        elif name == "dropped_steps":
+            steps = dropped_steps(model.network.encoder, strength(name, severity), model.seed)
+        with steps, torch.no_grad():
+            right += int((model(pixels).argmax(1) == truth).sum())
+    return 100 * right / len(labels), gradient
+
+
+def strength(name: str, severity: int) -> float:
+    """Of a severity from 1 to 5; 0 for 0, where nothing is corrupted."""
+    return STRENGTHS[name][severity - 1] if severity else 0.0
+
+
+def run_part(path: Path, settings: Settings, data: Data) -> dict[str, str]:
+    """What a row says of the run."""
+    others = replace(settings, encoder=None, recipe=None, model_options={}, seed=0)
+    names = {"weights": fingerprint(path), "settings": others.name(), "data": data.fingerprint()}
+    return names | as_text({name: getattr(settings, name) for name in RUN})
+
+
+def new_row(test: dict[str, Any], model: OnPixels, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """The row of a test that has none yet."""
+    started = time.monotonic()
+    name, severity = test["corruption"], test["severity"]
+    accuracy, gradient = measure(model, images, labels, name, severity, test["corruption_seed"], test["batch_size"])
+    return test | {
+        "strength": round(strength(name, severity), 6),
+        "gradient": gradient,
+        "accuracy": round(accuracy, 3),
+        "seconds": round(time.monotonic() - started, 2),
+        "commit": commit(),
+        "versions": versions(),
+        "device": device_name(next(model.parameters()).device),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def add_rows(args: argparse.Namespace, world: World) -> None:
+    """Measure what has no row yet, and print a line for each network and corruption.
+
+    Raises:
+        ValueError, OSError: bad arguments, weights that do not fit, data that cannot be read, rows of another version.
+    """
+    check(args)
+    runs = read_runs(find_weights(args.weights), args.data_dir)
+    try:
+        rows = robustness_rows(args.output / "robustness.csv")
+    except OSError as error:
+        raise ValueError(f"--output {args.output} cannot be written ({error}); name another folder.") from error
+    tests = {"clean": [0]} | {name: sorted(set(args.severities)) for name in args.corruptions}
+    loaded: dict[tuple[Any, ...], Data] = {}
+    total = len(runs) * sum(map(len, tests.values()))
+    with tqdm(total=total, unit="test", leave=False, disable=None) as progress:
+        for number, (path, settings) in enumerate(runs.items(), 1):
+            place = tuple(getattr(settings, name) for name in DATA_SETTINGS)
+            data = loaded[place] = loaded.get(place) or load_data(settings)
+            try:
+                network = load_network(settings, read_weights(path)[1], data)
+            except ValueError as error:
+                reason = str(error).rstrip(".")
+                raise ValueError(f"{path} cannot be tested ({reason}); give the last.safetensors of a run.") from error
+            images, labels = read_pixels(settings, data.sample(args.images), network)
+            model = OnPixels(network).to(world.device).eval()
+            run = run_part(path, settings, data) | {
+                "images": len(labels),
+                "batch_size": args.batch_size,
+                "corruption_seed": args.seed,
+            }
+            for name, severities in tests.items():
+                accuracies = []
+                for severity in severities:
+                    test = run | {"corruption": name, "severity": severity}
+                    test["pgd_steps"] = PGD_STEPS if name == "pgd" else ""
+                    row = rows.find(test)
+                    if row is None:
+                        row = new_row(test, model, images, labels)
+                        rows.add(row)
+                    accuracies.append(f"{float(row['accuracy']):.2f}")
+                    progress.update()
+                with progress.external_write_mode():
+                    print(f"[{number}/{len(runs)}] {path.parent}, {name}: {' '.join(accuracies)} %", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    try:
+        with join_world(args.device) as world:
+            add_rows(args, world)
+    except (ValueError, OSError) as error:
+        print(f"robustness.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("robustness.py: interrupted; the same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,720 @@
+"""Corruptions, attacks, and the command benchmarks/robustness.py that takes trained networks through them."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save, save_file
+from torch import nn
+
+from gac_sj import DirectCoding, LatencyCoding, PoissonCoding, WeightedPhaseCoding
+from gac_sj.analysis.attacks import EPSILONS, OnPixels, fgsm, pgd, pixel_gradient
+from gac_sj.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt, dropped_steps
+from gac_sj.data.randomness import seeded
+from gac_sj.training import World, build_model, evaluate, load_data, load_network, read_weights
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import robustness  # noqa: E402
+import run_cifar  # noqa: E402
+
+HERE = World(0, 1, torch.device("cpu"))
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """On busy machines: threads of such small networks wait for each other, and every small file for the disk."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def images():
+    """Values in all of [0, 1], its ends included."""
+    return (1.4 * torch.rand(6, 3, 8, 8) - 0.2).clamp(0, 1)
+
+
+class TestCorruptions:
+    @pytest.mark.parametrize("severity", SEVERITIES)
+    @pytest.mark.parametrize("name", CORRUPTIONS)
+    @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (1, 3, 9, 6), (1, 1, 3, 3)], ids=str)
+    def test_pixels_stay_pixels(self, shape, name, severity):
+        pixels = torch.rand(shape).round()
+        before = pixels.clone()
+        changed = corrupt(pixels, name, severity)
+        assert changed.shape == shape and changed.dtype == pixels.dtype
+        assert changed.min() >= 0 and changed.max() <= 1
+        assert torch.equal(pixels, before)
+
+    @pytest.mark.parametrize("name", CORRUPTIONS)
+    def test_an_image_is_corrupted_the_same_in_any_batch(self, name, images):
+        """By its place alone, and whatever was drawn before."""
+        whole = corrupt(images, name, 3, seed=5)
+        state = torch.get_rng_state()
+        parts = [corrupt(images[:1], name, 3, seed=5), corrupt(images[1:], name, 3, seed=5, first=1)]
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(torch.cat(parts), whole)
+
+    @pytest.mark.parametrize("name", ["gaussian_noise", "salt_and_pepper", "occlusion"])
+    def test_places_and_seeds_differ(self, name):
+        grey = torch.full((8, 1, 32, 32), 0.25)
+        first = corrupt(grey, name, 3)
+        assert any(not torch.equal(first[0], other) for other in first[1:])
+        assert not torch.equal(first, corrupt(grey, name, 3, seed=1))
+
+    @pytest.mark.parametrize("name", CORRUPTIONS)
+    def test_a_higher_severity_changes_more(self, name):
+        pixels = torch.rand(20, 1, 16, 16)
+        distances = [(corrupt(pixels, name, severity) - pixels).abs().mean().item() for severity in SEVERITIES]
+        assert distances[0] > 0 and distances == sorted(distances) and len(set(distances)) == 5
+
+    @pytest.mark.parametrize(("severity", "sigma"), zip(SEVERITIES, (0.04, 0.06, 0.08, 0.09, 0.10)))
+    def test_gaussian_noise(self, severity, sigma):
+        noise = corrupt(torch.full((1, 3, 100, 100), 0.5), "gaussian_noise", severity) - 0.5
+        assert noise.std().item() == pytest.approx(sigma, rel=0.03) and abs(noise.mean().item()) < 0.002
+
+    @pytest.mark.parametrize(("severity", "fraction"), zip(SEVERITIES, (0.01, 0.02, 0.03, 0.05, 0.07)))
+    def test_salt_and_pepper(self, severity, fraction):
+        changed = corrupt(torch.full((1, 3, 200, 200), 0.5), "salt_and_pepper", severity)
+        salt, pepper = changed == 1, changed == 0
+        assert (salt | pepper | (changed == 0.5)).all()
+        for kind in (salt, pepper):
+            assert kind.float().mean().item() == pytest.approx(fraction / 2, rel=0.12)
+        assert not torch.equal(salt[0, 0], salt[0, 1])
+
+    @pytest.mark.parametrize(("severity", "sigma"), zip(SEVERITIES, (0.4, 0.6, 0.7, 0.8, 1.0)))
+    def test_blur(self, severity, sigma):
+        """A point becomes Gauss's bell; its weights are computed here."""
+        point = torch.zeros(1, 1, 17, 17)
+        point[0, 0, 8, 8] = 1
+        bell = np.exp(-((np.arange(17) - 8.0) ** 2) / (2 * sigma**2))
+        bell /= bell.sum()
+        blurred = corrupt(point, "blur", severity)[0, 0].numpy()
+        np.testing.assert_allclose(blurred, np.outer(bell, bell), atol=1e-4)
+        assert blurred.sum() == pytest.approx(1, abs=1e-5)
+
+    def test_contrast_by_hand(self):
+        """Every channel towards its own mean: 0.4 and 0.5."""
+        pixels = torch.tensor([[[[0.0, 1.0], [0.5, 0.1]], [[0.5, 0.5], [0.0, 1.0]]]])
+        expected = torch.tensor([[[[0.2, 0.7], [0.45, 0.25]], [[0.5, 0.5], [0.25, 0.75]]]])
+        torch.testing.assert_close(corrupt(pixels, "contrast", 2), expected)
+        strongest = corrupt(pixels, "contrast", 5)
+        torch.testing.assert_close(strongest[0, 0], torch.tensor([[0.34, 0.49], [0.415, 0.355]]))
+
+    @pytest.mark.parametrize("severity", SEVERITIES)
+    @pytest.mark.parametrize("size", [(8, 8), (32, 32), (8, 24)], ids=str)
+    def test_occlusion_is_a_grey_square_inside_the_image(self, size, severity):
+        side = severity * min(size) // 8
+        changed = corrupt(torch.ones(30, 2, *size), "occlusion", severity)
+        corners = set()
+        for image in changed:
+            rows, columns = (image[0] == 0.5).nonzero(as_tuple=True)
+            top, left = rows.min().item(), columns.min().item()
+            square = torch.ones(2, *size)
+            square[:, top : top + side, left : left + side] = 0.5
+            assert torch.equal(image, square)
+            corners.add((top, left))
+        assert len(corners) > 5
+
+    def test_refusals(self, images):
+        with pytest.raises(ValueError, match="'fog' does not exist; choose one of gaussian_noise, "):
+            corrupt(images, "fog", 1)
+        for severity in (0, 6):
+            with pytest.raises(ValueError, match=f"severity is {severity}; choose one of 1, 2, 3, 4, 5"):
+                corrupt(images, "blur", severity)
+
+
+class TestDroppedSteps:
+    """Encoders whose every step is 1: spikes of white pixels, or the pixels themselves."""
+
+    WHITE = torch.ones(1000, 1, 2, 2)
+
+    def sequence(self, kind=DirectCoding, seed=0, probability=0.3):
+        encoder = kind(4, 1, 1, stem=nn.Identity())
+        with dropped_steps(encoder, probability, seed), torch.no_grad():
+            return encoder(self.WHITE)
+
+    @pytest.mark.parametrize("probability", [0.1, 0.5])
+    def test_whole_steps_at_the_rate(self, probability):
+        sequence = self.sequence(probability=probability)
+        assert sequence.shape == (4, 1000, 1, 2, 2) and set(sequence.unique().tolist()) == {0, 1}
+        steps = sequence[..., 0, 0, 0]
+        assert torch.equal(sequence, steps[..., None, None, None].expand_as(sequence))
+        assert (steps == 0).float().mean().item() == pytest.approx(probability, abs=0.03)
+        assert all(not torch.equal(steps[0], other) for other in steps[1:])
+
+    def test_the_same_steps_for_every_encoder(self):
+        """Also where the encoder draws first."""
+        assert torch.equal(self.sequence(), self.sequence(PoissonCoding))
+        assert not torch.equal(self.sequence(), self.sequence(seed=1))
+
+    def test_nothing_is_dropped_after_the_block(self):
+        encoder = DirectCoding(4, 1, 1, stem=nn.Identity())
+        with pytest.raises(KeyboardInterrupt), dropped_steps(encoder, 1.0):
+            assert not encoder(self.WHITE).any()
+            raise KeyboardInterrupt
+        assert encoder(self.WHITE).all()
+
+    def test_single_steps_are_refused(self):
+        encoder = DirectCoding(4, 1, 1, step_mode="s")
+        with pytest.raises(ValueError, match="step mode 's'"), dropped_steps(encoder, 0.5):
+            pass
+
+
+class TestStraightThrough:
+    KINDS = (PoissonCoding, LatencyCoding, WeightedPhaseCoding)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_off_by_default(self, kind):
+        pixels = torch.rand(2, 1, 3, 3, requires_grad=True)
+        assert not kind(4, 1, 1, stem=nn.Identity())(pixels).requires_grad
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_gradient_is_1_for_each_step_and_spikes_stay(self, kind):
+        encoder = kind(4, 1, 1, stem=nn.Identity())
+        pixels = torch.rand(2, 1, 3, 3, requires_grad=True)
+        with seeded(3):
+            before = encoder(pixels)
+        with pixel_gradient(encoder) as name, seeded(3):
+            sequence = encoder(pixels)
+        assert name == "straight-through" and torch.equal(sequence, before)
+        weights = torch.randn_like(sequence)
+        (sequence * weights).sum().backward()
+        torch.testing.assert_close(pixels.grad, weights.sum(0))
+        assert not encoder(pixels).requires_grad
+
+    def test_each_step_has_its_own_pixel(self):
+        encoder = PoissonCoding(3, 1, 1, stem=nn.Identity())
+        pixels = torch.rand(3, 2, 1, 2, 2, requires_grad=True)
+        weights = torch.randn(3, 2, 1, 2, 2)
+        with pixel_gradient(encoder):
+            (encoder(pixels) * weights).sum().backward()
+        torch.testing.assert_close(pixels.grad, weights)
+
+    def test_through_the_stem(self):
+        encoder = PoissonCoding(2, 1, 1, stem=nn.Conv2d(1, 1, 1, bias=False))
+        pixels = torch.rand(1, 1, 2, 2, requires_grad=True)
+        with pixel_gradient(encoder):
+            encoder(pixels).sum().backward()
+        torch.testing.assert_close(pixels.grad, (2 * encoder.stem.weight.detach()).expand(1, 1, 2, 2))
+
+    def test_it_is_off_again_after_an_error(self):
+        encoder = PoissonCoding(2, 1, 1)
+        with pytest.raises(KeyboardInterrupt), pixel_gradient(encoder):
+            raise KeyboardInterrupt
+        assert encoder.straight_through is False
+
+    def test_a_network_with_surrogates_all_the_way(self):
+        with pixel_gradient(DirectCoding(2, 1, 1)) as name:
+            assert name == "surrogate"
+
+
+class Distance(nn.Module):
+    """Logits 0 and 10 |x - 0.52| of images of one pixel: easiest to take for class 0 at 0.52."""
+
+    def forward(self, x):
+        value = 10 * (x.flatten(1) - 0.52).abs()
+        return torch.cat([torch.zeros_like(value), value], 1)
+
+
+def loss(model, pixels, labels):
+    with torch.no_grad():
+        return F.cross_entropy(model(pixels), labels).item()
+
+
+class TestAttacks:
+    @pytest.fixture
+    def linear(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(7, 3, 4, 4), torch.arange(7) % 5
+
+    def test_fgsm_on_a_linear_model(self, linear):
+        """dL/dx = W^T (softmax(Wx + b) - onehot)."""
+        model, pixels, labels = linear
+        weight, bias = model[1].weight.detach(), model[1].bias.detach()
+        error = F.softmax(pixels.flatten(1) @ weight.T + bias, 1) - F.one_hot(labels, 5)
+        expected = (pixels + 0.1 * (error @ weight).sign().view_as(pixels)).clamp(0, 1)
+        torch.testing.assert_close(fgsm(model, pixels, labels, 0.1), expected)
+
+    def test_pgd_on_a_model_with_two_classes_finds_the_best_corner(self, linear):
+        """The loss of a linear one is highest at ``x + eps sign(w_other - w_label)``."""
+        _, pixels, labels = linear
+        labels = labels % 2
+        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+        difference = model[1].weight.detach()[1] - model[1].weight.detach()[0]
+        direction = torch.where(labels[:, None] == 0, difference, -difference).sign().view_as(pixels)
+        best = (pixels + 0.1 * direction).clamp(0, 1)
+        torch.testing.assert_close(pgd(model, pixels, labels, 0.1), best)
+
+    def test_pgd_beats_fgsm_where_the_loss_is_not_linear(self):
+        pixels, labels = torch.full((50, 1, 1, 1), 0.5), torch.ones(50, dtype=torch.long)
+        once, often = (attack(Distance(), pixels, labels, 0.1) for attack in (fgsm, pgd))
+        torch.testing.assert_close(once, torch.full_like(pixels, 0.6))  # past the goal
+        assert (often - 0.52).abs().max() < 0.0251  # a step of 2.5 eps / 10 around it
+        assert loss(Distance(), often, labels) > loss(Distance(), once, labels)
+
+    @pytest.mark.parametrize("steps", [1, 2])
+    def test_steps_of_pgd(self, steps):
+        """With logits (0, -x) of one pixel every step adds 2.5 eps / steps, up to eps."""
+        model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
+        model[1].weight.data = torch.tensor([[0.0], [-1.0]])
+        pixels, labels = torch.full((200, 1, 1, 1), 0.5), torch.ones(200, dtype=torch.long)
+        torch.manual_seed(1)
+        start = torch.empty(200, 1, 1, 1).uniform_(-0.08, 0.08)
+        assert start.min() < -0.07 and start.max() > 0.07
+        torch.manual_seed(1)
+        expected = 0.5 + (start + 2.5 * 0.08).clamp(max=0.08)
+        torch.testing.assert_close(pgd(model, pixels, labels, 0.08, steps), expected)
+
+    @pytest.mark.parametrize("eps", EPSILONS)
+    def test_within_eps_and_the_range_of_pixels(self, eps, images):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+        for attack in (fgsm, pgd):
+            changed = attack(model, images, torch.arange(6) % 4, eps)
+            assert changed.shape == images.shape and not changed.requires_grad
+            assert changed.min() >= 0 and changed.max() <= 1
+            assert (changed - images).abs().max() <= eps + 1e-6
+            assert (changed - images).abs().max() > 0.9 * eps
+
+    def test_pgd_starts_from_the_global_generator(self):
+        pixels, labels = torch.full((5, 1, 1, 1), 0.5), torch.ones(5, dtype=torch.long)
+        with seeded(1):
+            first = pgd(Distance(), pixels, labels, 0.1)
+        with seeded(1):
+            second = pgd(Distance(), pixels, labels, 0.1)
+        assert torch.equal(first, second)
+        assert not torch.equal(first, pgd(Distance(), pixels, labels, 0.1))
+
+    def test_the_network_is_attacked_in_evaluation_mode_and_left_as_it_was(self):
+        model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4, 2))
+        model[1].eval()
+        pixels, labels = torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
+        changed = fgsm(model, pixels, labels, 0.1)
+        assert [module.training for module in model] == [True, False, True, True]
+        assert model[0].num_batches_tracked == 0 and all(p.grad is None for p in model.parameters())
+        assert torch.equal(changed, fgsm(model.eval(), pixels, labels, 0.1))
+
+    @pytest.mark.parametrize("attack", [fgsm, pgd])
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_a_network_without_a_gradient_is_refused(self, attack, frozen):
+        encoder = PoissonCoding(2, 1, 1, stem=nn.Conv2d(1, 1, 1)).requires_grad_(not frozen)
+
+        class Network(nn.Module):
+            encode = encoder
+
+            def forward(self, x):
+                return self.encode(x).mean(0).flatten(1)
+
+        arguments = Network(), torch.rand(1, 1, 2, 2), torch.tensor([0]), 0.1
+        with pytest.raises(ValueError, match=r"no gradient.*pixel_gradient"):
+            attack(*arguments)
+
+
+TRAIN = ["--dataset", "digits", "-T", "2", "--epochs", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of two runs on digits, which have learnt something: direct coding and Poisson coding."""
+    folder = tmp_path_factory.mktemp("runs")
+    with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_cifar, "write_report", lambda *args: "")
+        assert run_cifar.main([*TRAIN, "--encoders", "direct", "poisson", "--seeds", "0", "--output", str(folder)]) == 0
+    return folder
+
+
+def weights(folder, encoder):
+    (path,) = folder.glob(f"runs/{encoder}-*/last.safetensors")
+    return path
+
+
+@pytest.fixture(scope="module")
+def load(trained):
+    """Settings, 100 images as bytes, labels and the network of an encoder's run."""
+
+    def load(encoder):
+        settings, tensors = read_weights(weights(trained, encoder))
+        data = load_data(settings).sample(100)
+        network = load_network(settings, tensors, data).eval()
+        return settings, *robustness.read_pixels(settings, data, network), network
+
+    return load
+
+
+class TestOnTrainedNetworks:
+    @pytest.mark.parametrize("loader", ["resident", "standard"])
+    def test_pixels_are_those_of_the_data_set(self, loader, load):
+        settings, _, _, network = load("direct")
+        data = load_data(replace(settings, loader=loader, workers=0)).sample(100)
+        images, labels = robustness.read_pixels(replace(settings, loader=loader, workers=0), data, network)
+        assert images.shape == (100, 1, 8, 8) and torch.bincount(labels).tolist() == [10] * 10
+        for place in (0, 99):
+            image, label = data.test[place]
+            assert label == labels[place] and np.array_equal(np.asarray(image), images[place, 0].numpy())
+
+    @pytest.mark.parametrize("encoder", ["direct", "poisson"])
+    def test_pixels_are_normalised_for_the_network(self, encoder, load):
+        settings, images, _, network = load(encoder)
+        data = load_data(settings).sample(100)
+        ((expected, _),) = data.testing(replace(settings, batch_size=100), network, HERE)
+        seen = []
+        network.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+        with torch.no_grad():
+            OnPixels(network)(images.float() / 255)
+        torch.testing.assert_close(seen, [expected])
+
+    def test_a_random_encoder_draws_the_same_at_every_call(self, load):
+        _, images, _, network = load("poisson")
+        model = OnPixels(network)
+        with torch.no_grad():
+            first, again = (model(images.float() / 255) for _ in range(2))
+            model.seed = 1
+            other = model(images.float() / 255)
+        assert torch.equal(first, again) and not torch.equal(first, other)
+
+    def test_attacks_raise_the_loss(self, load):
+        _, images, labels, network = load("direct")
+        model, pixels = OnPixels(network), images.float() / 255
+        noise = (pixels + 0.1 * torch.randn_like(pixels).sign()).clamp(0, 1)
+        clean, noisy, once, often = (
+            loss(model, changed, labels)
+            for changed in (pixels, noise, fgsm(model, pixels, labels, 0.1), pgd(model, pixels, labels, 0.1))
+        )
+        assert clean < once < often and noisy < once
+
+    def test_a_straight_through_attack_beats_noise(self, load):
+        _, images, labels, network = load("poisson")
+        model, pixels = OnPixels(network), images.float() / 255
+        with pixel_gradient(model):
+            changed = pgd(model, pixels, labels, 0.1)
+        noise = (pixels + 0.1 * torch.randn_like(pixels).sign()).clamp(0, 1)
+        assert loss(model, changed, labels) > max(loss(model, pixels, labels), loss(model, noise, labels))
+
+    def test_accuracies(self, load):
+        settings, images, labels, network = load("direct")
+        model = OnPixels(network)
+        data = load_data(settings).sample(100)
+        accuracy = 100 * evaluate(network, data.testing(settings, network, HERE)).top1
+        assert accuracy > 60
+        # rounding in another order may flip a spike, and so one of the 100 images
+        clean, gradient = robustness.measure(model, images, labels, "clean", 0, 0, 30)
+        assert clean == pytest.approx(accuracy, abs=1) and gradient == ""
+        mean, std = (network.pretrained_cfg[name][0] for name in ("mean", "std"))
+        grey = (corrupt(images.float() / 255, "contrast", 4) - mean) / std
+        with torch.no_grad():
+            right = (network(grey).argmax(1) == labels).sum().item()
+        assert robustness.measure(model, images, labels, "contrast", 4, 0, 30)[0] == pytest.approx(right, abs=1)
+        assert right < accuracy - 5
+
+    def test_corruptions_do_not_depend_on_the_batch_size(self, load):
+        _, images, labels, network = load("direct")
+        model, seen = OnPixels(network), []
+        model.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+        for batch_size in (100, 30):
+            robustness.measure(model, images, labels, "gaussian_noise", 3, 5, batch_size)
+        assert [len(pixels) for pixels in seen] == [100, 30, 30, 30, 10]
+        assert torch.equal(seen[0], torch.cat(seen[1:]))
+        assert torch.equal(seen[0], corrupt(images.float() / 255, "gaussian_noise", 3, seed=5))
+
+    @pytest.mark.parametrize("name", ["dropped_steps", "pgd"])
+    def test_strongest_against_clean(self, name, load, monkeypatch):
+        """Here the attack may change pixels by 0.3."""
+        monkeypatch.setitem(robustness.STRENGTHS, name, (0.0, 0, 0, 0, 0.8 if name == "dropped_steps" else 0.3))
+        _, images, labels, network = load("direct")
+        model = OnPixels(network)
+        clean, gradient = robustness.measure(model, images, labels, name, 1, 0, 50)
+        assert clean == robustness.measure(model, images, labels, "clean", 0, 0, 50)[0]
+        assert robustness.measure(model, images, labels, name, 5, 0, 50)[0] < clean - 30
+        assert gradient == ("surrogate" if name == "pgd" else "")
+        assert not network.encoder._forward_hooks
+
+
+QUICK = ["--images", "20", "--severities", "1", "5", "--device", "cpu"]
+
+
+def run(*arguments, status=0):
+    """What the command prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert robustness.main(list(map(str, arguments))) == status
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(trained, tmp_path_factory):
+    """A command, its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("robust")
+    command = [trained, *QUICK, "--output", folder]
+    return command, folder, run(*command)
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """Nothing is measured; the list of (name, severity, seed, batch size, images) that would be."""
+    calls = []
+
+    def measure(model, images, labels, name, severity, seed, batch_size):
+        calls.append((name, severity, seed, batch_size, len(images)))
+        return 50.0 + len(calls), ""
+
+    monkeypatch.setattr(robustness, "measure", measure)
+    return calls
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+class TestCommand:
+    def test_rows(self, finished, trained):
+        rows = robustness.read_robustness(finished[1] / "robustness.csv")
+        tests = [("clean", "0"), *((name, severity) for name in robustness.STRENGTHS for severity in "15")]
+        expected = [(encoder, *test) for encoder in ("direct", "poisson") for test in tests]
+        assert [(row["encoder"], row["corruption"], row["severity"]) for row in rows] == expected
+        assert list(rows[0]) == [*robustness.KEY, *robustness.MEASURED]
+        for row in rows:
+            assert (row["images"], row["batch_size"], row["corruption_seed"]) == ("20", "100", "0")
+            attacked = row["corruption"] in ("fgsm", "pgd")
+            kind = {"direct": "surrogate", "poisson": "straight-through"}[row["encoder"]]
+            assert row["gradient"] == (kind if attacked else "")
+            assert row["pgd_steps"] == ("10" if row["corruption"] == "pgd" else "")
+            # 20 images
+            assert 0 <= float(row["accuracy"]) <= 100 and float(row["accuracy"]) % 5 == 0
+            assert row["commit"] and row["versions"] and row["device"] and row["date"] and float(row["seconds"]) >= 0
+        strengths = {(row["corruption"], row["severity"]): float(row["strength"]) for row in rows}
+        assert strengths["clean", "0"] == 0 and strengths["blur", "5"] == 1 and strengths["dropped_steps", "1"] == 0.1
+        assert strengths["pgd", "5"] == pytest.approx(8 / 255, abs=1e-6)
+
+    def test_rows_say_which_run_it_was(self, finished, trained):
+        with open(trained / "results.csv", newline="") as file:
+            runs = {row["encoder"]: row for row in csv.DictReader(file)}
+        for row in robustness.read_robustness(finished[1] / "robustness.csv"):
+            for name in ("dataset", "data", "model", "recipe", "model_options", "T", "epochs", "seed"):
+                assert row[name] == runs[row["encoder"]][name], name
+
+    def test_settings_are_the_same_for_encoders_and_seeds_alone(self, trained):
+        settings, _ = read_weights(weights(trained, "direct"))
+        data = load_data(settings)
+
+        def name(**changes):
+            return robustness.run_part(weights(trained, "direct"), replace(settings, **changes), data)["settings"]
+
+        assert name() == name(seed=3) == name(encoder="gac") == name(encoder="gac", recipe="reference")
+        assert len({name(), name(lr=0.05), name(train_limit=500), name(epochs=9), name(weight_decay=0.0)}) == 5
+
+    def test_printed(self, finished, trained):
+        lines = finished[2].splitlines()
+        assert len(lines) == 2 * 9
+        assert lines[0].startswith(f"[1/2] {weights(trained, 'direct').parent}, clean: ")
+        rows = robustness.read_robustness(finished[1] / "robustness.csv")
+        blur = [f"{float(row['accuracy']):.2f}" for row in rows if row["corruption"] == "blur"]
+        (line,) = (line for line in lines if line.startswith("[2/2]") and ", blur: " in line)
+        assert line.endswith(f", blur: {' '.join(blur[2:])} %")
+
+    def test_what_has_a_row_is_not_measured_again(self, finished, trained, monkeypatch, tmp_path):
+        """Also from a copy of the weights elsewhere, or with its parts in another order."""
+        command, folder, printed = finished
+        monkeypatch.setattr(robustness, "measure", lambda *args: pytest.fail("it measures"))
+        before = contents(folder)
+        assert run(*command) == printed
+        copy = tmp_path / "last.safetensors"
+        copy.write_bytes(weights(trained, "poisson").read_bytes())
+        run(copy, weights(trained, "direct"), *QUICK, "--corruptions", "pgd", "blur", "--output", folder)
+        assert contents(folder) == before
+
+    def test_the_same_command_measures_the_same(self, finished, trained, tmp_path):
+        """Alone, in another order, whatever was drawn before; random encoders too."""
+        torch.rand(5)
+        names = ["pgd", "dropped_steps", "gaussian_noise"]
+        run(weights(trained, "poisson"), *QUICK, "--corruptions", *names, "--output", tmp_path)
+        varying = (*robustness.PASSING, "commit")
+
+        def lasting(folder):
+            rows = robustness.read_robustness(folder / "robustness.csv")
+            return {json.dumps({k: v for k, v in row.items() if k not in varying}) for row in rows}
+
+        found = lasting(tmp_path)
+        assert len(found) == 7 and found < lasting(finished[1])
+
+    def test_more_tests_are_added(self, trained, tmp_path, played):
+        command = [weights(trained, "direct"), *QUICK, "--output", tmp_path]
+        run(*command, "--corruptions", "blur")
+        run(*command, "--corruptions", "fgsm", "blur", "--severities", "5", "3", "5")
+        tests = [(name, severity) for name, severity, *_ in played]
+        assert tests == [("clean", 0), ("blur", 1), ("blur", 5), ("fgsm", 3), ("fgsm", 5), ("blur", 3)]
+
+    @pytest.mark.parametrize(
+        "change", [["--seed", "1"], ["--images", "30"], ["--batch-size", "7"], ["pgd_steps"]], ids=" ".join
+    )
+    def test_other_settings_reuse_nothing_and_keep_what_is_there(self, change, trained, tmp_path, played, monkeypatch):
+        command = [weights(trained, "direct"), *QUICK, "--corruptions", "pgd", "--output", tmp_path]
+        run(*command)
+        path = tmp_path / "robustness.csv"
+        before = robustness.read_robustness(path)
+        if change == ["pgd_steps"]:
+            monkeypatch.setattr(robustness, "PGD_STEPS", 20)
+            run(*command)
+            assert [name for name, *_ in played[3:]] == ["pgd", "pgd"]
+        else:
+            run(*command, *change)
+            assert len(played) == 6 and played[3] != played[0]
+        after = robustness.read_robustness(path)
+        assert after[:3] == before and len(after) == len(played)
+
+    def test_an_interruption_keeps_the_rows(self, trained, tmp_path, played, monkeypatch, capsys):
+        measure = robustness.measure
+
+        def interrupted(*args):
+            if len(played) == 2:
+                raise KeyboardInterrupt
+            return measure(*args)
+
+        command = [weights(trained, "direct"), *QUICK, "--corruptions", "blur", "--output", tmp_path]
+        monkeypatch.setattr(robustness, "measure", interrupted)
+        run(*command, status=130)
+        assert capsys.readouterr().err == "robustness.py: interrupted; the same command continues.\n"
+        first = robustness.read_robustness(tmp_path / "robustness.csv")
+        assert len(first) == 2
+        monkeypatch.setattr(robustness, "measure", measure)
+        run(*command)
+        assert len(played) == 3 and robustness.read_robustness(tmp_path / "robustness.csv")[:2] == first
+
+    def test_sigterm_keeps_the_rows(self, trained, tmp_path):
+        """A process like the users'."""
+        script = REPOSITORY / "benchmarks" / "robustness.py"
+        command = [sys.executable, script, trained, "--batch-size", "1", "--device", "cpu", "--output", "out"]
+        with open(tmp_path / "err", "w") as errors:
+            child = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=errors)
+        path, deadline = tmp_path / "out" / "robustness.csv", time.monotonic() + 120
+        try:
+            while not path.exists():
+                assert child.poll() is None and time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            child.terminate()
+        assert child.wait() == -signal.SIGTERM
+        assert "Traceback" not in (tmp_path / "err").read_text()
+        assert robustness.read_robustness(path)[0]["corruption"] == "clean"
+
+    def test_runs_that_are_not_finished_are_left_out(self, trained, tmp_path, played, capsys):
+        folder = tmp_path / "runs" / "going"
+        folder.mkdir(parents=True)
+        (folder / "last.safetensors").write_bytes(weights(trained, "direct").read_bytes())
+        (folder / "summary.csv").write_text("epoch,top1\n1,40.0\n")
+        run(tmp_path / "runs", trained, *QUICK, "--corruptions", "blur", "--output", tmp_path)
+        error = capsys.readouterr().err
+        assert error == f"robustness.py: {folder / 'last.safetensors'} is left out: its run has done 1 of 2 epochs; " \
+                        "finish it.\n"  # fmt: skip
+        assert len(played) == 6
+        run(tmp_path / "runs", *QUICK, "--output", tmp_path, status=2)
+        assert "no weights of a finished run" in capsys.readouterr().err
+
+    def test_an_image_folder_next_to_digits(self, trained, tmp_path, played):
+        """The data folder is for the data sets that have one."""
+        random = np.random.default_rng(0)
+        for split, count in (("train", 32), ("test", 3)):
+            for label in ("ant", "cat"):
+                (tmp_path / split / label).mkdir(parents=True)
+                for number in range(count):
+                    pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+                    Image.fromarray(pixels).save(tmp_path / split / label / f"{number}.png")
+        settings = replace(read_weights(weights(trained, "direct"))[0], dataset="folder", T=1)
+        network = build_model(settings, load_data(replace(settings, data_dir=str(tmp_path))))
+        path = tmp_path / "last.safetensors"
+        path.write_bytes(save(network.state_dict(), {"settings": json.dumps(settings.key())}))
+        run(path, trained, "--data-dir", tmp_path, *QUICK, "--corruptions", "blur", "--output", tmp_path)
+        rows = robustness.read_robustness(tmp_path / "robustness.csv")
+        assert [(row["dataset"], row["images"]) for row in rows[::3]] == [
+            ("folder", "6"), ("digits", "20"), ("digits", "20"),
+        ]  # fmt: skip
+
+
+class TestBadInput:
+    """Status 2, one line that says what to do, and what is there stays as it is."""
+
+    @pytest.fixture
+    def refused(self, finished, trained, capsys, monkeypatch):
+        def refused(places, arguments, words, folder=finished[1]):
+            before = contents(folder)
+            assert run(*places, *QUICK, "--output", folder, *arguments, status=2) == ""
+            error = capsys.readouterr().err
+            assert error.startswith("robustness.py: ") and error.count("\n") == 1 and error.endswith(".\n"), error
+            for word in words:
+                assert word in error
+            assert contents(folder) == before
+
+        monkeypatch.setattr(robustness, "measure", lambda *args: pytest.fail("it measures"))
+        return refused
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--corruptions", "blur", "fog"], ["--corruptions has 'fog'", "salt_and_pepper", "dropped_steps", "pgd"]),
+            (["--corruptions", "clean"], ["--corruptions has 'clean'"]),
+            (["--severities", "1", "6"], ["--severities has 6", "1, 2, 3, 4, 5"]),
+            (["--severities", "0"], ["--severities has 0"]),
+            (["--images", "0"], ["--images is 0"]),
+            (["--batch-size", "0"], ["--batch-size is 0"]),
+            (["--device", "nonsense"], ["device is 'nonsense'"]),
+        ],
+        ids=str,
+    )
+    def test_arguments(self, arguments, words, refused, trained):
+        refused([trained], arguments, words)
+
+    def test_a_folder_without_weights(self, refused, trained, tmp_path):
+        refused([trained, tmp_path], [], [str(tmp_path), "no last.safetensors", "give"])
+
+    def test_a_file_that_is_not_there(self, refused, tmp_path):
+        refused([tmp_path / "last.safetensors"], [], [str(tmp_path / "last.safetensors"), "cannot be read"])
+
+    def test_weights_of_another_project(self, refused, trained, tmp_path):
+        """The others are not measured either."""
+        save_file({"head.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+        refused([trained, tmp_path / "model.safetensors"], [], ["model.safetensors", "weights of a run", "give"])
+
+    def test_a_checkpoint_of_another_model(self, refused, trained, tmp_path):
+        settings, _ = read_weights(weights(trained, "direct"))
+        path = tmp_path / "last.safetensors"
+        path.write_bytes(save({"head.weight": torch.zeros(10, 64)}, {"settings": json.dumps(settings.key())}))
+        refused([path], [], [str(path), "do not fit ms_resnet8_cifar", "give the last.safetensors"])
+
+    def test_frames_of_events(self, refused, trained, tmp_path):
+        settings, tensors = read_weights(weights(trained, "direct"))
+        path = tmp_path / "last.safetensors"
+        path.write_bytes(save(tensors, {"settings": json.dumps(settings.key() | {"dataset": "dvs128_gesture"})}))
+        refused([path], [], [str(path), "dvs128_gesture", "leave it out"])
+
+    def test_data_that_are_not_there(self, refused, trained, tmp_path):
+        settings, tensors = read_weights(weights(trained, "direct"))
+        path = tmp_path / "last.safetensors"
+        path.write_bytes(save(tensors, {"settings": json.dumps(settings.key() | {"dataset": "folder"})}))
+        refused([path], [], ["needs data_dir"])
+        refused([path], ["--data-dir", tmp_path / "nowhere"], ["nowhere", "train/<class>"])
+
+    @pytest.mark.parametrize("damage", ["older", "cut"])
+    def test_rows_of_another_version(self, damage, refused, finished, trained, tmp_path):
+        text = (finished[1] / "robustness.csv").read_text()
+        text = text.replace(",batch_size,", ",batch,") if damage == "older" else text[:-40]
+        (tmp_path / "robustness.csv").write_text(text)
+        refused([trained], [], ["robustness.csv", "move it away"], folder=tmp_path)
+
+    def test_an_output_that_cannot_be_written(self, refused, trained, tmp_path):
+        (tmp_path / "file").write_text("")
+        refused([trained], ["--output", tmp_path / "file"], [f"--output {tmp_path / 'file'} cannot be written"])
