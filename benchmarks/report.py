@@ -1,156 +1,196 @@
-"""Tables and plots from the rows of runs.
+"""One HTML page, and Markdown, from the rows of runs.
 
-python benchmarks/report.py experiments/encoder_forms/results.csv    # prints the table
+    python benchmarks/report.py runs/cifar10                       # runs/cifar10/report.html
+    python benchmarks/report.py runs --output report.html          # all runs below a folder
+    python benchmarks/report.py --readme                           # the numbers of README.md and benchmarks/README.md
+    python benchmarks/report.py --readme --check                   # 1 where they are out of date; nothing is written
+
+The page has results.csv, result.csv, robustness.csv and speed.csv below the folder: rows of equal settings in tables
+that sort, plots inside, no network. Of the READMEs only what lies between <!-- rows: NAME --> and <!-- rows: end -->
+changes.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import statistics
 import sys
-from collections.abc import Mapping
-from itertools import takewhile
+from collections.abc import Iterator
 from pathlib import Path
 
-from gac_sj.encoding import DEFAULT_RECIPE
-from gac_sj.training import KEY, MEASURED
+from matplotlib.figure import Figure
+from reporting.page import Section, page
+from reporting.results import (
+    VARYING,
+    by_encoder,
+    by_settings,
+    label,
+    network_name,
+    result_tables,
+    settings_of,
+    spread,
+)
+from reporting.robustness import CLEAN, robustness_plot, robustness_sets, robustness_tables
+from reporting.rows import Found, read_folder
+from reporting.speed import speed_table
+from reporting.table import TIMES, Row, json_of, number, values
 
-# what the rows of one report may differ in
-VARYING = ("encoder", "recipe", "seed")
-MACHINE = ("train_images", "test_images", "processes", "commit", "versions", "device")
+from gac_sj.analysis import figures
+from gac_sj.training.checkpoints import write_atomically
+
+__all__ = ["label", "spread", "write_report"]
+
+#: What the columns of results say; see gac_sj.analysis.energy and gac_sj.analysis.dynamics.
+MEANINGS = {
+    "encoder": "With recipe and options where those are not the default ones.",
+    "n": "Runs that differ in nothing but the seed. Numbers are mean ± standard deviation over them; (n = 2) behind "
+    "one: only so many runs have it.",
+    "last epoch, best epoch": "Test accuracy. Best is the best test epoch, which flatters: it chooses by the test set. "
+    "Compare the last.",
+    "training": "Accuracy on the training images as the network learned from them, last epoch.",
+    "firing rate": "Spikes per neuron and step on the test set, mean over layers.",
+    "paper, complete": "Energy of one image. Paper: the convention of GAC's authors, without attention and elementwise "
+    "products. Complete: whatever ran. 4.6 pJ for a multiply-accumulate (MAC), 0.9 pJ for an accumulation (AC).",
+    "encoder's share": "Of the complete energy.",
+    "dense MACs, effective MACs, effective ACs": "Operations for one image and all steps, with and without zeros.",
+    "non-spiking layers": "Layers behind the encoder that receive something else than spikes.",
+    "time to repeat": "Steps, 1 to T, until the encoder's output repeats, mean over units and images.",
+    "duration not shorter": "Fraction of units and images whose time to repeat is not below that of direct coding with "
+    "the same stem and the network's neuron.",
+    "entropy": "Bits of a unit's output over images.",
+    "time to first spike": "First step with an output, from 1.",
+    "silent": "Fraction of units and images without output.",
+    "read-out by step": "Accuracy of a linear classifier on the encoder's output at one step alone.",
+    "†": TIMES.removeprefix("† "),
+}
+#: What rows say of where they come from, beside their settings.
+ORIGIN = {
+    "path": "rows",
+    "seed": "seeds",
+    "train_images": "training images",
+    "test_images": "test images",
+    "analysed_images": "analysed images",
+    "processes": "processes",
+    "commit": "commit",
+    "versions": "versions",
+    "device": "device",
+}
 
 
-def write_report(folder: Path, rows: list[dict[str, str]]) -> str:
-    """Write report.md, accuracy.png and curves.png into ``folder``; returns the table."""
-    seeds = ", ".join(sorted({row["seed"] for row in rows}, key=int))
-    settings = ", ".join(f"{name}={_values(rows, name)}" for name in KEY if name not in VARYING)
-    machine = "\n".join(f"- {name}: {_values(rows, name)}" for name in MACHINE)
-    groups = by_encoder(rows)
-    _plot_last(folder / "accuracy.png", groups)
-    _plot_curves(folder / "curves.png", groups)
-    (folder / "report.md").write_text(
-        f"# Encoders on {rows[0]['dataset']}\n\n{table(rows)}\n\n"
-        "Test accuracy in percent: mean ± standard deviation over seeds. Best is the best test epoch, which flatters; "
-        f"compare the last.\nFiring rate: spikes per neuron and step, mean over layers. Seeds: {seeds}.\n\n"
-        f"![accuracy](accuracy.png)\n\n![learning curves](curves.png)\n\n{machine}\n- settings: {settings}\n",
-        encoding="utf-8",
-    )
-    return table(rows)
-
-
-def table(rows: list[dict[str, str]]) -> str:
-    """Markdown: a line per encoder, mean and standard deviation over its seeds."""
-    lines = [
-        "| encoder | n | last epoch (%) | best epoch (%) | firing rate | parameters |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, group in by_encoder(rows).items():
-        rate = statistics.mean(float(row["firing_rate_mean"]) for row in group)
-        accuracy = f"{spread(group, 'accuracy_last')} | {spread(group, 'accuracy_best')}"
-        lines.append(f"| {name} | {len(group)} | {accuracy} | {rate:.3f} | {int(group[0]['parameters']):,} |")
-    return "\n".join(lines)
-
-
-def label(row: Mapping[str, str]) -> str:
-    """How the encoder of a row is named: with recipe and options where those are not the default ones.
-
-    "gac", "gac:current", "gac:attention=temporal", "gac:reference,kernel_size=3".
-    """
-    options = json.loads(row.get("model_options") or "{}")
-    parts = [f"{name}={value}" for name, value in options.items()]
-    # the forms' older rows have "gac:recipe" as encoder
-    if row["encoder"] == "gac" and row["recipe"] != DEFAULT_RECIPE:
-        parts.insert(0, row["recipe"])
-    return f"{row['encoder']}:{','.join(parts)}" if parts else row["encoder"]
-
-
-def by_encoder(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
-    groups: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        groups.setdefault(label(row), []).append(row)
-    return groups
-
-
-def by_settings(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
-    """The rows that may be averaged: of equal settings, by those that differ between them.
+def write_report(folder: Path, rows: list[Row]) -> str:
+    """Write report.md, report.html and the plots of rows of equal settings into ``folder``; returns the first table.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: no rows, or a damaged number.
+        OSError: they cannot be written.
     """
-    if not rows:
-        raise ValueError("it has no rows")
-    # settings stand before what was measured, also in older files
-    settings = [name for name in takewhile(lambda name: name != MEASURED[0], rows[0]) if name not in VARYING]
-    differing = [name for name in settings if len({row[name] for row in rows}) > 1]
-    groups: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        groups.setdefault(", ".join(f"{name}={row[name]}" for name in differing), []).append(row)
-    return groups
+    tables, drawn = result_tables(rows), dict(plots(rows))
+    for name, figure in drawn.items():
+        figures.save(figure, folder / name)
+    parts = [f"# Encoders on {rows[0]['dataset']}"]
+    parts += [f"## {table.title}\n\n{table.markdown()}\n\n{table.note}" for table in tables if not table.is_empty]
+    parts += [f"![{_caption(name)}]({name}.png)" for name in drawn]
+    parts += ["## What the columns say", _items(MEANINGS), "## Settings", _items(details(rows))]
+    write_atomically(folder / "report.md", ("\n\n".join(parts) + "\n").encode())
+    write_atomically(folder / "report.html", html(f"Encoders on {rows[0]['dataset']}", Found(rows)).encode())
+    return tables[0].markdown()
 
 
-def spread(rows: list[dict[str, str]], column: str) -> str:
-    """Mean ± standard deviation."""
-    values = [float(row[column]) for row in rows]
-    mean = statistics.mean(values)
-    return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
+def html(title: str, found: Found) -> str:
+    """The page of all rows.
+
+    Raises:
+        ValueError: a damaged number; two accuracies of the same test.
+    """
+    return page(title, MEANINGS if found.results else {}, sections(found))
 
 
-def _values(rows: list[dict[str, str]], name: str) -> str:
-    return "; ".join(sorted({row[name] for row in rows}))
+def sections(found: Found) -> Iterator[Section]:
+    """A section for each set of rows that may be averaged."""
+    if found.results:
+        for title, rows in by_settings(found.results).items():
+            drawn = {_caption(name): figure for name, figure in plots(rows)}
+            yield Section(_heading(rows[0], title), result_tables(rows), drawn, details(rows))
+        for title, rows in by_settings(found.results, (*VARYING, "T")).items():
+            if len(values(rows, "T")) > 1:
+                drawn = {"Accuracy against T": figures.accuracy_against_T(by_encoder(rows))}
+                yield Section(f"Several T{f': {title}' if title else ''}", (), drawn, details(rows))
+    for title, rows in robustness_sets(found.robustness).items():
+        corrupted = any(row["corruption"] != CLEAN for row in rows)
+        drawn = {"Accuracy against severity": robustness_plot(rows)} if corrupted else {}
+        yield Section(f"Robustness: {_heading(rows[0], title)}", robustness_tables(rows), drawn, _origin(rows))
+    if found.speed:
+        yield Section("Speed", [speed_table(found.speed)], {}, _origin(found.speed))
 
 
-def _plot_last(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 0.6 + 0.5 * len(groups)), layout="constrained")
-    axes = figure.subplots()
-    for place, rows in enumerate(groups.values()):
-        values = [float(row["accuracy_last"]) for row in rows]
-        axes.plot(values, [place] * len(values), "o", color="0.6", label="seeds" if place == 0 else None)
-        axes.plot(statistics.mean(values), place, "D", color="black", label="mean" if place == 0 else None)
-    axes.set_yticks(range(len(groups)), list(groups))
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_xlabel("test accuracy after the last epoch (%)")
-    axes.grid(axis="x", color="0.9")
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    figure.savefig(path, dpi=150)
+def plots(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
+    """Name and plot of all that rows of equal settings have; each is of the rows that have it."""
+    if curves := [row for row in rows if len(json_of(row, "accuracy_by_epoch") or ()) > 1]:
+        yield "learning_curves", figures.learning_curves(by_encoder(curves))
+    if measured := [row for row in rows if number(row, "energy_complete_pj") is not None]:
+        yield "accuracy_against_energy", figures.accuracy_against_energy(by_encoder(measured))
+    if analysed := [row for row in rows if json_of(row, "firing_rates_by_step")]:
+        yield "firing_rates_by_step", figures.firing_rates_by_step(by_encoder(analysed))
 
 
-def _plot_curves(path: Path, groups: dict[str, list[dict[str, str]]]) -> None:
-    from matplotlib.figure import Figure
+def details(rows: list[Row]) -> dict[str, str]:
+    """Where rows come from, and all settings that they share."""
+    return _origin(rows) | {"settings": ", ".join(f"{name}={value}" for name, value in settings_of(rows[0]).items())}
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, rows in groups.items():
-        curves = [json.loads(row["accuracy_by_epoch"]) for row in rows]
-        epochs = list(curves[0])
-        values = [[curve[epoch] for curve in curves] for epoch in epochs]
-        places = [int(epoch) for epoch in epochs]
-        (line,) = axes.plot(places, [statistics.mean(value) for value in values], marker=".", label=name)
-        axes.fill_between(
-            places, *zip(*((min(value), max(value)) for value in values)), color=line.get_color(), alpha=0.2
-        )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("test accuracy (%); band: all seeds")
-    axes.grid(color="0.9")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+
+def _origin(rows: list[Row]) -> dict[str, str]:
+    return {name: "; ".join(found) for column, name in ORIGIN.items() if (found := values(rows, column))}
+
+
+def _heading(row: Row, differing: str) -> str:
+    text = f"{row['dataset']}, {network_name(row)}, T = {row['T']}, {row['epochs']} epochs"
+    return f"{text} ({differing})" if differing else text
+
+
+def _caption(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _items(found: dict[str, str]) -> str:
+    return "\n".join(f"- {name}: {text}" for name, text in found.items())
+
+
+def _readme(check: bool) -> int:
+    from reporting.readme import rewrite_pages  # imports experiments, which imports this module, and scipy
+
+    stale = rewrite_pages(check)
+    for path in stale:
+        if check:
+            print(f"report.py: {path} is out of date; run python benchmarks/report.py --readme.", file=sys.stderr)
+        else:
+            print(path)
+    return int(check and bool(stale))
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", help="results.csv of run_cifar.py; a table for each combination of settings in it")
-    path = parser.parse_args(arguments).results
+    parser.add_argument("folder", type=Path, nargs="?", help="with finished runs, or a file of rows")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: report.html in the folder)")
+    parser.add_argument("--readme", action="store_true", help="write the numbers of the READMEs again")
+    parser.add_argument("--check", action="store_true", help="with --readme: only say whether they are up to date")
+    args = parser.parse_args(arguments)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            groups = by_settings(list(csv.DictReader(file)))
-        print("\n\n".join(f"{title}\n\n{table(rows)}".strip() for title, rows in groups.items()))
-    except (ValueError, OSError, KeyError, TypeError, csv.Error) as error:  # TypeError: a row that was cut off
-        reason = f"{type(error).__name__}: {error}"
-        print(f"report.py: {path} is no results.csv of run_cifar.py ({reason}); name one.", file=sys.stderr)
+        if args.readme == (args.folder is not None) or (args.check and not args.readme):
+            raise ValueError("Name a folder of runs, or give --readme (with --check, nothing is written).")
+        if args.readme:
+            return _readme(args.check)
+        text = html(f"Report on {args.folder}", read_folder(args.folder))
+        output = args.output or (args.folder if args.folder.is_dir() else args.folder.parent) / "report.html"
+        try:
+            write_atomically(output, text.encode())
+        except OSError as error:
+            raise ValueError(f"{output} cannot be written ({error}); give another --output.") from error
+        print(output)
+    except (ValueError, OSError) as error:
+        print(f"report.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("report.py: interrupted; nothing was written.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 import yaml
-from report import label, write_report
+from report import write_report
+from reporting.results import label
 
 from gac_sj.encoding import ENCODERS, RECIPES
 from gac_sj.training import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from gac_sj.training import KEY, MEASURED, read_results
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from report import label, spread
+from reporting.results import label, spread
 
 __all__ = ["SHARED", "Row", "group", "label", "read_rows", "result_files", "spread"]
 
