@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gac_sj.analysis import figures
-from gac_sj.encoding import ENCODERS
 from reporting.results import by_encoder, label
 from reporting.table import Row, Table, Text, column, number, tabulate, values
 
@@ -83,6 +81,7 @@ def _note(rows: list[Row]) -> str:
 def robustness_plot(rows: list[Row]) -> Figure:
     """Accuracy against severity: a panel for each corruption, the mean over seeds of each encoder."""
     groups = by_encoder(rows)
+    looks = {name: look | {"label": name, "markersize": 3.5} for name, look in figures.looks(groups).items()}
     names = [name for name in _severities(rows) if name != CLEAN]
     columns = min(4, len(names))
     lines = -(-len(names) // columns)
@@ -95,7 +94,7 @@ def robustness_plot(rows: list[Row]) -> Figure:
                 if row["corruption"] in (CLEAN, name):
                     by_severity.setdefault(int(row["severity"]), []).append(number(row, "accuracy"))
             means = {severity: statistics.mean(by_severity[severity]) for severity in sorted(by_severity)}
-            axes.plot(list(means), list(means.values()), label=encoder, **_look(encoder, list(groups)))
+            axes.plot(list(means), list(means.values()), **looks[encoder])
         axes.set_title(name.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelbottom=True)  # also where no panel stands below
@@ -106,18 +105,6 @@ def robustness_plot(rows: list[Row]) -> Figure:
     figure.supylabel("test accuracy (%), mean over seeds", fontsize=8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return figure
-
-
-def _look(encoder: str, encoders: list[str]) -> dict[str, Any]:
-    """The encoder's colour in the other plots, and marker and line that differ where colours repeat."""
-    known = list(ENCODERS)
-    place = (known + [name for name in encoders if name not in known]).index(encoder)
-    turn, colour = divmod(place, len(figures.COLOURS))
-    other = (colour + turn) % len(figures.MARKERS)
-    return {
-        "color": figures.COLOURS[colour], "marker": figures.MARKERS[other], "linestyle": figures.LINES[other],
-        "linewidth": 1.2, "markersize": 3.5,
-    }  # fmt: skip
 
 
 def _severities(rows: Iterable[Row]) -> dict[str, set[str]]:

@@ -29,7 +29,7 @@ from gac_sj.encoding import ENCODERS
 
 __all__ = [
     "accuracy_against_T", "accuracy_against_energy", "encoder_outputs", "firing_rates_by_step", "gates", "grad_cam",
-    "learning_curves", "save",
+    "learning_curves", "looks", "save",
 ]  # fmt: skip
 
 Groups = Mapping[str, Sequence[Mapping[str, str]]]
@@ -181,12 +181,12 @@ def accuracy_against_energy(groups: Groups) -> Figure:
     factor, unit = next(((f, u) for f, u in ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")) if largest >= f), (1.0, "pJ"))
     figure = Figure((WIDTH, 3.0), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    looks = _looks(groups)
+    look_of = looks(groups)
     for axes, (title, column) in zip(panels, conventions.items()):
         for name, rows in groups.items():
             x, y = ([float(row[part]) for row in rows] for part in (column, "accuracy_last"))
             x = [value / factor for value in x]
-            look = looks[name] | {"linestyle": ""}
+            look = look_of[name] | {"linestyle": ""}
             axes.plot(statistics.mean(x), statistics.mean(y), **look, markersize=7)
             axes.plot(x, y, **look | {"label": None}, fillstyle="none", zorder=3)
         axes.set(title=title, xlabel=f"energy per image ({unit})")
@@ -201,12 +201,12 @@ def accuracy_against_T(groups: Groups) -> Figure:
     """Accuracy against the number of time steps that a network is trained and tested with; the rows differ in ``T``."""
     figure = Figure((WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
-    looks = _looks(groups)
+    look_of = looks(groups)
     for name, rows in groups.items():
         by_T: dict[int, list[float]] = {}
         for row in sorted(rows, key=lambda row: int(row["T"])):
             by_T.setdefault(int(row["T"]), []).append(float(row["accuracy_last"]))
-        _mean_and_range(axes, by_T, **looks[name] | {"label": name})
+        _mean_and_range(axes, by_T, **look_of[name] | {"label": name})
     axes.set_xticks(sorted({int(row["T"]) for rows in groups.values() for row in rows}))
     axes.set(xlabel="time steps T", ylabel=ACCURACY)
     _legend(figure, axes, BAND)
@@ -218,12 +218,12 @@ def learning_curves(groups: Groups) -> Figure:
     """Test accuracy after every epoch at which all seeds were tested: the mean, and a band from smallest to largest."""
     figure = Figure((WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
-    looks = _looks(groups)
+    look_of = looks(groups)
     for name, rows in groups.items():
         curves = [json.loads(row["accuracy_by_epoch"]) for row in rows]
         epochs = sorted(set.intersection(*map(set, curves)), key=int)
         by_epoch = {int(epoch): [curve[epoch] for curve in curves] for epoch in epochs}
-        _mean_and_range(axes, by_epoch, **looks[name])
+        _mean_and_range(axes, by_epoch, **look_of[name])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="test accuracy (%)")
     _legend(figure, axes, BAND)
@@ -252,18 +252,18 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return [path.with_name(f"{path.name}.{kind}") for kind in contents]
 
 
-def _looks(groups: Groups) -> dict[str, dict[str, Any]]:
+def looks(groups: Groups) -> dict[str, dict[str, Any]]:
     """Colour, marker and line of every encoder, its own as long as nobody before it has them, and its label."""
     known = {name: place for place, name in enumerate(ENCODERS)}
-    looks, taken = {}, set()
+    found, taken = {}, set()
     for name in sorted(groups, key=lambda name: known.get(name, len(known))):
         place = next(place for place in count(known.get(name, 0) % len(COLOURS)) if place not in taken)
         taken.add(place)
         turn, colour = divmod(place, len(COLOURS))
         other = (colour + turn) % len(MARKERS)  # the eighth has the first one's colour and another marker
         look = {"color": COLOURS[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
-        looks[name] = look | {"label": f"{name} (n = {len(groups[name])})"}
-    return looks
+        found[name] = look | {"label": f"{name} (n = {len(groups[name])})"}
+    return found
 
 
 def _mean_and_range(axes: Axes, values: Mapping[int, Sequence[float]], **look: Any) -> None:
