@@ -10,13 +10,13 @@ READY := $(VENV)/.ready
 # Two processes with one thread each, on two cores, beat one process with two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Nothing in these depends on SpikingJelly, so one release is enough for them.
-ONCE := $(foreach name,augmentation checkpoints loaders rows settings,--ignore=tests/test_$(name).py)
+ONCE := $(foreach name,augmentation checkpoints loaders report rows settings,--ignore=tests/test_$(name).py)
 BOTH_RELEASES = $(PYTEST) $(1) && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) $(1) $(ONCE)
 
 .PHONY: help setup benchmark test test-slow lint clean
 
 help:
-	@echo "make benchmark   compare all encoders on handwritten digits (under five minutes); results in runs/digits"
+	@echo "make benchmark   compare encoders on handwritten digits (under five minutes); results in runs/digits"
 	@echo "make test        test with both supported SpikingJelly releases (under ten minutes)"
 	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation"
 	@echo "make lint        check style"

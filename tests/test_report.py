@@ -544,6 +544,7 @@ class TestBlocks:
         rows = seeds("gac", gac, analysed=2) + seeds("direct", direct) + seeds("direct_lif", [50.0, 52.0, 51.0])
         write(tmp_path / readme.CIFAR, rows + seeds("direct_matched", [1.0, 2.0]))
         write(tmp_path / readme.DIGITS, seeds("gac", [90, 91, 92, 93, 94], analysed=3))
+        write(tmp_path / readme.STEPS, seeds("gac", [80.0, 81.0, 82.0], T=8))
         (tmp_path / readme.FORMS).parent.mkdir(parents=True)
         (tmp_path / readme.FORMS).write_bytes(FORMS.read_bytes())
         for path in (readme.ROBUST_CIFAR, readme.ROBUST_DIGITS):

@@ -40,7 +40,8 @@ SMALL = f"{RUN} cifar10 --train-limit 10000 --eval-every"
 FORMS = "experiments/encoder_forms/results.csv"
 CIFAR = "experiments/results/cifar10_small/results.csv"
 DIGITS = "benchmarks/results/digits/results.csv"
-ROBUST_CIFAR = "benchmarks/results/cifar10/robustness.csv"
+STEPS = "benchmarks/results/digits_steps/results.csv"
+ROBUST_CIFAR = "experiments/results/cifar10_small/robustness.csv"
 ROBUST_DIGITS = "benchmarks/results/digits/robustness.csv"
 SPEED = "benchmarks/results/speed.csv"
 COMMANDS = {
@@ -48,12 +49,22 @@ COMMANDS = {
     "--output experiments/encoder_forms",
     CIFAR: f"{SMALL} 3 --epochs 15 --output experiments/results/cifar10_small",
     DIGITS: f"{RUN} digits --seeds 0 1 2 3 4 --output benchmarks/results/digits",
-    ROBUST_CIFAR: f"{TEST} experiments/results/cifar10_small --output benchmarks/results/cifar10",
-    ROBUST_DIGITS: f"{TEST} benchmarks/results/digits --output benchmarks/results/digits",
+    STEPS: f"{RUN} digits --encoders gac direct -T 8 --output benchmarks/results/digits_steps, and the same with -T 1 "
+    "and 2",
+    ROBUST_CIFAR: f"{TEST} experiments/results/cifar10_small --data-dir DIR --images 200 "
+    "--output experiments/results/cifar10_small",
+    ROBUST_DIGITS: f"{TEST} benchmarks/results/digits --images 350 --output benchmarks/results/digits",
     SPEED: f"python benchmarks/speed.py encoder --output {SPEED}",
 }
-#: What GAC is compared with where there are enough common seeds.
-AGAINST = ("direct", "direct_lif", "direct_matched")
+#: What is compared, paired by seed, where there are enough common seeds.
+PAIRS = (
+    ("gac", "direct"),
+    ("gac", "direct_lif"),
+    ("gac", "direct_matched"),
+    ("gac:current", "direct"),
+    ("gac:spike_driven=True", "gac"),
+    ("direct:spike_driven=True", "direct"),
+)
 
 
 @dataclass(frozen=True)
@@ -130,13 +141,13 @@ def speed(page: Page, benchmark: str = "") -> str:
 
 
 def differences(rows: list[Row]) -> str:
-    """GAC less each other encoder, last epoch, paired by seed; "" where there are too few common seeds."""
+    """What PAIRS differ in, last epoch, paired by seed; "" where there are too few common seeds."""
     groups = by_encoder(rows)
     lines = ["Last epoch, paired by seed, each with its own 95 % confidence interval (Student's t):", ""]
-    for other in AGAINST:
-        ours, theirs = groups.get("gac", []), groups.get(other, [])
+    for one, other in PAIRS:
+        ours, theirs = groups.get(one, []), groups.get(other, [])
         if len({row["seed"] for row in ours} & {row["seed"] for row in theirs}) >= LEAST:
-            lines.append(f"- {difference('gac', other, pair(ours, theirs))}")
+            lines.append(f"- {difference(one, other, pair(ours, theirs))}")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -155,6 +166,7 @@ BLOCKS: dict[str, Callable[[Page], str]] = {
     "encoder forms": partial(results, path=FORMS, titles=("Accuracy",)),
     "cifar10 small": partial(results, path=CIFAR, titles=("Accuracy", "Energy of one image")),
     "digits": partial(results, path=DIGITS, titles=("Accuracy", "Energy of one image")),
+    "digits steps": partial(results, path=STEPS, titles=("Accuracy",)),
     "dynamics": dynamics,
     "robustness cifar10": partial(robustness, path=ROBUST_CIFAR),
     "robustness digits": partial(robustness, path=ROBUST_DIGITS),
