@@ -95,7 +95,10 @@ def read_encoder(text: str) -> tuple[str, str | None, dict[str, Any]]:
     for option in rest.split(",") if colon else []:
         name, equals, value = option.partition("=")
         if equals and name:
-            found[name] = yaml.safe_load(value)
+            try:
+                found[name] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                encoder = ""
         elif encoder == "gac" and option in RECIPES:
             recipe = option
         elif encoder == "gac" and option in ("temporal", "spatial"):

@@ -729,6 +729,8 @@ class TestBadInput:
             (["--encoders", "direct:spatial"], ["--encoders", "'direct:spatial'"]),
             (["--encoders", "gac:kernel_size=0"], ["kernel_size is 0"]),
             (["--encoders", "gac", "gac:kernels=3"], ["kernels"]),
+            (["--encoders", "gac:gain={"], ["--encoders", "'gac:gain={'"]),
+            (["--encoders", "gac:gain=much"], ["gain"]),
             (["--model-options", "{depth: 3}", "--encoders", "direct"], ["depth"]),
             (["--model", "resnet18"], ["--model is 'resnet18'", "ms_resnet8_cifar"]),
             (["--dataset", "mnist"], ["--dataset is 'mnist'", "digits"]),

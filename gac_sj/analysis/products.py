@@ -120,7 +120,9 @@ class trace_products(TorchDispatchMode):
                 self._record(False, _convolution(x, weight, *rest), len(x))
             elif function in _MATRIX:
                 x, y = args[_MATRIX[function] :][:2]
-                self._record(False, _matrix(x, y, self._is_weight(x), self._is_weight(y)), len(x))
+                x_is_weight, y_is_weight = self._is_weight(x), self._is_weight(y)
+                if not (x_is_weight and y_is_weight):  # else no input is in it, and it can be done beforehand
+                    self._record(False, _matrix(x, y, x_is_weight, y_is_weight), len(x))
         return function(*args, **(kwargs or {}))
 
     def _layer(self, elementwise: bool) -> LayerProducts:
