@@ -33,6 +33,7 @@ from gac_sj.training import (
     Data,
     NonFiniteLossError,
     World,
+    analysis,
     as_text,
     build,
     build_model,
@@ -340,6 +341,12 @@ class TestAnalysis:
             writer.writerows(rows)
         assert run_cifar.main([*finished[0], "--output", str(tmp_path)]) == 0
         assert table(tmp_path) == rows
+
+    def test_of_large_images_fewer_are_analysed(self, finished, digits, monkeypatch):
+        run = settings("gac")
+        monkeypatch.setattr(analysis, "NUMBERS", 100 * 2 * 16 * 64)
+        found = analysis.analyse(build_model(run, digits), run, digits, HERE.device)
+        assert 50 <= found["analysed_images"] <= 100
 
     def test_a_spike_driven_network(self, tmp_path):
         command = [*DIGITS, "--encoders", "gac", "--seeds", "0", "--model-options", "{spike_driven: true}"]

@@ -1,6 +1,6 @@
 """Training: settings, the engine, checkpoints, distributed runs, evaluation, rows of results."""
 
-from gac_sj.training.analyse import analyse
+from gac_sj.training.analysis import analyse
 from gac_sj.training.build import Data, build_model, generate_data, load_data
 from gac_sj.training.distributed import World, join_world
 from gac_sj.training.engine import InterruptedRunError, NonFiniteLossError, Training

@@ -22,8 +22,10 @@ from gac_sj.training.settings import Settings
 
 __all__ = ["analyse"]
 
-#: Test images that are analysed, as many of each class.
+#: Test images that are analysed at most, as many of each class.
 IMAGES = 1000
+#: Numbers of the encoder's output that are held at most (1 GB in float32); of large images fewer are analysed.
+NUMBERS = 2**28
 
 
 def analyse(model: nn.Module, settings: Settings, data: Data, device: torch.device) -> dict[str, Any]:
@@ -33,11 +35,15 @@ def analyse(model: nn.Module, settings: Settings, data: Data, device: torch.devi
 
     Args:
         model: a trained network of :mod:`gac_sj.models`.
-        settings, data: of its run; at most 1,000 test images are used.
+        settings, data: of its run; at most 1,000 test images are used, and fewer where they are large.
         device: where to measure.
     """
     model = model.to(device).eval()
     batches = list(data.sample(IMAGES).testing(settings, model, World(0, 1, device)))
+    with torch.no_grad():
+        numbers = sum(len(labels) for _, labels in batches) * model.encoder(batches[0][0][:1]).numel()
+    every = -(-numbers // NUMBERS)
+    batches = [(images[::every], labels[::every]) for images, labels in batches]
     with seeded(settings.seed, "analysis"):
         with firing_rates(model, by_step=True) as rates:
             energy = measure_energy(model, batches)
