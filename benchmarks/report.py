@@ -59,6 +59,8 @@ MEANINGS = {
     "entropy": "Bits of a unit's output over images.",
     "time to first spike": "First step with an output, from 1.",
     "silent": "Fraction of units and images without output.",
+    "information by step": "Bits that a step adds to those before it.",
+    "change by step": "Mean absolute difference to the step before, in units of the mean absolute output.",
     "read-out by step": "Accuracy of a linear classifier on the encoder's output at one step alone.",
     "†": TIMES.removeprefix("† "),
 }
@@ -113,7 +115,7 @@ def sections(found: Found) -> Iterator[Section]:
         for title, rows in by_settings(found.results, (*VARYING, "T")).items():
             if len(values(rows, "T")) > 1:
                 drawn = {"Accuracy against T": figures.accuracy_against_T(by_encoder(rows))}
-                yield Section(f"Several T{f': {title}' if title else ''}", (), drawn, details(rows))
+                yield Section(f"Several T{f': {title}' if title else ''}", (), drawn, details(rows, (*VARYING, "T")))
     for title, rows in robustness_sets(found.robustness).items():
         corrupted = any(row["corruption"] != CLEAN for row in rows)
         drawn = {"Accuracy against severity": robustness_plot(rows)} if corrupted else {}
@@ -132,9 +134,10 @@ def plots(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
         yield "firing_rates_by_step", figures.firing_rates_by_step(by_encoder(analysed))
 
 
-def details(rows: list[Row]) -> dict[str, str]:
-    """Where rows come from, and all settings that they share."""
-    return _origin(rows) | {"settings": ", ".join(f"{name}={value}" for name, value in settings_of(rows[0]).items())}
+def details(rows: list[Row], but: tuple[str, ...] = VARYING) -> dict[str, str]:
+    """Where rows come from, and all settings that they share, which are those but for some."""
+    shared = settings_of(rows[0], but)
+    return _origin(rows) | {"settings": ", ".join(f"{name}={value}" for name, value in shared.items())}
 
 
 def _origin(rows: list[Row]) -> dict[str, str]:

@@ -99,9 +99,9 @@ def read_encoder(text: str) -> tuple[str, str | None, dict[str, Any]]:
                 found[name] = yaml.safe_load(value)
             except yaml.YAMLError:
                 encoder = ""
-        elif encoder == "gac" and option in RECIPES:
+        elif encoder == "gac" and option in RECIPES and recipe is None:
             recipe = option
-        elif encoder == "gac" and option in ("temporal", "spatial"):
+        elif encoder == "gac" and option in ("temporal", "spatial") and "attention" not in found:
             found["attention"] = option
         else:
             encoder = ""
@@ -183,9 +183,12 @@ def compare(args: argparse.Namespace, world: World) -> None:
             title += f" ({row['train_seconds']} s)"
         weights = folder / "last.safetensors"
         # rows without an analysis were made before there was one
-        if world.is_first and not row["analysed_images"] and weights.exists():
-            model = load_network(run, read_weights(weights)[1], data)
-            rows.replace(row := row | analyse(model, run, data, world.device))
+        if world.is_first and not row["analysed_images"]:
+            if weights.exists():
+                model = load_network(run, read_weights(weights)[1], data)
+                rows.replace(row := row | analyse(model, run, data, world.device))
+            else:
+                title += " (not analysed: its weights are gone)"
         if world.is_first:
             print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
     if world.is_first:

@@ -130,6 +130,10 @@ class TestMeasures:
         assert found.images == 200
         assert measure_dynamics(gac_sj.DirectCoding(2, 1, 4), [digits(20)]).readout_by_step is None
 
+    def test_a_class_with_a_single_image_cannot_be_read_out(self):
+        batch = digits(3), torch.tensor([0, 0, 1])
+        assert measure_dynamics(gac_sj.DirectCoding(2, 1, 3), [batch]).readout_by_step is None
+
     def test_nothing_is_changed(self):
         encoder = gac_sj.GatedAttentionCoding(2, 1, 3).train()
         before = copy.deepcopy(encoder.state_dict())
@@ -139,6 +143,8 @@ class TestMeasures:
     def test_what_is_refused(self):
         with pytest.raises(ValueError, match="yields no images"):
             measure_dynamics(gac_sj.DirectCoding(2, 1, 3), [])
+        with pytest.raises(ValueError, match="yields no images"):
+            measure_dynamics(gac_sj.DirectCoding(2, 1, 3), [digits(2)[:0]])
         with pytest.raises(ValueError, match="levels is 0"):
             measure_dynamics(gac_sj.DirectCoding(2, 1, 3), [digits(2)], levels=0)
 

@@ -146,6 +146,13 @@ class TestEncoders:
         stem = by_name(measure_energy(poisson, [torch.rand(1, 3, 6, 6)]))["0.stem.0"]
         assert stem.receives == "spikes" and stem.effective_acs > 0 == stem.effective_macs
 
+    def test_matched_direct_coding_has_no_attention_to_leave_out(self):
+        energy = measure_energy(
+            timm.create_model("ms_resnet8_cifar", encoder="direct_matched"), [torch.randn(1, 3, 32, 32)]
+        )
+        branch = by_name(energy)["encoder.spatial_channel"]
+        assert branch.paper_dense == branch.dense_macs > 0 and branch.paper_pj > 0
+
     def test_encoder_part(self):
         energy = measure_energy(timm.create_model("gac_ms_resnet8_cifar"), [torch.randn(1, 3, 32, 32)])
         parts = [layer.complete_pj for layer in energy.layers if layer.name.startswith("encoder.")]
@@ -243,6 +250,75 @@ class TestAnyNetwork:
         lines = str(measure_energy(small_network(), [sequence()])).splitlines()
         assert [line.split()[0] for line in lines] == ["layer", "0", "3", "total"]
         assert lines[-1].split()[1:4] == ["64", "12", "18"]
+
+
+class Functional(nn.Module):
+    """The same convolution before and behind a neuron, called as a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 1, 1, 1))
+        self.neuron = neuron.IFNode(v_threshold=0.5)
+
+    def forward(self, x):
+        x = self.neuron(nn.functional.conv2d(x, self.weight))
+        return nn.functional.conv2d(nn.functional.avg_pool2d(x, 2), self.weight)
+
+
+class TestHowPyTorchRuns:
+    """What is counted does not depend on it."""
+
+    def test_calls_before_and_behind_a_neuron_are_two_layers(self):
+        image = torch.tensor([[[[1.0, 0.2], [0.2, 0.2]]]])
+        before, after = measure_energy(Functional(), [image]).layers
+        assert (before.dense_macs, after.dense_macs) == (4, 1)
+        assert not before.after_encoder and after.after_encoder and after.receives == "floats"
+
+    def test_autocast(self):
+        network, x = small_network(), sequence()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert measure_energy(network, [x]).layers == measure_energy(network, [x]).layers
+            found = measure_energy(network, [x])
+        assert found.layers == measure_energy(network, [x]).layers
+
+    def test_inference_mode(self):
+        network = small_network()
+        with torch.inference_mode():
+            assert measure_energy(network, [sequence()]).complete_pj == pytest.approx(12 * 4.6 + 18 * 0.9)
+
+    def test_fused_attention(self):
+        class Attention(nn.Module):
+            def __init__(self, fused):
+                super().__init__()
+                self.neuron, self.fused = neuron.IFNode(v_threshold=0.5), fused
+
+            def forward(self, x):
+                s = self.neuron(x)
+                if self.fused:
+                    return nn.functional.scaled_dot_product_attention(s, s, s)
+                return (s @ s.transpose(-2, -1) / s.shape[-1] ** 0.5).softmax(-1) @ s
+
+        x = torch.rand(2, 3, 5, 4)
+        fused, plain = (measure_energy(Attention(fused), [(x, [0, 1])]) for fused in (True, False))
+        assert fused.total("dense_macs") >= plain.total("dense_macs") == 2 * 3 * 5 * 5 * 4
+
+    def test_the_batch_size_does_not_matter_at_one_step(self):
+        model, images = timm.create_model("gac_ms_resnet8_cifar", T=1), torch.randn(2, 3, 32, 32)
+        alone = measure_energy(model, [images[:1], images[1:]])
+        assert alone.complete_pj == pytest.approx(measure_energy(model, [images]).complete_pj)
+
+    def test_a_first_linear_layer_counts_once(self):
+        network = nn.Sequential(layer.Linear(3, 2), neuron.IFNode(), layer.Linear(2, 2))
+        functional.set_step_mode(network, "m")
+        found = by_name(measure_energy(network, [torch.rand(4, 5, 3)]))["0"]
+        assert (found.dense_macs, found.paper_macs) == (24, 6)
+        tokens = measure_energy(nn.Sequential(nn.Linear(3, 2), neuron.IFNode()), [(torch.rand(5, 7, 3), range(5))])
+        assert by_name(tokens)["0"].paper_macs == 42
+
+    def test_loaders_with_more_than_labels(self):
+        x, labels = sequence(), torch.tensor([0])
+        for batch in ((x,), (x, labels, "more"), [x, labels]):
+            assert measure_energy(small_network(), [batch]).images == 1
 
 
 class TestRefused:

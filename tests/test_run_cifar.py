@@ -362,7 +362,7 @@ class TestEncoderNames:
         [
             ("gac:temporal", DEFAULT_RECIPE, {"attention": "temporal"}),
             ("gac:current,spatial", "current", {"attention": "spatial"}),
-            ("gac:kernel_size=3,depth=1", DEFAULT_RECIPE, {"kernel_size": 3, "depth": 1}),
+            ("gac:kernel_size=3,depth=1", DEFAULT_RECIPE, {"depth": 1, "kernel_size": 3}),
             ("direct_matched:kernel_size=5", None, {"kernel_size": 5}),
         ],
     )
@@ -377,6 +377,9 @@ class TestEncoderNames:
             assert [conv.kernel_size[0] for conv in branch.convolutions] == [options["kernel_size"]] * options.get(
                 "depth", 2
             )
+
+    def test_the_order_of_options_makes_no_other_run(self):
+        assert settings("gac:kernel_size=3,depth=1").dump() == settings("gac:depth=1,kernel_size=3").dump()
 
     def test_the_label_is_such_a_name(self):
         for name in (
@@ -736,6 +739,10 @@ class TestBadInput:
             (["--encoders", "direct:spatial"], ["--encoders", "'direct:spatial'"]),
             (["--encoders", "gac:kernel_size=0"], ["kernel_size is 0"]),
             (["--encoders", "gac", "gac:kernels=3"], ["kernels"]),
+            (["--encoders", "gac:recipe=current"], ["--model-options has recipe"]),
+            (["--encoders", "gac:temporal,spatial"], ["'gac:temporal,spatial'"]),
+            (["--encoders", "gac:drop_rate=2"], ["drop"]),
+            (["--encoders", "gac:pretrained=true"], ["pretrained"]),
             (["--encoders", "gac:gain={"], ["--encoders", "'gac:gain={'"]),
             (["--encoders", "gac:gain=much"], ["gain"]),
             (["--model-options", "{depth: 3}", "--encoders", "direct"], ["depth"]),

@@ -56,6 +56,10 @@ class TestNames:
         model, x = lively("gac_ms_resnet8_cifar"), images("cifar")
         assert non_spiking_layers(measure_energy(model, [x])) == non_spiking_layers(model, x)
 
+    def test_without_images(self):
+        with pytest.raises(ValueError, match="needs images"):
+            non_spiking_layers(lively("gac_ms_resnet8_cifar"))
+
 
 class TestSpikeDriven:
     @pytest.mark.parametrize("name", NETWORKS)

@@ -135,6 +135,8 @@ DYNAMICS = (
     column("entropy (bits)", "entropy_bits", 3),
     column("time to first spike", "time_to_first_spike"),
     column("silent", "silent", 3),
+    Steps("information by step (bits)", "information_by_step", 2),
+    Steps("change by step", "change_by_step", 2),
     Steps("read-out by step (%)", "readout_by_step", unit=0.01),
 )
 SPEED = (

@@ -89,7 +89,7 @@ class Steps:
     def cell(self, rows: list[Row]) -> Cell:
         """Over the rows that have it, as :meth:`Column.cell`."""
         found = [steps for row in rows if (steps := json_of(row, self.name)) is not None]
-        if not found:
+        if not any(found):  # of a single step there is no change
             return Cell(NOTHING)
         means = [statistics.mean(step) / self.unit for step in zip(*found, strict=True)]
         return Cell(", ".join(f"{mean:.{self.digits}f}" for mean in means) + _share(found, rows), means[-1])

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gac_sj.analysis.batches import inputs_and_labels
 from gac_sj.analysis.modes import in_mode
 from gac_sj.encoder import Encoder
 from gac_sj.encoding import DirectCoding
@@ -41,7 +42,8 @@ class Dynamics:
         information: ``[T, C, H, W]``, bits that a step adds to those before it: the entropy of the first t values over
             images less that of the first t - 1. A random encoder's noise counts as well.
         change_by_step: ``[T - 1]``, mean absolute difference to the step before, in units of the mean absolute output.
-        readout_by_step: ``[T]``, test accuracy (0 to 1) of a linear classifier on one step alone; None without labels.
+        readout_by_step: ``[T]``, test accuracy (0 to 1) of a linear classifier on one step alone; None without labels,
+            or where a class has a single image.
     """
 
     images: int
@@ -85,7 +87,7 @@ def measure_dynamics(encoder: Encoder, loader: Iterable[Any], levels: int = 16) 
         silent=1.0 - active.float().mean(0),
         information=_information(sequence, levels),
         change_by_step=(sequence[1:] - sequence[:-1]).abs().mean((1, 2, 3, 4)) / scale,
-        readout_by_step=None if labels is None else torch.stack([_readout(step, labels) for step in sequence]),
+        readout_by_step=torch.stack([_readout(step, labels) for step in sequence]) if _can_read(labels) else None,
     )
 
 
@@ -143,7 +145,7 @@ def compare_durations(encoder: Encoder, loader: Iterable[Any], neuron: nn.Module
         Fractions of all units and images: "shorter", "equal", "longer" than direct coding.
     """
     direct = DirectCoding(encoder.T, encoder.in_channels, encoder.channels, stem=encoder.stem, neuron=neuron)
-    batches = [_images(batch) for batch in loader]
+    batches = [inputs_and_labels(batch)[0] for batch in loader]
     ours, theirs = (time_to_repeat(_encode(each, batches)[0]) for each in (encoder, direct))
     return {
         "shorter": (ours < theirs).float().mean().item(),
@@ -152,20 +154,17 @@ def compare_durations(encoder: Encoder, loader: Iterable[Any], neuron: nn.Module
     }
 
 
-def _images(batch: Any) -> Tensor:
-    return batch[0] if isinstance(batch, list | tuple) else batch
-
-
 def _encode(encoder: Encoder, loader: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
     """``[T, N, C, H, W]`` of all images, on the CPU, and their labels."""
     sequences, labels = [], []
     with in_mode(encoder, training=False):
         for batch in loader:
-            sequences.append(encoder.multi_step_forward(_images(batch)).cpu())
-            if isinstance(batch, list | tuple):
-                labels.append(batch[1].cpu())
+            images, truth = inputs_and_labels(batch)
+            sequences.append(encoder.multi_step_forward(images).cpu())
+            if truth is not None:
+                labels.append(truth.cpu())
     encoder.reset()
-    if not sequences:
+    if not sum(sequence.shape[1] for sequence in sequences):
         raise ValueError("The loader yields no images, so there is nothing to measure; give it at least one batch.")
     return torch.cat(sequences, 1), torch.cat(labels) if labels else None
 
@@ -195,6 +194,11 @@ def _entropy(patterns: Tensor) -> tuple[Tensor, Tensor]:
     surprise = torch.zeros(units, dtype=torch.float64)
     surprise.scatter_add_(0, found // many, counts * counts.double().log2())
     return patterns, (torch.tensor(float(N)).log2() - surprise / N).float()
+
+
+def _can_read(labels: Tensor | None) -> bool:
+    """Whether each class has images for training and for testing."""
+    return labels is not None and int(labels.unique(return_counts=True)[1].min()) > 1
 
 
 def _readout(step: Tensor, labels: Tensor, cells: int = 8, strength: float = 0.1) -> Tensor:

@@ -4,8 +4,9 @@ An operation is a multiply-accumulate (MAC), or an accumulation (AC) where one f
 fp32 they cost 4.6 and 0.9 picojoules (Horowitz, ISSCC 2014, the field's usual figures).
 
 - *paper* (GAC, arXiv 2308.06582, the formula that its authors name Eq. (11)): the first convolution once as MACs, every
-  later layer as rate x MACs x T ACs, where the rate is the fraction of its input that is not zero. The attention in the
-  encoder and all elementwise products are left out.
+  later layer as rate x MACs x T ACs, where the rate is the fraction of its input that is not zero (a later layer of the
+  encoder that runs once on a static image counts once). The attention in the encoder and all elementwise products are
+  left out.
 - *complete* (ours): whatever ran. An operation with a spike is an AC, and any other a MAC: attention, the gate, layers
   that receive gated spikes, membrane shortcuts, pooled heads. Zeros cost nothing, and what runs once counts once.
 
@@ -19,13 +20,16 @@ convolutions on 112 x 112 pixels are 1,644 million MACs, 7.6 mJ even when run on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gac_sj.analysis.batches import inputs_and_labels
 from gac_sj.analysis.modes import in_mode
 from gac_sj.analysis.products import is_neuron, trace_products
 from gac_sj.neuron import reset_states
@@ -127,7 +131,6 @@ class Energy:
         return "\n".join(lines)
 
 
-@torch.no_grad()
 def measure_energy(
     model: nn.Module,
     loader: Iterable[Any],
@@ -141,8 +144,8 @@ def measure_energy(
     Args:
         model: any network with SpikingJelly neurons, behind any encoder; it starts each batch from a reset state, and
             mode and device stay as they are.
-        loader: batches of inputs, or of pairs (inputs, labels), on the model's device. Without labels, inputs of three
-            and five dimensions are sequences ``[T, N, *]``, others have the images in front ``[N, *]``.
+        loader: batches of inputs, or of pairs (inputs, labels), on the model's device. Inputs of three and five
+            dimensions are sequences ``[T, N, *]`` (with labels: where there are N of them), others images ``[N, *]``.
         T: for a network in step mode "s": how often each batch is fed; a sequence ``[T, N, *]`` gives its steps. None:
             the network takes it at once.
         mac_pj, ac_pj: picojoules of a multiply-accumulate and of an accumulation.
@@ -156,12 +159,14 @@ def measure_energy(
             f"{type(model).__name__} has no spiking neurons, and the energy of spikes is asked for; give a network of "
             "SpikingJelly neurons."
         )
-    images = 0
-    with in_mode(model, training=False), trace_products(model) as layers:
+    images, steps = 0, 1
+    with _plain_operations(model), in_mode(model, training=False), trace_products(model) as layers:
         for batch in loader:
-            x, labels = batch if isinstance(batch, list | tuple) else (batch, None)
-            is_sequence = x.dim() in (3, 5)
+            x, labels = inputs_and_labels(batch)
+            x = x.clone() if x.is_inference() else x  # else PyTorch runs operations that are not seen
+            is_sequence = x.dim() in (3, 5) and (labels is None or x.shape[1] == len(labels))
             images += len(labels) if labels is not None else x.shape[1] if is_sequence else x.shape[0]
+            steps = T or (len(x) if is_sequence else 1)
             reset_states(model)
             for step in [x] if T is None else x if is_sequence else [x] * T:
                 model(step)
@@ -173,14 +178,15 @@ def measure_energy(
         raise ValueError(f"{type(model).__name__} ran no convolution and no matrix product; give a whole network.")
     measured = []
     for layer in layers:
-        is_first, counts = layer is first, not layer.elementwise and layer.place != "gate"
+        is_first, counts = layer is first, not layer.elementwise and layer.place != "attention"
         dense = layer.dense / images
-        paper_macs = dense * images / layer.frames if is_first else 0.0
+        runs = layer.frames / images if layer.frames else steps
+        paper_macs = dense / runs if is_first else 0.0
         paper_dense = dense if counts and not is_first else 0.0
         measured.append(
             LayerEnergy(
                 name=f"{layer.name} (gate)" if layer.elementwise else layer.name,
-                in_encoder=layer.place in ("stem", "gate"),
+                in_encoder=layer.place in ("encoder", "attention"),
                 after_encoder=layer.place == "after",
                 receives="spikes" if layer.spikes else "floats",
                 dense_macs=dense,
@@ -194,3 +200,19 @@ def measure_energy(
             )
         )
     return Energy(tuple(measured), images, mac_pj, ac_pj)
+
+
+@contextmanager
+def _plain_operations(model: nn.Module) -> Iterator[None]:
+    """Inside the block PyTorch uses no operation that hides products, and no copies of weights in another type."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # fmt: skip
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

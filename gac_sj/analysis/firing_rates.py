@@ -20,7 +20,7 @@ def firing_rates(model: nn.Module, by_step: Literal[False] = False) -> AbstractC
 def firing_rates(model: nn.Module, by_step: Literal[True]) -> AbstractContextManager[dict[str, list[float]]]: ...
 @contextmanager
 def firing_rates(model: nn.Module, by_step: bool = False) -> Iterator[dict[str, Any]]:
-    """Measure the firing rate of every SpikingJelly neuron over all calls inside the block.
+    """Measure the firing rate of every SpikingJelly neuron (BaseNode) over all calls inside the block.
 
     Args:
         model: any network with SpikingJelly neurons.

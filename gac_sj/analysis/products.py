@@ -2,7 +2,7 @@
 
 Convolutions, matrix products and elementwise products of two tensors are seen where PyTorch dispatches them, so that
 functional calls and attention count as modules do, on every device and with both SpikingJelly releases. What happens
-inside neurons and normalisations is not seen; products with a plain number or one element are scales, which fold away.
+inside neurons and BatchNorm is not seen; products with a plain number, or a weight of one, are scales and fold away.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ class LayerProducts:
     Args:
         name: of the module.
         elementwise: whether these are its elementwise products (gates), or its convolutions and matrix products.
-        place: "stem" of an encoder or "gate" (the rest of it), "before" or "after" the first neuron elsewhere.
+        place: "encoder" or "attention" (inside an encoder of this package), "after" behind it; in a network without one
+            "before" or "after" its first neuron.
         dense: multiply-accumulates, zeros included.
         macs: those of them with no zero factor, where no factor is a spike.
         acs: accumulations that spikes cause: the pairs of a spike and what it is multiplied with.
         nonzero, elements: of the input.
         spikes: whether every input held nothing but zeros and ones.
-        frames: images times steps that went in.
+        frames: images times steps that went into its convolutions.
     """
 
     name: str
@@ -70,7 +71,7 @@ class trace_products(TorchDispatchMode):
         super().__init__()
         self.model = model
         self.layers: list[LayerProducts] = []
-        self._found: dict[tuple[str, bool], LayerProducts] = {}
+        self._found: dict[tuple[str, bool, str], LayerProducts] = {}
         self._running: list[str] = []
         self._hidden = 0
         self._has_spiked = False
@@ -79,6 +80,7 @@ class trace_products(TorchDispatchMode):
         named = dict(self.model.named_modules())
         self._weights = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
         self._encoders = [f"{name}." if name else "" for name, module in named.items() if isinstance(module, Encoder)]
+        self._attentions = [f"{prefix}{part}." for prefix in self._encoders for part in ("gau", "attention")]
         self._hooks = []
         for name, module in named.items():
             hides = is_neuron(module) or isinstance(module, _BatchNorm)
@@ -96,6 +98,8 @@ class trace_products(TorchDispatchMode):
 
     def _enter(self, name: str, hides: bool) -> Callable[..., None]:
         def enter(module: nn.Module, inputs: Any) -> None:
+            if not self._running:
+                self._has_spiked = False  # a new pass
             self._running.append(name)
             self._hidden += hides
 
@@ -113,7 +117,7 @@ class trace_products(TorchDispatchMode):
         if not self._hidden:
             if function in _ELEMENTWISE:  # before it is done, for it may overwrite a factor
                 x, y = args[:2]
-                if isinstance(y, Tensor) and min(x.numel(), y.numel()) > 1:
+                if isinstance(y, Tensor) and not (self._is_scale(x) or self._is_scale(y)):
                     self._record(True, _elementwise(x, y), 0)
             elif function is aten.convolution.default:
                 x, weight, _, *rest = args
@@ -122,20 +126,23 @@ class trace_products(TorchDispatchMode):
                 x, y = args[_MATRIX[function] :][:2]
                 x_is_weight, y_is_weight = self._is_weight(x), self._is_weight(y)
                 if not (x_is_weight and y_is_weight):  # else no input is in it, and it can be done beforehand
-                    self._record(False, _matrix(x, y, x_is_weight, y_is_weight), len(x))
+                    self._record(False, _matrix(x, y, x_is_weight, y_is_weight), 0)
         return function(*args, **(kwargs or {}))
 
     def _layer(self, elementwise: bool) -> LayerProducts:
         name = self._running[-1] if self._running else ""
-        if (name, elementwise) not in self._found:
-            encoder = next((encoder for encoder in self._encoders if f"{name}.".startswith(encoder)), None)
-            if encoder is None:
-                place = "after" if self._has_spiked or self._encoders else "before"
-            else:
-                place = "stem" if f"{name}.".startswith(f"{encoder}stem.") else "gate"
-            layer = self._found[name, elementwise] = LayerProducts(name or "(network)", elementwise, place)
-            self.layers.append(layer)
-        return self._found[name, elementwise]
+        key = name, elementwise, self._place(f"{name}.")
+        if key not in self._found:
+            self._found[key] = LayerProducts(name or "(network)", *key[1:])
+            self.layers.append(self._found[key])
+        return self._found[key]
+
+    def _place(self, name: str) -> str:
+        if name.startswith(tuple(self._attentions)):
+            return "attention"
+        if name.startswith(tuple(self._encoders)):
+            return "encoder"
+        return "after" if self._has_spiked or self._encoders else "before"
 
     def _record(self, elementwise: bool, found: _Found, frames: int) -> None:
         layer = self._layer(elementwise)
@@ -149,6 +156,9 @@ class trace_products(TorchDispatchMode):
 
     def _is_weight(self, x: Tensor) -> bool:
         return x.untyped_storage().data_ptr() in self._weights
+
+    def _is_scale(self, x: Tensor) -> bool:
+        return x.dim() == 0 or (x.numel() == 1 and self._is_weight(x))
 
 
 @dataclass(frozen=True)

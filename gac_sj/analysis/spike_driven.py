@@ -24,7 +24,9 @@ def non_spiking_layers(network: nn.Module | Energy, images: Tensor | None = None
         images: what the network takes: ``[N, C, H, W]`` or ``[T, N, C, H, W]``, on its device.
 
     Raises:
-        ValueError: see :func:`gac_sj.analysis.measure_energy`.
+        ValueError: a network without images, or see :func:`gac_sj.analysis.measure_energy`.
     """
+    if not isinstance(network, Energy) and images is None:
+        raise ValueError("The network needs images, as what a layer receives depends on them; give a batch.")
     energy = network if isinstance(network, Energy) else measure_energy(network, [images])
     return [layer.name for layer in energy.layers if layer.after_encoder and layer.receives == "floats"]

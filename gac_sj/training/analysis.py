@@ -71,7 +71,7 @@ def analyse(model: nn.Module, settings: Settings, data: Data, device: torch.devi
         "time_to_first_spike": _rounded(dynamics.time_to_first_spike.nanmean()),
         "silent": _rounded(dynamics.silent.mean()),
         "change_by_step": json.dumps(_rounded(dynamics.change_by_step)),
-        "readout_by_step": json.dumps(_rounded(dynamics.readout_by_step)),
+        "readout_by_step": "" if dynamics.readout_by_step is None else json.dumps(_rounded(dynamics.readout_by_step)),
         "inference_images_per_second": round(speeds["network"], 1),
         "encoder_images_per_second": round(speeds["encoder"], 1),
     }

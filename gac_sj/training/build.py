@@ -49,7 +49,7 @@ def build_model(settings: Settings, data: Data) -> nn.Module:
             pretrained_cfg_overlay={"mean": mean, "std": std, "input_size": (data.train.channels, *data.size)},
             **options,
         )
-    except TypeError as error:
+    except (TypeError, AssertionError, RuntimeError) as error:
         raise ValueError(f"model_options is {settings.model_options}, and the network says: {error}.") from error
 
 

@@ -90,7 +90,10 @@ class Settings(Augmentation):
             )
         if self.mixes and self.batch_size % 2:
             raise ValueError(f"batch_size is {self.batch_size}, and MixUp and CutMix pair images; make it even.")
+        if "recipe" in self.model_options:
+            raise ValueError("model_options has recipe, which is a setting of its own; give it there.")
         # the same network under two names would be two keys
+        object.__setattr__(self, "model_options", dict(sorted(self.model_options.items())))
         if self.encoder is None:
             object.__setattr__(self, "encoder", "gac" if self.model.startswith("gac_") else "direct")
         if self.encoder == "gac" and self.recipe is None:
