@@ -51,7 +51,7 @@ COMMANDS = {
     DIGITS: f"{RUN} digits --seeds 0 1 2 3 4 --output benchmarks/results/digits",
     STEPS: f"{RUN} digits --encoders gac direct -T 8 --output benchmarks/results/digits_steps, and the same with -T 1 "
     "and 2",
-    ROBUST_CIFAR: f"{TEST} experiments/results/cifar10_small --data-dir DIR --images 200 "
+    ROBUST_CIFAR: f"{TEST} experiments/results/cifar10_small --data-dir DIR --images 100 "
     "--output experiments/results/cifar10_small",
     ROBUST_DIGITS: f"{TEST} benchmarks/results/digits --images 350 --output benchmarks/results/digits",
     SPEED: f"python benchmarks/speed.py encoder --output {SPEED}",
