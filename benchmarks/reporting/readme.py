@@ -36,7 +36,7 @@ MARKER = re.compile(r"^<!-- rows: (.*) -->$", re.MULTILINE)
 RUN = "python benchmarks/run_cifar.py --dataset"
 TEST = "python benchmarks/robustness.py"
 SMALL = f"{RUN} cifar10 --train-limit 10000 --eval-every"
-#: The checked-in rows, and the command that makes them.
+#: The checked-in rows.
 FORMS = "experiments/encoder_forms/results.csv"
 CIFAR = "experiments/results/cifar10_small/results.csv"
 DIGITS = "benchmarks/results/digits/results.csv"
@@ -44,17 +44,32 @@ STEPS = "benchmarks/results/digits_steps/results.csv"
 ROBUST_CIFAR = "experiments/results/cifar10_small/robustness.csv"
 ROBUST_DIGITS = "benchmarks/results/digits/robustness.csv"
 SPEED = "benchmarks/results/speed.csv"
-COMMANDS = {
-    FORMS: f"{SMALL} 5 --epochs 10 --encoders gac:reference gac:unit_gate gac:low_threshold gac:current direct "
-    "--output experiments/encoder_forms",
-    CIFAR: f"{SMALL} 3 --epochs 15 --output experiments/results/cifar10_small",
-    DIGITS: f"{RUN} digits --seeds 0 1 2 3 4 --output benchmarks/results/digits",
-    STEPS: f"{RUN} digits --encoders gac direct -T 8 --output benchmarks/results/digits_steps, and the same with -T 1 "
-    "and 2",
-    ROBUST_CIFAR: f"{TEST} experiments/results/cifar10_small --data-dir DIR --images 100 "
-    "--output experiments/results/cifar10_small",
-    ROBUST_DIGITS: f"{TEST} benchmarks/results/digits --images 350 --output benchmarks/results/digits",
-    SPEED: f"python benchmarks/speed.py encoder --output {SPEED}",
+# one command where the rows came with several, each with some of these encoders and seeds
+_ENCODERS = "gac direct direct_lif direct_matched poisson latency weighted_phase gac:current"
+#: What makes them.
+COMMANDS: dict[str, tuple[str, ...]] = {
+    FORMS: (
+        f"{SMALL} 5 --epochs 10 --encoders gac:reference gac:unit_gate gac:low_threshold gac:current direct "
+        "--output experiments/encoder_forms",
+    ),
+    CIFAR: (f"{SMALL} 3 --epochs 15 --encoders {_ENCODERS} --output experiments/results/cifar10_small",),
+    DIGITS: (
+        f"{RUN} digits --seeds 0 1 2 3 4 --encoders {_ENCODERS} temporal_wise multi_dimensional gac:temporal "
+        "gac:spatial gac:reference gac:unit_gate gac:kernel_size=3 gac:depth=1 --output benchmarks/results/digits",
+        f"{RUN} digits --seeds 0 1 2 3 4 --encoders gac direct --model-options '{{spike_driven: true}}' "
+        "--output benchmarks/results/digits",
+    ),
+    STEPS: tuple(
+        f"{RUN} digits --encoders gac direct -T {T} --output benchmarks/results/digits_steps" for T in (1, 2, 4, 8)
+    ),
+    ROBUST_CIFAR: (
+        f"{TEST} runs/cifar10_small --data-dir DIR --images 100 --output experiments/results/cifar10_small",
+    ),
+    ROBUST_DIGITS: (f"{TEST} runs/digits --images 350 --output benchmarks/results/digits",),
+    SPEED: (
+        f"python benchmarks/speed.py encoder --output {SPEED}",
+        f"python benchmarks/speed.py loaders --data-dir DIR --output {SPEED}",
+    ),
 }
 #: What is compared, paired by seed, where there are enough common seeds.
 PAIRS = (
@@ -86,15 +101,19 @@ class Page:
             ValueError: they are missing, or cannot be read.
         """
         if not (self.base / path).is_file():
-            raise ValueError(f"{path} is missing; make it with: {COMMANDS[path]}")
+            raise ValueError(f"{path} is missing; make it with: {' and '.join(COMMANDS[path])}")
         rows = getattr(read_folder(self.base / path), kind)
         if not rows:
-            raise ValueError(f"{path} has no rows of {kind}; make it again with: {COMMANDS[path]}")
+            raise ValueError(f"{path} has no rows of {kind}; make it again with: {' and '.join(COMMANDS[path])}")
         return rows
 
     def link(self, path: str) -> str:
         """To a file below the base, as it stands in this text."""
         return f"[{path}]({os.path.relpath(self.base / path, (self.base / self.path).parent)})"
+
+    def made_by(self, path: str) -> str:
+        """The commands that make the rows."""
+        return f"Made by {', '.join(f'`{command}`' for command in COMMANDS[path])}."
 
     def written(self, tables: list[Table], path: str) -> str:
         """Tables, each with what it rests on."""
@@ -110,7 +129,7 @@ def results(page: Page, path: str, titles: tuple[str, ...]) -> str:
         parts.append(page.written(tables, path) or f"The rows of {page.link(path)} were not analysed.")
         if "Accuracy" in titles and (found := differences(rows)):
             parts.append(found)
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, page.made_by(path)])
 
 
 def dynamics(page: Page) -> str:
@@ -124,7 +143,7 @@ def robustness(page: Page, path: str) -> str:
     for title, rows in robustness_sets(page.rows("robustness", path)).items():
         parts += [f"With {title}:"] if title else []
         parts.append(page.written(robustness_tables(rows), path))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, page.made_by(path)])
 
 
 def speed(page: Page, benchmark: str = "") -> str:
