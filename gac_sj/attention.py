@@ -130,8 +130,12 @@ class GatedAttentionUnit(nn.Module):
             self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
         self.gain = float(gain)
 
+    def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Temporal ``[T, N, 1, 1, 1]`` and spatial-channel attention (of the shape of ``x``), or None for either."""
+        return tuple(part and part(x) for part in (self.temporal, self.spatial_channel))
+
     def forward(self, x: Tensor, sequence: Tensor | None = None) -> Tensor:
-        temporal, spatial_channel = (part and part(x) for part in (self.temporal, self.spatial_channel))
+        temporal, spatial_channel = self.parts(x)
         if sequence is None:
             return functional.gate(temporal, spatial_channel, self.gain)
         return functional.weigh(sequence, temporal, spatial_channel, self.gain)

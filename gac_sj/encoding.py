@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gac_sj._compat import attention_layer
+from gac_sj._compat import attention_layer, has_other_backend
 from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention
 from gac_sj.encoder import Encoder
 from gac_sj.neuron import LIFNode, preset
+from gac_sj.ops.dispatch import KERNELS, choose
+from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.pixel_coding import LatencyCoding, PoissonCoding, WeightedPhaseCoding
 
 __all__ = [
@@ -65,7 +67,8 @@ class GatedAttentionCoding(Encoder):
     ``z = stem(x)``; output ``gate(z) * LIF(z)`` with ``gate = gain * sigmoid(TA(z) * SCA(z))``. Source: GAC (arXiv
     2308.06582), main figure and code; gain, changed neurons and the gate on the current are ours. On a static image
     the stem and the spatial-channel attention run once; a sequence, or a stem that is random or stateful, takes the
-    general path. Both agree, running statistics included.
+    general path. Both agree, running statistics included. Where a kernel fuses neuron and gate (:mod:`gac_sj.ops`),
+    neither module is called; a hook on one of them brings the modules back.
 
     Args:
         T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
@@ -133,13 +136,31 @@ class GatedAttentionCoding(Encoder):
                 f"The stem put out a tensor of shape {list(z.shape)}; the gate needs {self.channels} channels of two "
                 "dimensions each; change channels= or the stem."
             )
+        if self._fuses(z):
+            return gated_lif(z, *self.gau.parts(z), gain=self.gau.gain, **self.neuron.dynamics)
         current = self.over_time(z)
         return self.gau(z, current if self.neuron is None else self.neuron(current))
+
+    def _fuses(self, z: Tensor) -> bool:
+        """Whether one kernel does what the neuron and the gate do. Nobody may watch them, for it calls neither."""
+        return (
+            type(self.neuron) is LIFNode
+            and not (self.neuron.store_v_seq or has_other_backend(self.neuron))
+            and self.gau.attention == "both"
+            and not any(map(_has_hooks, (self.neuron, self.neuron.surrogate_function, self.gau)))
+            and choose("gated_lif", z, self.neuron.surrogate_function) in KERNELS
+        )
 
     def extra_repr(self) -> str:
         return (
             f"{super().extra_repr()}, recipe={self.recipe!r}, output={'current' if self.neuron is None else 'spikes'!r}"
         )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 class DirectCoding(Encoder):

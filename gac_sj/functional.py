@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gac_sj.ops.gated_lif.reference import gate
+
 __all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention", "weigh"]
 
 
@@ -58,22 +60,6 @@ def spatial_channel_attention(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
             y = torch.relu(y)
         y = F.conv2d(F.pad(y, same_padding(weight.shape[-1])), weight)
     return y.reshape(x.shape)
-
-
-def gate(temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 1.0) -> Tensor:
-    """``gain * sigmoid(temporal * spatial_channel)`` (GAC, main figure; the gain is ours, 1 as published).
-
-    Args:
-        temporal: ``[T, N, 1, 1, 1]``, or None for the other part alone (ours, for ablations).
-        spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``, or None for the other part alone.
-        gain: the largest value that the gate can take.
-
-    Returns:
-        ``[T, N, C, H, W]``, strictly between 0 and ``gain`` (up to rounding); of one part alone its shape.
-    """
-    if temporal is None or spatial_channel is None:
-        return gain * torch.sigmoid(spatial_channel if temporal is None else temporal)
-    return gain * torch.sigmoid(temporal * spatial_channel)
 
 
 def weigh(sequence: Tensor, temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 1.0) -> Tensor:

@@ -72,21 +72,27 @@ class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
         state = super().__getstate__()
         return state | {"v_seq": None} if "v_seq" in state else state
 
-    def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
-        v = self.v
-        if isinstance(v, Tensor) and v.shape != x_seq.shape[1:]:
-            v = 0.0 if self.v_reset is None else self.v_reset
-        spikes, self.v, v_seq = lif(
-            x_seq,
-            v,
+    @property
+    def dynamics(self) -> dict[str, Any]:
+        """The keywords of :func:`gac_sj.ops.lif.lif` that describe this neuron."""
+        return dict(
             tau=self.tau,
             decay_input=self.decay_input,
             v_threshold=self.v_threshold,
             v_reset=self.v_reset,
             detach_reset=self.detach_reset,
             surrogate=self.surrogate_function,
-            store_v_seq=self.store_v_seq,
         )
+
+    def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
+        v = self.v
+        if isinstance(v, Tensor):
+            v = v if v.shape == x_seq.shape[1:] else None
+        elif v == (self.v_reset or 0.0):
+            v = None
+        else:
+            v = x_seq.new_full(x_seq.shape[1:], v, dtype=torch.promote_types(x_seq.dtype, torch.float32))
+        spikes, self.v, v_seq = lif(x_seq, v, **self.dynamics, store_v_seq=self.store_v_seq)
         return spikes, v_seq
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:

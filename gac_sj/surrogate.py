@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 from spikingjelly.activation_based import surrogate
-from torch import Tensor
+from torch import Tensor, nn
 
 from gac_sj._compat import cfunction
+from gac_sj.ops.surrogates import literal
 
 __all__ = ["Rectangle", "Triangle"]
 
@@ -102,6 +103,14 @@ class Triangle(_Surrogate):
         y = (alpha * x).clamp(-1.0, 1.0)
         return 0.5 + y - 0.5 * y * y.abs()
 
+    def cuda_derivative(self) -> str:
+        """The derivative as a CUDA C expression of ``x``, for the kernels of :mod:`gac_sj.ops`."""
+        return f"clamp_min(fabsf(x) * {literal(-(self.alpha**2))} + {literal(self.alpha)}, 0.0f)"
+
+    def stock_equivalent(self) -> nn.Module:
+        """The surrogate function of SpikingJelly that is the same, for its own kernels; itself where ``strict``."""
+        return self if self.strict else surrogate.PiecewiseQuadratic(alpha=self.alpha, spiking=self.spiking)
+
     def _derivative_codes(self, y: str, x: str, dtype: str) -> str:
         code, alpha = cfunction(), self.alpha
         slope = code.mul(None, code.constant(None, alpha**2, dtype), code.abs(None, x, dtype), dtype)
@@ -131,6 +140,10 @@ class Rectangle(_Surrogate):
     @staticmethod
     def primitive_function(x: Tensor, alpha: float) -> Tensor:
         return (alpha * x + 0.5).clamp(0.0, 1.0)
+
+    def cuda_derivative(self) -> str:
+        """The derivative as a CUDA C expression of ``x``, for the kernels of :mod:`gac_sj.ops`."""
+        return f"fabsf(x) < {literal(0.5 / self.alpha)} ? {literal(self.alpha)} : 0.0f"
 
     def _derivative_codes(self, y: str, x: str, dtype: str) -> str:
         code, alpha = cfunction(), self.alpha

@@ -12,7 +12,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 def lif(
     x_seq: Tensor,
-    v: Tensor | float,
+    v: Tensor | None = None,
     *,
     tau: float,
     decay_input: bool,
@@ -34,7 +34,7 @@ def lif(
 
     Args:
         x_seq: input current ``[T, N, *]``.
-        v: membrane potential before the first step, ``[N, *]`` or one number for all.
+        v: membrane potential before the first step, ``[N, *]``; None: the resting potential.
         tau: membrane time constant in steps, above 1.
         decay_input: whether the input is divided by ``tau`` as well.
         v_threshold: threshold of the membrane potential.
@@ -53,12 +53,12 @@ def lif(
     spikes, potentials = [], []
     # unbind has one stack as its backward; indexing would write T zero-filled copies of the sequence
     for x in x_seq.to(state_dtype).unbind(0):
-        if decay_input:
+        if v is None:
+            h = rest + x / tau if decay_input else rest + x
+        elif decay_input:
             h = v + (x - (v - rest)) / tau
         elif rest:
             h = rest + decay * (v - rest) + x
-        elif isinstance(v, float):
-            h = decay * v + x if v else x
         else:
             h = decay * v + x
         spike = surrogate(h - v_threshold)

@@ -1,0 +1,120 @@
+"""The CPU's path: kernels built by the host's C++ compiler, kept on disk, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gac_sj.ops.source import PROBE, read, source
+
+__all__ = ["Module", "load", "why_not"]
+
+# No contraction, so that results equal the definition's; no errno and no traps, so that loops become vectors.
+OPTIONS = (
+    *("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fopenmp", "-shared", "-fPIC"),
+)
+
+
+class Module:
+    """Compiled kernels.
+
+    Args:
+        code: text of the kernels (:func:`gac_sj.ops.source.source`).
+        options: further ones of the compiler.
+
+    Raises:
+        RuntimeError: the text does not compile, or what came out cannot be loaded.
+    """
+
+    def __init__(self, code: str, options: tuple[str, ...] = ()):
+        kernels = re.findall(r"__global__ void (\w+)", code)
+        code = read("host.h") + code + "".join(map(_ENTRY.format, kernels))
+        self._library = ctypes.CDLL(str(_build(code, (*OPTIONS, *options))))
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int], block: int, arguments: tuple[Tensor | int | float | None, ...]
+    ) -> None:
+        """Run ``kernel``; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
+        values = [_value(argument) for argument in arguments]
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        getattr(self._library, f"launch_{kernel}")(pointers, *grid, block)
+
+
+_ENTRY = """
+extern "C" void launch_{0}(void** arguments, unsigned x, unsigned y, unsigned block) {{
+  launch({0}, arguments, dim{{x, y}}, block);
+}}
+"""
+
+
+def _value(argument: Tensor | int | float | None) -> ctypes._SimpleCData:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    return (ctypes.c_float if isinstance(argument, float) else ctypes.c_longlong)(argument)
+
+
+@cache
+def load(code: str) -> Module:
+    """The compiled kernels of ``code``."""
+    return Module(code)
+
+
+@cache
+def why_not() -> str | None:
+    """What keeps the CPU from running kernels of its own; None where nothing does."""
+    try:
+        load(source("lif", PROBE))
+    except (OSError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _build(code: str, options: tuple[str, ...]) -> Path:
+    """The library, from the cache or new. Processes that build it at the same time do not disturb each other."""
+    name = os.environ.get("CXX", "")
+    compiler = shutil.which(name) if name else next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+    if compiler is None:
+        raise RuntimeError(f"no C++ compiler {name!r} was found" if name else "no C++ compiler was found; install g++")
+    digest = hashlib.sha256("\0".join((code, compiler, *options, _processor())).encode()).hexdigest()[:32]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gac_sj"
+    library = folder / f"{digest}.so"
+    if library.exists():
+        return library
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(dir=folder)
+    except OSError:  # a home that cannot be written to: build for this process alone
+        folder = Path(tempfile.mkdtemp(prefix="gac_sj-"))
+        library = folder / library.name
+        made = tempfile.TemporaryDirectory(dir=folder)
+    with made as scratch:
+        text, result = Path(scratch, "kernels.cpp"), Path(scratch, library.name)
+        text.write_text(code, encoding="utf-8")
+        done = subprocess.run([compiler, *options, str(text), "-o", str(result)], capture_output=True, text=True)
+        if done.returncode:
+            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+            raise RuntimeError(f"{Path(compiler).name} cannot build the kernels: {first.strip()}")
+        os.replace(result, library)
+    return library
+
+
+@cache
+def _processor() -> str:
+    """What -march=native stands for: machines of several kinds may share a home."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "\n".join(sorted({line for line in lines if line.split(":")[0].strip() in ("model name", "flags")}))
+    except OSError:
+        return f"{platform.machine()} {platform.processor()} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,93 @@
+"""The GPU's path: kernels compiled by NVRTC through CuPy, which keeps them on disk, launched on torch's stream."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gac_sj.ops.source import PROBE, source
+
+__all__ = ["OPTIONS", "Module", "load", "why_not"]
+
+#: No contraction, so that results equal the definition's.
+OPTIONS = ("--std=c++17", "--fmad=false")
+
+
+class Module:
+    """Compiled kernels for one device.
+
+    Args:
+        code: text of the kernels (:func:`gac_sj.ops.source.source`).
+        device: index of the GPU.
+
+    Raises:
+        RuntimeError: on the first launch, the text does not compile.
+    """
+
+    def __init__(self, code: str, device: int):
+        import cupy
+
+        self._cupy, self._device = cupy, device
+        self._module = cupy.RawModule(code=code, options=OPTIONS)
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int], block: int, arguments: tuple[Tensor | int | float | None, ...]
+    ) -> None:
+        """Run ``kernel``; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
+        cupy = self._cupy
+        stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(self._device).cuda_stream, self._device)
+        with torch.cuda.device(self._device), cupy.cuda.Device(self._device), stream:
+            try:
+                function = self._module.get_function(kernel)
+            except cupy.cuda.compiler.CompileException as error:
+                raise RuntimeError(f"NVRTC cannot build the kernels: {error}") from error
+            function(grid, (block,), tuple(map(self._value, arguments)))
+
+    def _value(self, argument: Tensor | int | float | None) -> Any:
+        if argument is None or isinstance(argument, Tensor):
+            return self._cupy.uint64(0 if argument is None else argument.data_ptr())
+        return (self._cupy.float32 if isinstance(argument, float) else self._cupy.int64)(argument)
+
+
+@cache
+def load(code: str, device: int) -> Module:
+    """The compiled kernels of ``code``."""
+    return Module(code, device)
+
+
+@cache
+def why_not() -> str | None:
+    """What keeps kernels of ours from the GPU; None where nothing does."""
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        return f"PyTorch cannot use a GPU ({_sentence(error)})"
+    major = int(torch.version.cuda.split(".")[0])
+    install = f"pip install cupy-cuda{major}x"
+    try:
+        import cupy
+
+        found = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    except Exception as error:  # a broken installation raises whatever its libraries raise
+        return f"CuPy cannot be imported ({_sentence(error)}); {install}"
+    if found != major:
+        return (
+            f"CuPy is built for CUDA {found} and PyTorch for CUDA {major}; pip uninstall cupy-cuda{found}x; {install}"
+        )
+    driver = cupy.cuda.runtime.driverGetVersion() // 1000
+    if driver < major:
+        return f"the driver knows CUDA {driver} only, and CuPy needs CUDA {major}; update the driver"
+    try:
+        cupy.RawModule(code=source("lif", PROBE), options=OPTIONS).get_function("lif_forward")
+    except Exception as error:
+        return f"CuPy cannot compile ({_sentence(error)}); pip install 'cupy-cuda{major}x[ctk]' brings what it needs"
+    return None
+
+
+def _sentence(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

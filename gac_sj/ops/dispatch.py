@@ -1,0 +1,139 @@
+"""Which path an operator takes: our kernels on a GPU or a CPU, SpikingJelly's kernels, or plain PyTorch.
+
+- ``cupy``: the CUDA kernels of this folder, on a GPU with CuPy
+- ``cpp``: the same kernels on the CPU, built by its C++ compiler
+- ``spikingjelly``: SpikingJelly 2.0.0's LIF kernels (Triton), on a GPU
+- ``torch``: the definition, everywhere
+
+By themselves operators take the first one that can be had, and say why where that is not the first one of their device.
+Who asks for one, by the environment variable ``GAC_SJ_OPS`` or an argument, gets it or an error. Graphs that leave
+PyTorch (``torch.export``, ONNX, TorchScript) hold the definition.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from spikingjelly.activation_based import functional
+from torch import Tensor
+
+from gac_sj.ops import cpp, cupy
+from gac_sj.ops.source import ELEMENTS
+from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
+
+__all__ = ["KERNELS", "PATHS", "choose", "why_not"]
+
+PATHS = ("cupy", "cpp", "spikingjelly", "torch")
+#: The paths that run kernels of this folder.
+KERNELS = ("cupy", "cpp")
+#: What an operator tries by itself on a device, in this order.
+_ORDER = {"cuda": ("cupy", "spikingjelly", "torch"), "cpu": ("cpp", "torch")}
+
+_logger = logging.getLogger("gac_sj")
+
+
+def choose(operator: str, x: Tensor, surrogate: Callable, requested: str | None = None) -> str:
+    """The path of ``operator`` for an input and a surrogate function.
+
+    Args:
+        operator: "lif" or "gated_lif".
+        x: input; its device and type matter.
+        surrogate: of the neuron.
+        requested: one of :data:`PATHS`, which then must be possible; None: that of ``GAC_SJ_OPS``, or the best one.
+
+    Raises:
+        ValueError: the path that was asked for does not exist, or is not possible.
+    """
+    _, no_text = cuda_derivative(surrogate)
+    _, no_equivalent = spikingjelly_equivalent(surrogate)
+    return _choose(operator, x.device.type, x.dtype, no_text, no_equivalent, requested)
+
+
+@torch.compiler.assume_constant_result  # the compiler need not follow the look for compilers and libraries
+def _choose(
+    operator: str,
+    device: str,
+    dtype: torch.dtype,
+    no_text: str | None,
+    no_equivalent: str | None,
+    requested: str | None,
+) -> str:
+    source = "the argument" if requested else "GAC_SJ_OPS"
+    requested = requested or os.environ.get("GAC_SJ_OPS") or None
+    if requested == "spikingjelly" and operator == "gated_lif":
+        return "torch"  # the definition is made of lif, which is SpikingJelly's then
+    if requested is not None:
+        if requested not in PATHS:
+            raise ValueError(f"{source} is {requested!r}; the paths are {', '.join(PATHS)}.")
+        reason = why_not(requested, operator, device, dtype, no_text, no_equivalent)
+        if reason:
+            raise ValueError(f"{source} asks for {requested}, which {operator} cannot take here: {reason}.")
+        return requested
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
+        return "torch"
+    reasons = []
+    for path in _ORDER.get(device, ("torch",)):
+        reason = why_not(path, operator, device, dtype, no_text, no_equivalent)
+        if reason is None:
+            break
+        reasons.append(f"not {path}: {reason}")
+    if reasons:
+        _say(f"gac_sj's {operator} runs on the path {path!r} ({'; '.join(reasons)}).", device)
+    return path
+
+
+def why_not(
+    path: str,
+    operator: str,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    no_text: str | None = None,
+    no_equivalent: str | None = None,
+) -> str | None:
+    """What keeps ``operator`` from a path; None where nothing does.
+
+    Args:
+        path, operator: see :func:`choose`.
+        device: "cuda", "cpu", ...
+        dtype: of the input.
+        no_text, no_equivalent: why the surrogate function has no CUDA text, or none that SpikingJelly knows.
+    """
+    if path == "torch":
+        return None
+    needed = "cpu" if path == "cpp" else "cuda"
+    if device != needed:
+        return f"it takes {needed.replace('cuda', 'CUDA').replace('cpu', 'CPU')} tensors, and this one is on {device!r}"
+    if dtype not in ELEMENTS:
+        return f"it takes float32, float16 and bfloat16, and the input is {str(dtype).removeprefix('torch.')}"
+    if path == "spikingjelly":
+        return no_equivalent or _why_not_spikingjelly(operator)
+    return no_text or (cpp.why_not() if path == "cpp" else cupy.why_not())
+
+
+@cache
+def _why_not_spikingjelly(operator: str) -> str | None:
+    if operator != "lif":
+        return f"SpikingJelly has no {operator}"
+    if not hasattr(functional, "lif_multi_step"):
+        return "this SpikingJelly has no functional.lif_multi_step; pip install -U spikingjelly (2.0.0)"
+    try:
+        found = functional.neuron_implementation("lif", torch.device("cuda"))
+    except Exception as error:  # Triton may be absent or broken
+        return f"its kernels cannot be had ({error})"
+    if found["implementation"] in ("cuda", "triton"):
+        return None
+    return f"its kernels cannot be had ({found['unavailable']})"
+
+
+@cache
+def _say(message: str, device: str) -> None:
+    """Once: aloud where a GPU idles, into the log on a CPU."""
+    if device == "cuda":
+        warnings.warn(message, stacklevel=2)
+    else:
+        _logger.info(message)

@@ -1,0 +1,68 @@
+// Elements of tensors, and who works on which. In memory an element is float, half or bfloat16; in registers it is float.
+// A thread takes LANES neighbours at a time. The text needs no CUDA header; host.h lets a C++ compiler read it too.
+//
+// Macros: T (time steps), ELEMENT (float, half, bfloat16), LANES (1, 2, 4, ...).
+
+typedef long long index_t;  // offsets pass 2^31
+
+#ifdef HOST
+#define UNROLL
+#define EACH_LANE _Pragma("omp simd") for (int l = 0; l < LANES; ++l)
+#elif T <= 32
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("unroll 1")
+#endif
+#define EACH_STEP UNROLL for (int t = 0; t < T; ++t)
+#define EACH_STEP_BACK UNROLL for (int t = T - 1; t >= 0; --t)
+#ifndef EACH_LANE
+#define EACH_LANE UNROLL for (int l = 0; l < LANES; ++l)
+#endif
+
+#ifndef HOST
+__device__ inline float half_to_float(unsigned short bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
+__device__ inline unsigned short float_to_half(float x) {
+  unsigned short bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+// A thread's packs: every (number of threads)-th one, so that neighbouring threads read neighbouring memory.
+__device__ inline index_t first_pack(index_t packs) { return blockIdx.x * (index_t)blockDim.x + threadIdx.x; }
+__device__ inline index_t last_pack(index_t packs) { return packs; }
+__device__ inline index_t next_pack() { return gridDim.x * (index_t)blockDim.x; }
+#endif
+
+struct half { unsigned short bits; };
+struct bfloat16 { unsigned short bits; };
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(half x) { return half_to_float(x.bits); }
+__device__ inline float to_float(bfloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+
+__device__ inline void convert(float x, float& y) { y = x; }
+__device__ inline void convert(float x, half& y) { y.bits = float_to_half(x); }
+__device__ inline void convert(float x, bfloat16& y) {
+  const unsigned bits = __float_as_uint(x);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  y.bits = is_nan ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+}
+
+template <class S>
+struct alignas(sizeof(S) * LANES < 16 ? sizeof(S) * LANES : 16) Pack { S lane[LANES]; };
+
+template <class S>
+__device__ inline void load(const S* at, float* values) {
+  const Pack<S> pack = *reinterpret_cast<const Pack<S>*>(at);
+  EACH_LANE values[l] = to_float(pack.lane[l]);
+}
+
+template <class S>
+__device__ inline void store(const float* values, S* at) {
+  Pack<S> pack;
+  EACH_LANE convert(values[l], pack.lane[l]);
+  *reinterpret_cast<Pack<S>*>(at) = pack;
+}

@@ -1,0 +1,49 @@
+"""The encoder behind its stem, spikes and gate at once: the definition, and the kernels that equal it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from gac_sj.ops import dispatch
+from gac_sj.ops.gated_lif import reference
+from gac_sj.ops.gated_lif.kernel import gated_lif_kernel
+from gac_sj.ops.surrogates import cuda_derivative
+
+__all__ = ["gated_lif"]
+
+
+def gated_lif(
+    z: Tensor,
+    temporal: Tensor,
+    spatial_channel: Tensor,
+    *,
+    surrogate: Callable[[Tensor], Tensor],
+    path: str | None = None,
+    **settings: Any,
+) -> Tensor:
+    """:func:`gac_sj.ops.gated_lif.reference.gated_lif` on the fastest path (:mod:`gac_sj.ops.dispatch`).
+
+    The kernels compute in float32 and differ from the definition by the rounding of sigmoid and of sums. They have no
+    second derivative.
+
+    Args:
+        path: "cupy", "cpp" or "torch"; None: the best one.
+        others: as in the definition.
+
+    Raises:
+        ValueError: ``path`` or ``GAC_SJ_OPS`` asks for what cannot be had; the message says why.
+    """
+    if dispatch.choose("gated_lif", z, surrogate, path) not in dispatch.KERNELS:
+        return reference.gated_lif(z, temporal, spatial_channel, surrogate=surrogate, **settings)
+    derivative, _ = cuda_derivative(surrogate)
+    return gated_lif_kernel(
+        z,
+        temporal.flatten(1).float(),
+        spatial_channel.to(z.dtype),
+        strict=getattr(surrogate, "strict", False),
+        derivative=derivative,
+        **settings,
+    )

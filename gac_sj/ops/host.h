@@ -1,0 +1,57 @@
+// What CUDA C has and C++ lacks: with this in front, a C++ compiler builds the same kernels for the CPU.
+//
+// OpenMP threads share the blocks of the grid. A block takes neighbouring packs, and loops over lanes become vector
+// instructions. With EMULATE_GRID threads and blocks take the packs that they take on a GPU, for tests.
+
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#define HOST
+#define __global__
+#define __device__
+
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+extern "C" __attribute__((simd("notinbranch"))) float expf(float) noexcept;  // glibc has it for vectors too
+#endif
+
+struct dim { unsigned x, y; };
+static thread_local dim blockIdx, threadIdx, gridDim, blockDim;
+
+static inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
+static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
+static inline float half_to_float(unsigned short bits) { _Float16 x; std::memcpy(&x, &bits, 2); return x; }
+static inline unsigned short float_to_half(float x) {
+  const _Float16 y = x;
+  unsigned short bits;
+  std::memcpy(&bits, &y, 2);
+  return bits;
+}
+
+#ifdef EMULATE_GRID
+static inline long long first_pack(long long) { return blockIdx.x * (long long)blockDim.x + threadIdx.x; }
+static inline long long last_pack(long long packs) { return packs; }
+static inline long long next_pack() { return gridDim.x * (long long)blockDim.x; }
+#else
+static inline long long first_pack(long long packs) { return packs * blockIdx.x / gridDim.x; }
+static inline long long last_pack(long long packs) { return packs * (blockIdx.x + 1) / gridDim.x; }
+static constexpr long long next_pack() { return 1; }
+#endif
+
+// Arguments are pointers to the values, as the CUDA driver takes them.
+template <class... A, std::size_t... I>
+static void run(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+  kernel(*static_cast<std::remove_reference_t<A>*>(arguments[I])...);
+}
+
+template <class... A>
+static void launch(void (*kernel)(A...), void** arguments, dim grid, unsigned block) {
+#pragma omp parallel for
+  for (long long b = 0; b < (long long)grid.x * grid.y; ++b) {
+    gridDim = grid;
+    blockDim = {block, 1};
+    blockIdx = {unsigned(b % grid.x), unsigned(b / grid.x)};
+    for (threadIdx = {0, 0}; threadIdx.x < block; ++threadIdx.x) run(kernel, arguments, std::index_sequence_for<A...>());
+  }
+}

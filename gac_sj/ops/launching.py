@@ -1,0 +1,92 @@
+"""What launches of all operators share: the layout of sequences, the shape of the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gac_sj.ops import cpp, cupy
+from gac_sj.ops.source import ELEMENTS, Macros, source
+
+__all__ = ["Launch", "canonical", "empty_sequence", "neuron_numbers", "readable_steps"]
+
+_BLOCK = 256  # threads
+_GRAIN = 1 << 15  # fewer elements than that are not worth a further thread of a CPU
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Who works on what.
+
+    Args:
+        sequence: one of the tensors, ``[T, N, *]``: its length, type and device are those of the launch.
+        size: elements that are shared out, in each of ``rows`` rows.
+        rows: parts that no thread shares.
+        most: threads that share the elements of a row at most.
+    """
+
+    sequence: Tensor
+    size: int
+    rows: int = 1
+    most: int = 1 << 40
+
+    def lanes(self, tensors: list[Tensor]) -> int:
+        """Neighbours that a thread takes: a power of two that divides ``size``; 1 where memory is not aligned."""
+        most = 16  # the vector registers of a CPU
+        if self.sequence.is_cuda:  # 16 bytes of float; fewer where registers would not hold all steps
+            most = 4 if len(self.sequence) <= 8 else 2 if len(self.sequence) <= 16 else 1
+        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+        return min(most, self.size & -self.size) if aligned else 1
+
+    @property
+    def threads(self) -> int:
+        """Threads that share the elements of a row."""
+        if not self.sequence.is_cuda:
+            wanted = -(-self.size * self.rows * len(self.sequence) // _GRAIN)
+            return max(1, min(-(-min(torch.get_num_threads(), wanted) // self.rows), self.most))
+        blocks = -(-min(self.size, self.most) // _BLOCK)
+        return max(1, blocks) * _BLOCK
+
+    def __call__(
+        self, operator: str, kernel: str, macros: Macros, arguments: tuple[Tensor | int | float | None, ...]
+    ) -> None:
+        """Run a kernel; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
+        if not self.size * self.rows:
+            return
+        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        shape = ("T", len(self.sequence)), ("LANES", self.lanes(tensors)), ("ELEMENT", ELEMENTS[self.sequence.dtype])
+        code = source(operator, (*shape, *macros))
+        if self.sequence.is_cuda:
+            grid = (self.threads // _BLOCK, min(self.rows, 65535))
+            cupy.load(code, self.sequence.device.index).launch(kernel, grid, _BLOCK, arguments)
+        else:
+            cpp.load(code).launch(kernel, (self.threads, self.rows), 1, arguments)
+
+
+def neuron_numbers(tau: float, v_threshold: float, v_reset: float | None) -> tuple[float, float, float, float]:
+    """The kernels' tau, decay, threshold and resting potential."""
+    return tau, 1.0 - 1.0 / tau, v_threshold, 0.0 if v_reset is None else v_reset
+
+
+def empty_sequence(x_seq: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``[T, N, *]`` with one step behind the other, each in the memory format of ``x_seq``'s steps."""
+    step = torch.empty_like(x_seq[0], device="meta")
+    return x_seq.new_empty_strided(x_seq.shape, (step.numel(), *step.stride()), dtype=dtype or x_seq.dtype)
+
+
+def canonical(x: Tensor, like: Tensor) -> Tensor:
+    """``x``, or a copy of it, laid out in memory as the dense tensor ``like`` of the same shape."""
+    return (
+        x
+        if x.stride() == like.stride()
+        else torch.empty_strided(like.shape, like.stride(), dtype=x.dtype, device=x.device).copy_(x)
+    )
+
+
+def readable_steps(x_seq: Tensor, like: Tensor) -> tuple[Tensor, int]:
+    """A sequence laid out as ``like``, and its elements from step to step: 0 where all steps are the same memory."""
+    if x_seq.stride(0) == 0 and x_seq.stride()[1:] == like.stride()[1:]:
+        return x_seq, 0
+    return canonical(x_seq, like), like.stride(0)

@@ -1,0 +1,78 @@
+// LIF over T steps, forward and backward. A thread keeps the potential of its neurons in registers: the forward pass
+// reads the current and writes the spikes; the backward pass reads the current again and charges anew, which moves
+// fewer bytes than potentials kept from the forward pass. Memory is [T, neurons], v and potentials float.
+//
+// Macros: T, and those of elements.cuh and neuron.cuh. Pointers may be null where the comment says so.
+
+extern "C" __global__ void lif_forward(
+    const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // null: the resting potential
+    ELEMENT* __restrict__ spikes, float* __restrict__ v_last, float* __restrict__ v_seq,  // v_seq: null
+    index_t neurons, index_t x_step,  // elements from one step of x to the next: neurons, or 0 for the same current
+    float tau, float decay, float threshold, float rest) {
+  const Neuron neuron = {tau, decay, threshold, rest};
+  const index_t last = last_pack(neurons / LANES);
+  for (index_t pack = first_pack(neurons / LANES); pack < last; pack += next_pack()) {
+    const index_t i = pack * LANES;
+    float v[LANES];
+    if (v_first) load(v_first + i, v);
+    else EACH_LANE v[l] = rest;
+    EACH_STEP {
+      float current[LANES], s[LANES];
+      load(x + t * x_step + i, current);
+      EACH_LANE {
+        const float h = charge(neuron, v[l], current[l]);
+        s[l] = fire(neuron, h);
+        v[l] = reset(neuron, h, s[l]);
+      }
+      store(s, spikes + t * neurons + i);
+      if (v_seq) store(v, v_seq + t * neurons + i);
+    }
+    store(v, v_last + i);
+  }
+}
+
+extern "C" __global__ void lif_backward(
+    const ELEMENT* __restrict__ grad_spikes, const float* __restrict__ grad_v_last,  // each null
+    const float* __restrict__ grad_v_seq,  // null
+    const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // v_first: null
+    ELEMENT* __restrict__ grad_x, float* __restrict__ grad_v_first,  // grad_v_first: null
+    index_t neurons, index_t x_step, float tau, float decay, float threshold, float rest) {
+  const Neuron neuron = {tau, decay, threshold, rest};
+  const index_t last = last_pack(neurons / LANES);
+  for (index_t pack = first_pack(neurons / LANES); pack < last; pack += next_pack()) {
+    const index_t i = pack * LANES;
+    float h[T][LANES], v[LANES];
+    if (v_first) load(v_first + i, v);
+    else EACH_LANE v[l] = rest;
+    EACH_STEP {
+      float current[LANES];
+      load(x + t * x_step + i, current);
+      EACH_LANE {
+        h[t][l] = charge(neuron, v[l], current[l]);
+        v[l] = reset(neuron, h[t][l], fire(neuron, h[t][l]));
+      }
+    }
+    float kept[LANES], leaked[LANES];  // their sum is the gradient of the potential after the step's reset
+    if (grad_v_last) load(grad_v_last + i, kept);
+    else EACH_LANE kept[l] = 0.0f;
+    EACH_LANE leaked[l] = 0.0f;
+    EACH_STEP_BACK {
+      float grad_s[LANES], grad_v[LANES], grad[LANES];
+      if (grad_spikes) load(grad_spikes + t * neurons + i, grad_s);
+      else EACH_LANE grad_s[l] = 0.0f;
+      if (grad_v_seq) load(grad_v_seq + t * neurons + i, grad_v);
+      else EACH_LANE grad_v[l] = 0.0f;
+      EACH_LANE {
+        const float grad_h = grad_charged(neuron, h[t][l], grad_s[l], (grad_v[l] + kept[l]) + leaked[l]);
+        grad[l] = grad_input(neuron, grad_h);
+        kept[l] = grad_kept(neuron, grad_h);
+        leaked[l] = grad_leaked(neuron, grad_h);
+      }
+      store(grad, grad_x + t * neurons + i);
+    }
+    if (grad_v_first) {
+      EACH_LANE kept[l] += leaked[l];
+      store(kept, grad_v_first + i);
+    }
+  }
+}

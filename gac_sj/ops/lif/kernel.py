@@ -1,0 +1,122 @@
+"""Launches of ``kernel.cu``, registered with PyTorch as ``torch.ops.gac_sj.lif``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gac_sj.ops.launching import Launch, canonical, empty_sequence, neuron_numbers, readable_steps
+from gac_sj.ops.source import neuron_macros
+
+__all__ = ["lif_kernel"]
+
+
+@torch.library.custom_op("gac_sj::lif", mutates_args=(), device_types=("cpu", "cuda"))
+def lif_kernel(
+    x_seq: Tensor,
+    v: Tensor | None,
+    tau: float,
+    decay_input: bool,
+    v_threshold: float,
+    v_reset: float | None,
+    detach_reset: bool,
+    strict: bool,
+    derivative: str,
+    store_v_seq: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fused :func:`gac_sj.ops.lif.reference.lif`; ``v`` None stands for the resting potential.
+
+    Args:
+        x_seq: ``[T, N, *]``, float32, float16 or bfloat16.
+        v: ``[N, *]`` float32, or None.
+        derivative, strict: of the surrogate function (:mod:`gac_sj.ops.surrogates`).
+        tau, decay_input, v_threshold, v_reset, detach_reset, store_v_seq: as in the definition.
+
+    Returns:
+        Spikes, the last potential, and the potentials of all steps, or an empty tensor where not asked for.
+    """
+    spikes = empty_sequence(x_seq)
+    x_seq, step = readable_steps(x_seq, spikes)
+    v_last = torch.empty_like(spikes[0], dtype=torch.float32)
+    v = None if v is None else canonical(v, v_last)
+    v_seq = empty_sequence(x_seq, torch.float32) if store_v_seq else None
+    Launch(spikes, v_last.numel())(
+        "lif",
+        "lif_forward",
+        neuron_macros(decay_input, v_reset, detach_reset, strict, derivative),
+        (x_seq, v, spikes, v_last, v_seq, v_last.numel(), step, *neuron_numbers(tau, v_threshold, v_reset)),
+    )
+    return spikes, v_last, v_last.new_empty(0) if v_seq is None else v_seq
+
+
+@lif_kernel.register_fake
+def _(x_seq, v, tau, decay_input, v_threshold, v_reset, detach_reset, strict, derivative, store_v_seq):
+    spikes = empty_sequence(x_seq)
+    v_last = torch.empty_like(spikes[0], dtype=torch.float32)
+    return spikes, v_last, empty_sequence(x_seq, torch.float32) if store_v_seq else v_last.new_empty(0)
+
+
+@torch.library.custom_op("gac_sj::lif_backward", mutates_args=(), device_types=("cpu", "cuda"))
+def _lif_backward(
+    grad_spikes: Tensor | None,
+    grad_v: Tensor | None,
+    grad_v_seq: Tensor | None,
+    x_seq: Tensor,
+    v: Tensor | None,
+    tau: float,
+    decay_input: bool,
+    v_threshold: float,
+    v_reset: float | None,
+    detach_reset: bool,
+    strict: bool,
+    derivative: str,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the input and (where it was given, else empty) of the first potential."""
+    grad_x = empty_sequence(x_seq)
+    x_seq, step = readable_steps(x_seq, grad_x)
+    like = torch.empty_like(grad_x[0], dtype=torch.float32, device="meta")
+    like_seq = torch.empty_like(grad_x, dtype=torch.float32, device="meta")
+    first = None if v is None else torch.empty_like(like, device=x_seq.device)
+    Launch(grad_x, like.numel())(
+        "lif",
+        "lif_backward",
+        neuron_macros(decay_input, v_reset, detach_reset, strict, derivative),
+        (
+            None if grad_spikes is None else canonical(grad_spikes, grad_x),
+            None if grad_v is None else canonical(grad_v, like),
+            None if grad_v_seq is None else canonical(grad_v_seq, like_seq),
+            x_seq,
+            None if v is None else canonical(v, like),
+            grad_x,
+            first,
+            like.numel(),
+            step,
+            *neuron_numbers(tau, v_threshold, v_reset),
+        ),
+    )
+    return grad_x, grad_x.new_empty(0, dtype=torch.float32) if first is None else first
+
+
+@_lif_backward.register_fake
+def _(grad_spikes, grad_v, grad_v_seq, x_seq, v, *settings):
+    grad_x = empty_sequence(x_seq)
+    first = torch.empty_like(grad_x[0], dtype=torch.float32)
+    return grad_x, first.new_empty(0) if v is None else first
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x_seq, v, *ctx.settings, ctx.stores = inputs
+    ctx.save_for_backward(x_seq, v)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, grad_v_seq: Tensor | None) -> tuple:
+    x_seq, v = ctx.saved_tensors
+    grad_v_seq = grad_v_seq if ctx.stores else None
+    grad_x, first = _lif_backward(grad_spikes, grad_v, grad_v_seq, x_seq, v, *ctx.settings)
+    return grad_x, None if v is None else first, *[None] * (len(ctx.settings) + 1)
+
+
+lif_kernel.register_autograd(_backward, setup_context=_save)
