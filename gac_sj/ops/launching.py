@@ -32,22 +32,23 @@ class Launch:
     rows: int = 1
     most: int = 1 << 40
 
-    def lanes(self, tensors: list[Tensor]) -> int:
-        """Neighbours that a thread takes: a power of two that divides ``size``; 1 where memory is not aligned."""
+    @property
+    def lanes(self) -> int:
+        """Neighbours that a thread takes where memory is aligned: a power of two that divides ``size``."""
         most = 16  # the vector registers of a CPU
         if self.sequence.is_cuda:  # 16 bytes of float; fewer where registers would not hold all steps
             most = 4 if len(self.sequence) <= 8 else 2 if len(self.sequence) <= 16 else 1
-        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
-        return min(most, self.size & -self.size) if aligned else 1
+        return min(most, self.size & -self.size)
 
     @property
     def threads(self) -> int:
         """Threads that share the elements of a row."""
+        if not self.size:
+            return 1
         if not self.sequence.is_cuda:
             wanted = -(-self.size * self.rows * len(self.sequence) // _GRAIN)
             return max(1, min(-(-min(torch.get_num_threads(), wanted) // self.rows), self.most))
-        blocks = -(-min(self.size, self.most) // _BLOCK)
-        return max(1, blocks) * _BLOCK
+        return -(-min(self.size // self.lanes, self.most) // _BLOCK) * _BLOCK
 
     def __call__(
         self, operator: str, kernel: str, macros: Macros, arguments: tuple[Tensor | int | float | None, ...]
@@ -55,8 +56,9 @@ class Launch:
         """Run a kernel; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
         if not self.size * self.rows:
             return
-        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        shape = ("T", len(self.sequence)), ("LANES", self.lanes(tensors)), ("ELEMENT", ELEMENTS[self.sequence.dtype])
+        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in arguments if isinstance(tensor, Tensor))
+        lanes = self.lanes if aligned else 1
+        shape = ("T", len(self.sequence)), ("LANES", lanes), ("ELEMENT", ELEMENTS[self.sequence.dtype])
         code = source(operator, (*shape, *macros))
         if self.sequence.is_cuda:
             grid = (self.threads // _BLOCK, min(self.rows, 65535))
