@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from gac_sj.ops import cpp, cupy
 from gac_sj.ops.source import ELEMENTS, Macros, source
 
-__all__ = ["Launch", "canonical", "empty_sequence", "neuron_numbers", "readable_steps"]
+__all__ = ["Launch", "canonical", "empty_sequence", "neuron_numbers", "no_second_derivative", "readable_steps"]
 
 _BLOCK = 256  # threads
 _GRAIN = 1 << 15  # fewer elements than that are not worth a further thread of a CPU
@@ -92,3 +93,12 @@ def readable_steps(x_seq: Tensor, like: Tensor) -> tuple[Tensor, int]:
     if x_seq.stride(0) == 0 and x_seq.stride()[1:] == like.stride()[1:]:
         return x_seq, 0
     return canonical(x_seq, like), like.stride(0)
+
+
+def no_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    """The autograd formula of the operators' backward passes.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError("gac_sj's kernels have no second derivative; set GAC_SJ_OPS=torch to differentiate twice.")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_sj.ops.launching import Launch, canonical, neuron_numbers
+from gac_sj.ops.launching import Launch, canonical, neuron_numbers, no_second_derivative
 from gac_sj.ops.source import neuron_macros
 
 __all__ = ["gated_lif_kernel"]
@@ -121,3 +121,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
 
 
 gated_lif_kernel.register_autograd(_backward, setup_context=_save)
+_gated_lif_backward.register_autograd(no_second_derivative)

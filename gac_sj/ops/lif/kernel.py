@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_sj.ops.launching import Launch, canonical, empty_sequence, neuron_numbers, readable_steps
+from gac_sj.ops.launching import Launch, canonical, empty_sequence, neuron_numbers, no_second_derivative, readable_steps
 from gac_sj.ops.source import neuron_macros
 
 __all__ = ["lif_kernel"]
@@ -120,3 +120,4 @@ def _backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, grad_
 
 
 lif_kernel.register_autograd(_backward, setup_context=_save)
+_lif_backward.register_autograd(no_second_derivative)

@@ -1,0 +1,218 @@
+"""The LIF operator: the kernels, built for the CPU, against the definition."""
+
+import pytest
+import torch
+from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
+from torch import nn
+
+import gac_sj
+from gac_sj import LIFNode, Rectangle, Triangle
+from gac_sj.ops.lif import lif
+from gac_sj.ops.surrogates import cuda_derivative
+
+pytestmark = pytest.mark.usefixtures("nan_filled")
+
+
+def current(*shape, dtype=torch.float32):
+    return (torch.randn(*shape) * 0.8 + 0.4).to(dtype)
+
+
+def results(path, x, v, neuron, surrogate, grads):
+    """Everything that a caller can see: outputs, and gradients of x and v; ``grads`` are those of the outputs."""
+    x = x.detach().requires_grad_()
+    v = v if v is None else v.detach().requires_grad_()
+    outputs = lif(x, v, **neuron, surrogate=surrogate, store_v_seq=grads[2] is not None, path=path)
+    used, grads = zip(*((output, grad) for output, grad in zip(outputs, grads) if grad is not None))
+    return [
+        *(output for output in outputs if output is not None),
+        *torch.autograd.grad(used, [x] if v is None else [x, v], grads),
+    ]
+
+
+def assert_same(x, v=None, neuron=CIFAR, surrogate=None, grads=None, rtol=0.0, atol=0.0):
+    surrogate = surrogate or Triangle()
+    if grads is None:
+        grads = torch.randn_like(x), torch.randn(x.shape[1:]), torch.randn(x.shape)
+    expected = results("torch", x, v, neuron, surrogate, grads)
+    spikes = expected[0].float()
+    assert 0 < spikes.mean() < 1 or x.numel() < 50
+    for ours, theirs in zip(results("cpp", x, v, neuron, surrogate, grads), expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+
+
+@GRIDS
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
+def test_every_reset(neuron):
+    assert_same(current(4, 3, 5, 7), current(3, 5, 7), neuron)
+
+
+@GRIDS
+@pytest.mark.parametrize("T", [1, 2, 3, 5, 6, 8, 16, 40])
+def test_every_length(T):
+    assert_same(current(T, 3, 11), neuron=CIFAR)
+
+
+@GRIDS
+@pytest.mark.parametrize("size", [1, 2, 12, 40, 16, 997, 4096, 70_000])
+def test_every_size(size):
+    """From one neuron to more than one thread takes; odd ones and multiples of a vector's lanes."""
+    assert_same(current(3, size), current(size))
+
+
+@GRIDS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("neuron", [CIFAR, HARD, SOFT], ids=str)
+def test_half_types_keep_a_float32_state(dtype, neuron):
+    x = current(5, 2, 24, dtype=dtype)
+    assert_same(x, current(2, 24), neuron)
+    assert lif(x, **neuron, surrogate=Triangle(), path="cpp")[1].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("neuron", [CIFAR, SOFT], ids=str)
+def test_exact_surrogates_agree_bit_for_bit(name, neuron):
+    assert_same(current(3, 2, 8), neuron=neuron, surrogate=EXACT[name])
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_other_surrogates_agree_up_to_rounding(name):
+    """exp and quotients round differently: a few units in the last place, summed over three steps."""
+    assert_same(current(3, 2, 400), surrogate=ROUNDED[name], rtol=5e-6, atol=5e-6)
+    x = current(3, 2, 400)
+    ours, theirs = (lif(x, **CIFAR, surrogate=ROUNDED[name], path=path)[0] for path in ("cpp", "torch"))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_at_the_threshold(strict):
+    """Multiples of 1/4 meet it exactly."""
+    x = torch.randint(-2, 6, (6, 3, 50)) / 4
+    assert_same(x, surrogate=Triangle(strict=strict))
+    assert_same(x, surrogate=Rectangle(strict=strict))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_gradients_of_one_output_alone(which):
+    """Outputs that nobody uses have no gradient, and the kernel reads none."""
+    x, v = current(4, 3, 16), current(3, 16)
+    grads = [torch.randn(4, 3, 16), torch.randn(3, 16), torch.randn(4, 3, 16)]
+    assert_same(x, v, HARD, grads=[grad if at == which else None for at, grad in enumerate(grads)])
+
+
+@pytest.mark.parametrize("special", [float("nan"), float("inf"), -float("inf"), -0.0, 1e38])
+def test_numbers_that_are_none(special):
+    """A current that has gone wrong must not be hidden."""
+    x = current(3, 2, 16)
+    x[1, 0, :5] = special
+    expected, ours = (results(path, x, None, CIFAR, Triangle(), [x, x[0], None]) for path in ("torch", "cpp"))
+    for mine, theirs in zip(ours, expected):
+        assert torch.equal(mine.nan_to_num(7.0, 8.0, 9.0), theirs.nan_to_num(7.0, 8.0, 9.0))
+
+
+def layouts():
+    x = current(4, 3, 6, 5, 7)
+    yield "channels_last", x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (4, 3))
+    yield "the same at every step", x[0].expand(4, *x.shape[1:])
+    yield "channels_last, the same", x[0].contiguous(memory_format=torch.channels_last).expand(4, *x.shape[1:])
+    yield "images first", x.transpose(0, 1).contiguous().transpose(0, 1)
+    yield "part of a tensor", x[:, :, 1:, :, ::2]
+    yield "unaligned", torch.randn(4 * 3 * 16 + 1)[1:].view(4, 3, 16)
+
+
+@GRIDS
+@pytest.mark.parametrize("name,x", list(layouts()), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_layout(name, x):
+    v = torch.randn(x.shape[1:])
+    assert_same(x, v)
+    assert_same(x, v, grads=[torch.ones(()).expand(x.shape), torch.randn(x.shape[1:]).flip(0), None])
+    spikes = lif(x, **CIFAR, surrogate=Triangle(), path="cpp")[0]
+    if name.startswith("channels_last"):
+        assert spikes.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_nothing_to_do():
+    x = torch.randn(4, 0, 3, requires_grad=True)
+    spikes, v, _ = lif(x, **CIFAR, surrogate=Triangle(), path="cpp")
+    spikes.sum().backward()
+    assert (spikes.shape, v.shape, x.grad.shape) == ((4, 0, 3), (0, 3), (4, 0, 3))
+
+
+def test_a_surrogate_of_a_user():
+    class Tent(nn.Module):
+        """Half as wide as the triangle, and it says so in CUDA C."""
+
+        def forward(self, x):
+            return Triangle(alpha=2.0)(x)
+
+        def cuda_derivative(self):
+            return "clamp_min(2.0f - 4.0f * fabsf(x), 0.0f)"
+
+    assert_same(current(4, 50), surrogate=Tent())
+
+
+def test_cuda_text_with_a_mistake_is_an_error_with_the_compilers_words():
+    class Wrong(Triangle):
+        def cuda_derivative(self):
+            return "fabs_of(x)"
+
+    with pytest.raises(RuntimeError, match=r"cannot build the kernels.*fabs_of"):
+        lif(current(2, 3), **CIFAR, surrogate=Wrong(), path="cpp")
+
+
+def test_second_derivatives_are_refused():
+    x = current(3, 8).requires_grad_()
+    spikes, _, _ = lif(x, **CIFAR, surrogate=Triangle(), path="cpp")
+    (grad,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="GAC_SJ_OPS=torch"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("v,stores", [(None, False), (current(2, 8), True)], ids=["from rest", "all states"])
+def test_opcheck(v, stores):
+    torch.use_deterministic_algorithms(False)  # it looks into unwritten memory
+    x = current(3, 2, 8).requires_grad_()
+    v = v if v is None else v.requires_grad_()
+    derivative, _ = cuda_derivative(Triangle())
+    arguments = (x, v, *CIFAR.values(), False, derivative, stores)
+    torch.library.opcheck(torch.ops.gac_sj.lif.default, arguments)
+
+
+def test_compiled_whole_and_equal():
+    node = LIFNode(**CIFAR, surrogate_function=Triangle(), store_v_seq=True)
+
+    def step(x):
+        node.reset()
+        return node(x)
+
+    x = current(4, 2, 16)
+    compiled, plain = (
+        function(x := x.detach().requires_grad_())
+        for function in (torch.compile(step, fullgraph=True, backend="aot_eager"), step)
+    )
+    assert torch.equal(compiled, plain)
+
+
+def mini_network(path, monkeypatch):
+    """Losses of 30 steps of training."""
+    monkeypatch.setenv("GAC_SJ_OPS", path)
+    torch.manual_seed(0)
+    network = gac_sj.models.MSResNet(
+        blocks=(1,), channels=(8,), strides=(1,), stem_channels=4, T=4, encoder="direct_lif", num_classes=3
+    )
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    images, labels = torch.rand(24, 3, 8, 8), torch.arange(24) % 3
+    losses = []
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_a_network_learns_with_the_kernels_exactly_as_with_the_definition(monkeypatch):
+    expected = mini_network("torch", monkeypatch)
+    assert expected[-1] < 0.9 * expected[0]
+    assert mini_network("cpp", monkeypatch) == expected
