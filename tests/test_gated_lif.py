@@ -9,6 +9,8 @@ from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid
 from gac_sj import GatedAttentionCoding, LIFNode, Triangle
 from gac_sj.analysis import firing_rates
 from gac_sj.ops.gated_lif import gated_lif
+from gac_sj.ops.gated_lif.closed_form import first_currents
+from gac_sj.ops.lif import lif
 from gac_sj.ops.surrogates import cuda_derivative
 
 pytestmark = pytest.mark.usefixtures("nan_filled")
@@ -170,3 +172,34 @@ class TestTheEncoder:
             half = encoder(x)
         assert half.dtype == torch.bfloat16
         assert ((half > 0) == (steps > 0)).float().mean() > 0.9
+
+
+class TestClosedForm:
+    @pytest.mark.parametrize("strict", [False, True])
+    @pytest.mark.parametrize("tau,threshold", [(2.0, 1.0), (2.0, 0.5), (4 / 3, 0.5), (3.7, 0.3), (1.01, 2.0)])
+    def test_the_currents_are_exact(self, tau, threshold, strict):
+        """The float below fires a step later, or never."""
+        first = torch.tensor(first_currents(8, tau, threshold, strict))
+        neuron = dict(CIFAR, tau=tau, v_threshold=threshold)
+        below = torch.nextafter(first, torch.zeros(8))
+        for current, most in ((first, torch.arange(8)), (below, torch.arange(8) + 1)):
+            spikes, _, _ = lif(current.expand(9, 8), **neuron, surrogate=Triangle(strict=strict), path="torch")
+            at = torch.where(spikes.any(0), spikes.argmax(0), 9)
+            assert (at <= most).all() if current is first else (at >= most).all()
+        if (tau, threshold, strict) == (2.0, 1.0, False):
+            torch.testing.assert_close(first[:4], torch.tensor([1.0, 2 / 3, 4 / 7, 8 / 15]))
+
+    @pytest.mark.parametrize("strict", [False, True])
+    @pytest.mark.parametrize("T", [1, 6, 16, 17])
+    def test_spikes_are_those_of_the_recursion(self, T, strict):
+        """Around every current that decides, and where numbers are none."""
+        first = torch.tensor(first_currents(T, 2.0, 1.0, strict))
+        near = torch.cat([torch.nextafter(first, torch.full((T,), far)) for far in (0.0, 9.0)])
+        special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e38, -1e38, 1e-40])
+        z = torch.cat([first, near, special, torch.randn(1000)])[None, :, None, None]
+        temporal, spatial = torch.zeros(T, 1, 1, 1, 1), torch.zeros_like(z)
+        ours, expected = (
+            gated_lif(z, temporal, spatial, gain=2.0, surrogate=Triangle(strict=strict), path=path, **CIFAR)
+            for path in ("cpp", "torch")
+        )
+        assert torch.equal(ours, expected)

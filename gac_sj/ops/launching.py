@@ -13,7 +13,7 @@ from gac_sj.ops.source import ELEMENTS, Macros, source
 
 __all__ = ["Launch", "canonical", "empty_sequence", "neuron_numbers", "no_second_derivative", "readable_steps"]
 
-_BLOCK = 256  # threads
+_BLOCK = 128  # threads
 _GRAIN = 1 << 15  # fewer elements than that are not worth a further thread of a CPU
 
 

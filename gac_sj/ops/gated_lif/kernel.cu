@@ -2,9 +2,36 @@
 // backward. Only the result has T steps in memory. Memory is [T, images, size]; temporal is [T, images], float.
 //
 // Macros: T, STATIC, and those of elements.cuh and neuron.cuh. With STATIC z and spatial are [images, size], the same at
-// every step, and so are their gradients.
+// every step, and so are their gradients. FIRST, if defined, lists the currents of closed_form.py.
 
 #define STEP (STATIC ? 0 : t * images * size)
+
+#ifdef FIRST
+// Spikes of a constant current without a recursion: at k, 2k, 3k, ..., with k the first step whose current it reaches.
+struct Spikes {
+  float period[LANES], waited[LANES];
+  __device__ Spikes(const Neuron&, const float* current) {
+    const float first[T] = FIRST;
+    EACH_LANE waited[l] = 0.0f, period[l] = 1.0f;
+    EACH_STEP EACH_LANE period[l] += current[l] >= first[t] ? 0.0f : 1.0f;
+  }
+  __device__ float next(const Neuron&, int l, float current) {
+    const float now = waited[l] + 1.0f, s = now == period[l] ? 1.0f : 0.0f;
+    waited[l] = s > 0.0f ? 0.0f * current : now;  // an infinite current fires once, and its potential is NaN from then on
+    return s;
+  }
+};
+#else
+struct Spikes {
+  float v[LANES];
+  __device__ Spikes(const Neuron& n, const float*) { EACH_LANE v[l] = n.rest; }
+  __device__ float next(const Neuron& n, int l, float current) {
+    const float h = charge(n, v[l], current), s = fire(n, h);
+    v[l] = reset(n, h, s);
+    return s;
+  }
+};
+#endif
 
 extern "C" __global__ void gated_lif_forward(
     const ELEMENT* __restrict__ z, const float* __restrict__ temporal, const ELEMENT* __restrict__ spatial,
@@ -15,18 +42,14 @@ extern "C" __global__ void gated_lif_forward(
   for (index_t image = blockIdx.y; image < images; image += gridDim.y) {
     for (index_t pack = first_pack(size / LANES); pack < last; pack += next_pack()) {
       const index_t i = image * size + pack * LANES;
-      float current[LANES], map[LANES], v[LANES];
-      EACH_LANE v[l] = rest;
+      float current[LANES], map[LANES];
       if (STATIC) load(z + i, current), load(spatial + i, map);
+      Spikes spikes(neuron, current);
       EACH_STEP {
         if (!STATIC) load(z + STEP + i, current), load(spatial + STEP + i, map);
         const float weight = temporal[t * images + image];
         float out[LANES];
-        EACH_LANE {
-          const float h = charge(neuron, v[l], current[l]), s = fire(neuron, h);
-          v[l] = reset(neuron, h, s);
-          out[l] = s * (gain * sigmoid(weight * map[l]));
-        }
+        EACH_LANE out[l] = spikes.next(neuron, l, current[l]) * (gain * sigmoid(weight * map[l]));
         store(out, gated + t * images * size + i);
       }
     }

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gac_sj.ops.gated_lif.closed_form import first_currents
 from gac_sj.ops.launching import Launch, canonical, neuron_numbers, no_second_derivative
 from gac_sj.ops.source import neuron_macros
+from gac_sj.ops.surrogates import literal
 
 __all__ = ["gated_lif_kernel"]
 
@@ -45,10 +47,14 @@ def gated_lif_kernel(
     z, spatial_channel = _as_steps(gated, z), _as_steps(gated, spatial_channel)
     images, size = gated.shape[1], gated[0, 0].numel() if gated.shape[1] else 0
     shape = images, size, gain
+    macros = ("STATIC", int(z.dim() == 4)), *neuron_macros(decay_input, v_reset, detach_reset, strict, derivative)
+    if z.dim() == 4 and not decay_input and v_reset == 0.0 and v_threshold > 0.0 and len(gated) <= 16:
+        first = first_currents(len(gated), tau, v_threshold, strict)
+        macros = *macros, ("FIRST", f"{{{', '.join(map(literal, first))}}}")
     Launch(gated, size, images)(
         "gated_lif",
         "gated_lif_forward",
-        (("STATIC", int(z.dim() == 4)), *neuron_macros(decay_input, v_reset, detach_reset, strict, derivative)),
+        macros,
         (z, temporal.contiguous(), spatial_channel, gated, *shape, *neuron_numbers(tau, v_threshold, v_reset)),
     )
     return gated

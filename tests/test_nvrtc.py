@@ -1,0 +1,62 @@
+"""The kernels compile for GPUs, without one: NVRTC needs no driver."""
+
+import re
+
+import pytest
+from neuron_cases import CIFAR, EXACT, NEURONS, ROUNDED
+
+from gac_sj import Triangle
+from gac_sj.ops.cupy import OPTIONS
+from gac_sj.ops.source import neuron_macros, source
+from gac_sj.ops.surrogates import cuda_derivative
+
+nvrtc = pytest.importorskip("cupy", reason="CuPy has no wheel for this platform").cuda.nvrtc
+
+OPERATORS = [("lif", ()), ("gated_lif", (("STATIC", 1),)), ("gated_lif", (("STATIC", 0),))]
+CLOSED_FORM = ("STATIC", 1), ("FIRST", "{1.0f, 0.6666667f, 0.5714286f, 0.5333334f}")
+
+
+def build(operator, extra, architecture, surrogate=None, T=4, lanes=4, element="float", neuron=CIFAR):
+    """Machine code ("sm_90"), or the assembler text ("compute_90")."""
+    derivative, _ = cuda_derivative(surrogate or Triangle())
+    flags = {name: neuron[name] for name in ("decay_input", "v_reset", "detach_reset")}
+    shape = ("T", T), ("LANES", lanes), ("ELEMENT", element)
+    code = source(operator, (*shape, *extra, *neuron_macros(**flags, derivative=derivative)))
+    program = nvrtc.createProgram(code, f"{operator}.cu", [], [])
+    try:
+        nvrtc.compileProgram(program, (*OPTIONS, f"--gpu-architecture={architecture}"))
+        return nvrtc.getPTX(program) if architecture.startswith("compute") else nvrtc.getCUBIN(program)
+    except nvrtc.NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(program))
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+@pytest.mark.parametrize("operator,extra", OPERATORS)
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("T,lanes,element", [(1, 1, "float"), (6, 4, "bfloat16"), (16, 2, "half"), (40, 1, "float")])
+def test_every_shape(operator, extra, architecture, T, lanes, element):
+    assert len(build(operator, extra, architecture, T=T, lanes=lanes, element=element)) > 1000
+
+
+@pytest.mark.parametrize("operator,extra", OPERATORS[:2])
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
+def test_every_reset(operator, extra, neuron):
+    build(operator, extra, "sm_90", neuron=neuron)
+
+
+def test_the_closed_form():
+    build("gated_lif", CLOSED_FORM, "sm_90")
+
+
+@pytest.mark.parametrize("surrogate", [*EXACT.values(), *ROUNDED.values()], ids=[*EXACT, *ROUNDED])
+def test_every_surrogate(surrogate):
+    build("lif", (), "sm_90", surrogate)
+
+
+def test_nothing_is_contracted_and_memory_moves_in_packs():
+    """Fused multiply-adds round once where the definition rounds twice; narrow loads would halve the bandwidth."""
+    text = str(build("lif", (), "compute_90", T=6))
+    assert "fma." not in text
+    assert len(re.findall(r"ld\.global\.nc\.v4\.f32", text)) >= 6 + 2 * 6  # x, x again, and the spikes' gradients
+    assert len(re.findall(r"st\.global\.v4\.f32", text)) >= 6 + 6
