@@ -11,6 +11,7 @@ from gac_sj.encoding import (
     MatchedDirectCoding,
     create_encoder,
 )
+from gac_sj.folding import fold_batch_norm
 from gac_sj.neuron import LIFNode, preset
 from gac_sj.pixel_coding import LatencyCoding, PoissonCoding, WeightedPhaseCoding
 from gac_sj.surrogate import Rectangle, Triangle
@@ -34,6 +35,7 @@ __all__ = [
     "WeightedPhaseCoding",
     "checkpoint",
     "create_encoder",
+    "fold_batch_norm",
     "functional",
     "models",
     "preset",
