@@ -363,3 +363,25 @@ def test_firing_rates_count_spikes_over_all_calls():
             functional.reset_net(network)
     assert rates == {"0": 0.75}
     assert not node._forward_hooks
+
+
+@pytest.mark.parametrize("options", [{}, dict(drop_rate=0.3), dict(encoder="direct", spike_driven=True)], ids=str)
+def test_grad_checkpointing_changes_memory_and_nothing_else(options):
+    torch.manual_seed(0)
+    model, results, kept = small(**options), [], []
+
+    def count(tensor):
+        kept[-1] += tensor.numel()
+        return tensor
+
+    for enable in (False, True):
+        network = copy.deepcopy(model)
+        network.set_grad_checkpointing(enable)
+        torch.manual_seed(1)
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = network(images(4)).square().sum()
+        loss.backward()
+        results.append([loss, *(p.grad for p in network.parameters()), *network.buffers()])
+    assert all(map(torch.equal, *results))
+    assert kept[1] < 0.6 * kept[0]

@@ -7,15 +7,18 @@ ImageNet networks differ in neuron, initialisation and stem, as the published co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
 from spikingjelly.activation_based import base, layer
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from gac_sj.encoding import ENCODERS, create_encoder
 from gac_sj.neuron import preset, reset_states
@@ -152,6 +155,7 @@ class MSResNet(nn.Module, base.MultiStepModule):
         self.downsample = downsample
         self.spike_driven = spike_driven
         self.drop_rate = drop_rate
+        self.grad_checkpointing = False
         self.T = T
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = channels[-1]
@@ -209,7 +213,16 @@ class MSResNet(nn.Module, base.MultiStepModule):
     def forward_features(self, x: Tensor) -> Tensor:
         """Spikes of the last neuron, ``[T, N, num_features, h, w]``."""
         reset_states(self)
-        return self.lif(self.stages(self.encoder(x)))
+        x = self.encoder(x)
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return self.lif(self.stages(x))
+        for block in chain.from_iterable(self.stages):
+            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute, block))
+        return self.lif(x)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the input of each block only, and run the block again in the backward pass (timm's name for it)."""
+        self.grad_checkpointing = enable
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits ``[N, num_classes]``, averaged over time; ``pre_logits``: pooled features ``[T, N, num_features]``."""
@@ -247,6 +260,26 @@ class MSResNet(nn.Module, base.MultiStepModule):
 
     def extra_repr(self) -> str:
         return f"T={self.T}, num_classes={self.num_classes}"
+
+
+def _recompute(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of a block's first and second run: the second starts from the same state, and counts no batch."""
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        reset_states(block)
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, (momentum, batches) in zip(norms, before):
+                norm.momentum = momentum
+                norm.num_batches_tracked.copy_(batches)
+
+    return nullcontext(), again()
 
 
 def _head(features: int, num_classes: int) -> nn.Module:

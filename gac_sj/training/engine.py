@@ -78,6 +78,7 @@ class Training:
         model = build_model(settings, data).to(world.device)
         if settings.sync_bn:
             model = convert_sync_batchnorm(model)
+        model.set_grad_checkpointing(settings.grad_checkpointing)
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = model
