@@ -131,6 +131,7 @@ REFUSED = {
     "optimiser": ("--opt sdg", ["opt is 'sdg'", "adamw"]),
     "warm_up": ("--warmup-epochs 5 --epochs 5", ["warmup_epochs is 5 of 5 epochs"]),
     "parts": ("--batch-size 9 --accumulate 2", ["batch_size is 9", "accumulate=2"]),
+    "compiled_bytes": ("--compile --spikes-as-bytes", ["compile and spikes_as_bytes", "leave one out"]),
     "odd": ("--batch-size 9 --mixup 0.2", ["batch_size is 9", "pair images"]),
     "resident": ("--loader resident --crop resize", ["loader is 'resident'", "loader=standard"]),
     "recipe": ("--model ms_resnet8_cifar --recipe current --dataset digits", ["recipe 'current'", "leave it out"]),

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from gac_sj.encoding import ENCODERS, create_encoder
+from gac_sj.models.spike_bytes import spikes_as_bytes
 from gac_sj.neuron import preset, reset_states
 from gac_sj.stem import conv_bn
 
@@ -49,6 +50,9 @@ class MSBlock(nn.Module):
     Raises:
         ValueError: an unknown ``downsample``.
     """
+
+    #: whether the convolutions keep their spikes for the backward pass as bytes; compiled code cannot
+    spikes_as_bytes = False
 
     def __init__(
         self,
@@ -93,9 +97,13 @@ class MSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         spikes = self.lif1(x)
-        y = self.pool(self.bn1(self.conv1(spikes)))
-        y = self.bn2(self.conv2(self.lif2(y)))
+        y = self.pool(self.bn1(self._convolve(self.conv1, spikes)))
+        y = self.bn2(self._convolve(self.conv2, self.lif2(y)))
         return y + self.shortcut(spikes if self.spike_shortcut else x)
+
+    def _convolve(self, convolution: nn.Module, spikes: Tensor) -> Tensor:
+        with spikes_as_bytes(spikes) if self.spikes_as_bytes else nullcontext():
+            return convolution(spikes)
 
 
 class MSResNet(nn.Module, base.MultiStepModule):
@@ -219,6 +227,12 @@ class MSResNet(nn.Module, base.MultiStepModule):
         for block in chain.from_iterable(self.stages):
             x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute, block))
         return self.lif(x)
+
+    def set_spikes_as_bytes(self, enable: bool = True) -> None:
+        """Keep spikes for the backward pass as one byte each; the results are the same."""
+        for module in self.modules():
+            if isinstance(module, MSBlock):
+                module.spikes_as_bytes = enable
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep the input of each block only, and run the block again in the backward pass (timm's name for it)."""

@@ -79,6 +79,7 @@ class Training:
         if settings.sync_bn:
             model = convert_sync_batchnorm(model)
         model.set_grad_checkpointing(settings.grad_checkpointing)
+        model.set_spikes_as_bytes(settings.spikes_as_bytes)
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = model

@@ -64,6 +64,7 @@ class Settings(Augmentation):
     amp: str = setting("optimisation", "none", "autocast", ("none", "bf16", "fp16"))
     channels_last: bool = setting("optimisation", False, "memory format")
     grad_checkpointing: bool = setting("optimisation", False, "less memory: run blocks again in the backward pass")
+    spikes_as_bytes: bool = setting("optimisation", False, "less memory: spikes kept as bytes for the backward pass")
     compile: bool = setting("optimisation", False, "torch.compile network and loss")
     sync_bn: bool = setting("optimisation", False, "BatchNorm over all processes")
 
@@ -85,6 +86,8 @@ class Settings(Augmentation):
             raise ValueError(f"opt is {self.opt!r}; choose one of {', '.join(list_optimizers())}.")
         if not self.warmup_epochs < self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; make it shorter.")
+        if self.compile and self.spikes_as_bytes:
+            raise ValueError("compile and spikes_as_bytes exclude each other; leave one out.")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size is {self.batch_size}, no multiple of accumulate={self.accumulate}; change one."
