@@ -99,11 +99,11 @@ class MSBlock(nn.Module):
         spikes = self.lif1(x)
         y = self.pool(self.bn1(self._convolve(self.conv1, spikes)))
         y = self.bn2(self._convolve(self.conv2, self.lif2(y)))
-        return y + self.shortcut(spikes if self.spike_shortcut else x)
+        return y + (self._convolve(self.shortcut, spikes) if self.spike_shortcut else self.shortcut(x))
 
-    def _convolve(self, convolution: nn.Module, spikes: Tensor) -> Tensor:
+    def _convolve(self, layers: nn.Module, spikes: Tensor) -> Tensor:
         with spikes_as_bytes(spikes) if self.spikes_as_bytes else nullcontext():
-            return convolution(spikes)
+            return layers(spikes)
 
 
 class MSResNet(nn.Module, base.MultiStepModule):
