@@ -53,7 +53,7 @@ def report() -> str:
     return "\n".join([*lines, "", *_table()])
 
 
-def _told(find: Callable[[], str]) -> str:
+def _told(find: Callable[[], str | None]) -> str | None:
     try:
         return find()
     except Exception as error:  # a broken installation raises whatever its libraries raise
@@ -135,7 +135,8 @@ def _states(operator: str, device: str, surrogate: Callable) -> dict[str, str]:
     """What :func:`gac_sj.ops.dispatch.choose` makes of each path."""
     _, no_text = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
-    reasons = {path: why_not(path, operator, device, no_text=no_text, no_equivalent=no_equivalent) for path in PATHS}
+    given = dict(no_text=no_text, no_equivalent=no_equivalent)
+    reasons = {path: _told(lambda path=path: why_not(path, operator, device, **given)) for path in PATHS}
     asked = os.environ.get("GAC_SJ_OPS")
     if asked == "spikingjelly" and operator == "gated_lif":
         asked = "torch"

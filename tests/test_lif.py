@@ -3,12 +3,15 @@
 import pytest
 import torch
 from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
+from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import surrogate as stock
 from torch import nn
 
 import gac_sj
 from gac_sj import LIFNode, Rectangle, Triangle
-from gac_sj.ops.lif import lif
-from gac_sj.ops.surrogates import cuda_derivative
+from gac_sj.ops import dispatch
+from gac_sj.ops.lif import lif, reference
+from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
 pytestmark = pytest.mark.usefixtures("nan_filled")
 
@@ -216,3 +219,34 @@ def test_a_network_learns_with_the_kernels_exactly_as_with_the_definition(monkey
     expected = mini_network("torch", monkeypatch)
     assert expected[-1] < 0.9 * expected[0]
     assert mini_network("cpp", monkeypatch) == expected
+
+
+@pytest.mark.skipif(not hasattr(functional, "lif_multi_step"), reason="only SpikingJelly 2.0.0 has lif_multi_step")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stores", [False, True])
+def test_the_way_to_spikingjelly(dtype, stores, monkeypatch):
+    """As on a GPU without CuPy: its kernels get a float32 state and a surrogate that they know."""
+    monkeypatch.setattr(dispatch, "choose", lambda *arguments: "spikingjelly")
+    x, results = current(4, 3, 16, dtype=dtype), []
+    grad = torch.randn(4, 3, 16).to(dtype)
+    for function in (lif, reference.lif):
+        leaf = x.clone().requires_grad_()
+        outputs = function(leaf, None, **CIFAR, surrogate=Triangle(), store_v_seq=stores)
+        results.append([*outputs, *torch.autograd.grad(outputs[0], leaf, grad)])
+    for ours, theirs in zip(*results):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert ours.dtype == theirs.dtype
+            torch.testing.assert_close(ours, theirs, rtol=1e-2 if dtype == torch.bfloat16 else 1e-6, atol=1e-6)
+
+
+def test_what_spikingjelly_knows():
+    for known in (Triangle(alpha=1.3), stock.Sigmoid(alpha=4.0)):
+        equal, reason = spikingjelly_equivalent(known)
+        assert reason is None
+        x = torch.linspace(-2, 2, 41, requires_grad=True)
+        assert torch.equal(*(torch.autograd.grad(f(x).sum(), x)[0] for f in (known, equal)))
+    for unknown in (Rectangle(), Triangle(strict=True), Triangle(spiking=False), stock.Sigmoid(alpha=torch.ones(()))):
+        equal, reason = spikingjelly_equivalent(unknown)
+        assert equal is None
+        assert type(unknown).__name__ in reason

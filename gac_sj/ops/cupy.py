@@ -32,6 +32,7 @@ class Module:
 
         self._cupy, self._device = cupy, device
         self._module = cupy.RawModule(code=code, options=OPTIONS)
+        self._functions: dict[str, Any] = {}
 
     def launch(
         self, kernel: str, grid: tuple[int, int], block: int, arguments: tuple[Tensor | int | float | None, ...]
@@ -40,11 +41,12 @@ class Module:
         cupy = self._cupy
         stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(self._device).cuda_stream, self._device)
         with torch.cuda.device(self._device), cupy.cuda.Device(self._device), stream:
-            try:
-                function = self._module.get_function(kernel)
-            except cupy.cuda.compiler.CompileException as error:
-                raise RuntimeError(f"NVRTC cannot build the kernels: {error}") from error
-            function(grid, (block,), tuple(map(self._value, arguments)))
+            if kernel not in self._functions:
+                try:
+                    self._functions[kernel] = self._module.get_function(kernel)
+                except cupy.cuda.compiler.CompileException as error:
+                    raise RuntimeError(f"NVRTC cannot build the kernels: {error}") from error
+            self._functions[kernel](grid, (block,), tuple(map(self._value, arguments)))
 
     def _value(self, argument: Tensor | int | float | None) -> Any:
         if argument is None or isinstance(argument, Tensor):
