@@ -10,15 +10,16 @@ READY := $(VENV)/.ready
 # Two processes with one thread each, on two cores, beat one process with two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Nothing in these depends on SpikingJelly, so one release is enough for them.
-ONCE := $(foreach name,augmentation checkpoints loaders report rows settings,--ignore=tests/test_$(name).py)
+ONCE := $(foreach name,augmentation checkpoints gpu_script loaders report rows settings,--ignore=tests/test_$(name).py)
 BOTH_RELEASES = $(PYTEST) $(1) && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) $(1) $(ONCE)
 
-.PHONY: help setup benchmark test test-slow lint clean
+.PHONY: help setup benchmark test test-slow test-gpu lint clean
 
 help:
 	@echo "make benchmark   compare encoders on handwritten digits (under five minutes); results in runs/digits"
 	@echo "make test        test with both supported SpikingJelly releases (under ten minutes)"
 	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation"
+	@echo "make test-gpu    test what needs a GPU, with the python3 and the PyTorch that are there (no .venv)"
 	@echo "make lint        check style"
 	@echo "make clean       remove .venv"
 
@@ -41,6 +42,13 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(call BOTH_RELEASES,-m slow)
+
+test-gpu:
+	@$(PYTHON) -c 'import torch' 2>/dev/null || \
+	    { echo "$(PYTHON) cannot import PyTorch; name another one: make PYTHON=... test-gpu"; exit 1; }
+	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	    { echo "make test-gpu needs a GPU, and PyTorch finds none; python -m gac_sj.env says more."; exit 1; }
+	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m pytest -m gpu $$(grep -l 'mark\.gpu' tests/test_*.py)
 
 lint: $(READY)
 	$(BIN)/ruff check .

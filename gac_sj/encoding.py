@@ -148,7 +148,7 @@ class GatedAttentionCoding(Encoder):
             and not (self.neuron.store_v_seq or has_other_backend(self.neuron))
             and self.gau.attention == "both"
             and not any(map(_has_hooks, (self.neuron, self.neuron.surrogate_function, self.gau)))
-            and choose("gated_lif", z, self.neuron.surrogate_function) in KERNELS
+            and choose("gated_lif", z, self.neuron.surrogate_function, steps=self.T) in KERNELS
         )
 
     def extra_repr(self) -> str:

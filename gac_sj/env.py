@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
-from pathlib import Path
 
 import torch
 from spikingjelly.activation_based import surrogate as stock
 from torch.utils import collect_env
 
 import gac_sj
-from gac_sj.ops.dispatch import _ORDER, PATHS, why_not
+from gac_sj.ops import cpp
+from gac_sj.ops.dispatch import ORDER, PATHS, why_not
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 from gac_sj.surrogate import Rectangle, Triangle
 from gac_sj.training.rows import commit, device_name
@@ -44,8 +43,8 @@ def report() -> str:
         "CPU": lambda: f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}",
         "GPU": _gpus,
         "driver": lambda: collect_env.get_nvidia_driver_version(collect_env.run) or "none found (nvidia-smi)",
-        "compiler": _compiler,
-        "kernels in": lambda: str(_cache()),
+        "compiler": lambda: " ".join(cpp.compiler()),
+        "kernels in": lambda: str(cpp.cache_folder()),
         "GAC_SJ_OPS": _asked,
     }
     width = max(map(len, facts))
@@ -98,15 +97,6 @@ def _gpus() -> str:
     )
 
 
-def _compiler() -> str:
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    return next(filter(None, map(shutil.which, names)), f"none found ({', '.join(names)})")
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gac_sj"
-
-
 def _asked() -> str:
     asked = os.environ.get("GAC_SJ_OPS")
     if not asked:
@@ -119,7 +109,7 @@ def _table() -> Iterator[str]:
     line = "{:10} {:6} {:13} {}".format
     yield line("operator", "device", "path", "state")
     for operator in ("lif", "gated_lif"):
-        for device, paths in _ORDER.items():
+        for device, paths in ORDER.items():
             found = {type(surrogate).__name__: _states(operator, device, surrogate) for surrogate in SURROGATES}
             for path in PATHS:
                 if path not in paths and path != os.environ.get("GAC_SJ_OPS"):

@@ -9,6 +9,15 @@ import torch
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of a GPU are skipped where there is none; TEST_DEVICE=cpu runs on the CPU those that can."""
+    if torch.cuda.is_available() or "TEST_DEVICE" in os.environ:
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="it needs a GPU (make test-gpu)"))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)

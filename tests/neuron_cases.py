@@ -66,8 +66,8 @@ def emulate_grid(monkeypatch, blocks=2, block=3, rows=2):
         def __init__(self, code):
             super().__init__(code, ("-DEMULATE_GRID",))
 
-        def launch(self, kernel, grid, _, arguments):
-            super().launch(kernel, (blocks, min(rows, grid[1])), block, arguments)
+        def launch(self, kernel, grid, _, arguments, workers):
+            super().launch(kernel, (blocks, min(rows, grid[1])), block, arguments, workers)
 
     monkeypatch.setattr(launching.cpp, "load", cache(Emulated))
     monkeypatch.setattr(launching.Launch, "threads", blocks * block)

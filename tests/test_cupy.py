@@ -50,7 +50,7 @@ def launches(monkeypatch):
                 values = [numbers[type(argument)](argument.item()) for argument in arguments]
                 pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
                 seen.append((kernel, grid, block, streams[-1]))
-                getattr(module._library, f"launch_{kernel}")(pointers, *grid, *block)
+                getattr(module._library, f"launch_{kernel}")(pointers, *grid, *block, 1)
 
             return function
 

@@ -101,6 +101,27 @@ def test_gradients_are_the_same_every_time():
     assert all(map(torch.equal, first, second))
 
 
+@pytest.mark.parametrize(
+    "z,temporal,spatial",
+    [
+        ((2, 4, 5, 5), (3, 1, 1, 1, 1), (1, 4, 5, 5)),
+        ((2, 4, 5, 5), (3, 2, 1, 1, 1), (3, 2, 4, 5, 5)),
+        ((3, 2, 4, 5, 5), (3, 2, 1, 1, 1), (2, 4, 5, 5)),
+    ],
+)
+def test_shapes_are_broadcast_as_in_the_definition(z, temporal, spatial):
+    assert_close([torch.randn(z) + 0.4, torch.randn(temporal), torch.randn(spatial), torch.randn(3, 2, 4, 5, 5)])
+
+
+def test_lengths_and_devices_that_do_not_fit_are_refused():
+    z, temporal, spatial, _ = inputs(3, (2, 4, 5, 5), False)
+    options = dict(gain=1.0, surrogate=Triangle(), path="cpp", **CIFAR)
+    with pytest.raises(ValueError, match="current of 3 steps and temporal attention of 2"):
+        gated_lif(z, temporal[:2], spatial, **options)
+    with pytest.raises(ValueError, match="on cpu and meta"):
+        gated_lif(z, temporal.to("meta"), spatial, **options)
+
+
 def test_nothing_to_do():
     output = gated_lif(*inputs(3, (0, 4, 5, 5), True)[:3], gain=1.0, surrogate=Triangle(), path="cpp", **CIFAR)
     assert output.shape == (3, 0, 4, 5, 5)

@@ -134,6 +134,22 @@ def test_every_layout(name, x):
         assert spikes.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_state_of_another_shape_is_broadcast_or_refused():
+    x = current(4, 3, 8)
+    assert_same(x, current(1, 8))
+    with pytest.raises(RuntimeError, match="must match"):
+        lif(x, current(2, 8), **CIFAR, surrogate=Triangle(), path="cpp")
+    with pytest.raises(ValueError, match="on cpu and meta; move them"):
+        lif(x, current(3, 8).to("meta"), **CIFAR, surrogate=Triangle(), path="cpp")
+
+
+def test_long_sequences_take_the_definition():
+    x = current(300, 4)
+    assert torch.equal(*(lif(x, **CIFAR, surrogate=Triangle(), path=path)[0] for path in (None, "torch")))
+    with pytest.raises(ValueError, match="up to 256 steps"):
+        lif(x, **CIFAR, surrogate=Triangle(), path="cpp")
+
+
 def test_nothing_to_do():
     x = torch.randn(4, 0, 3, requires_grad=True)
     spikes, v, _ = lif(x, **CIFAR, surrogate=Triangle(), path="cpp")

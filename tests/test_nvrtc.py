@@ -23,8 +23,8 @@ def build(operator, extra, architecture, surrogate=None, T=4, lanes=4, element="
     shape = ("T", T), ("LANES", lanes), ("ELEMENT", element)
     code = source(operator, (*shape, *extra, *neuron_macros(**flags, derivative=derivative)))
     program = nvrtc.createProgram(code, f"{operator}.cu", [], [])
-    try:
-        nvrtc.compileProgram(program, (*OPTIONS, f"--gpu-architecture={architecture}"))
+    try:  # -ftz: CuPy adds it
+        nvrtc.compileProgram(program, (*OPTIONS, "-ftz=true", f"--gpu-architecture={architecture}"))
         return nvrtc.getPTX(program) if architecture.startswith("compute") else nvrtc.getCUBIN(program)
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))

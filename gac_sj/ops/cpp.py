@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from gac_sj.ops.source import PROBE, read, source
 
-__all__ = ["Module", "load", "why_not"]
+__all__ = ["Module", "cache_folder", "compiler", "load", "why_not"]
 
 # No contraction, so that results equal the definition's; no errno and no traps, so that loops become vectors.
 OPTIONS = (
@@ -44,17 +45,25 @@ class Module:
         self._library = ctypes.CDLL(str(_build(code, (*OPTIONS, *options))))
 
     def launch(
-        self, kernel: str, grid: tuple[int, int], block: int, arguments: tuple[Tensor | int | float | None, ...]
+        self,
+        kernel: str,
+        grid: tuple[int, int],
+        block: int,
+        arguments: tuple[Tensor | int | float | None, ...],
+        workers: int = 1,
     ) -> None:
-        """Run ``kernel``; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
+        """Run ``kernel``; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null.
+
+        ``workers`` threads share the blocks of the grid.
+        """
         values = [_value(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        getattr(self._library, f"launch_{kernel}")(pointers, *grid, block)
+        getattr(self._library, f"launch_{kernel}")(pointers, *grid, block, workers)
 
 
 _ENTRY = """
-extern "C" void launch_{0}(void** arguments, unsigned x, unsigned y, unsigned block) {{
-  launch({0}, arguments, dim{{x, y}}, block);
+extern "C" void launch_{0}(void** arguments, unsigned x, unsigned y, unsigned block, int workers) {{
+  launch({0}, arguments, dim{{x, y}}, block, workers);
 }}
 """
 
@@ -81,31 +90,52 @@ def why_not() -> str | None:
     return None
 
 
+def compiler() -> list[str]:
+    """The command of the C++ compiler: ``CXX``, or the first one that is found.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    asked = os.environ.get("CXX", "")
+    commands = [shlex.split(asked)] if asked else [["g++"], ["clang++"], ["c++"]]
+    for command in commands:
+        if found := shutil.which(command[0]):
+            return [found, *command[1:]]
+    raise RuntimeError(
+        f"no C++ compiler {asked!r} was found; correct CXX" if asked else "no C++ compiler was found; install g++"
+    )
+
+
+@cache
+def cache_folder() -> Path:
+    """Where compiled kernels are kept; a folder for this process alone where a home cannot be written to."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gac_sj"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        _temporary.append(tempfile.TemporaryDirectory(prefix="gac_sj-"))
+        return Path(_temporary[-1].name)
+
+
+_temporary: list[tempfile.TemporaryDirectory] = []  # removed at the end of the process
+
+
 def _build(code: str, options: tuple[str, ...]) -> Path:
     """The library, from the cache or new. Processes that build it at the same time do not disturb each other."""
-    name = os.environ.get("CXX", "")
-    compiler = shutil.which(name) if name else next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
-    if compiler is None:
-        raise RuntimeError(f"no C++ compiler {name!r} was found" if name else "no C++ compiler was found; install g++")
-    digest = hashlib.sha256("\0".join((code, compiler, *options, _processor())).encode()).hexdigest()[:32]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gac_sj"
+    command, folder = compiler(), cache_folder()
+    digest = hashlib.sha256("\0".join((code, *command, *options, _processor())).encode()).hexdigest()[:32]
     library = folder / f"{digest}.so"
     if library.exists():
         return library
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        made = tempfile.TemporaryDirectory(dir=folder)
-    except OSError:  # a home that cannot be written to: build for this process alone
-        folder = Path(tempfile.mkdtemp(prefix="gac_sj-"))
-        library = folder / library.name
-        made = tempfile.TemporaryDirectory(dir=folder)
-    with made as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         text, result = Path(scratch, "kernels.cpp"), Path(scratch, library.name)
         text.write_text(code, encoding="utf-8")
-        done = subprocess.run([compiler, *options, str(text), "-o", str(result)], capture_output=True, text=True)
+        done = subprocess.run([*command, *options, str(text), "-o", str(result)], capture_output=True, text=True)
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
-            raise RuntimeError(f"{Path(compiler).name} cannot build the kernels: {first.strip()}")
+            raise RuntimeError(f"{Path(command[0]).name} cannot build the kernels: {first.strip()}")
         os.replace(result, library)
     return library
 
@@ -115,6 +145,7 @@ def _processor() -> str:
     """What -march=native stands for: machines of several kinds may share a home."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({line for line in lines if line.split(":")[0].strip() in ("model name", "flags")}))
+        names = ("model name", "flags", "CPU implementer", "CPU part", "Features")
+        return "\n".join(sorted({line for line in lines if line.split(":")[0].strip() in names}))
     except OSError:
         return f"{platform.machine()} {platform.processor()} {torch.backends.cpu.get_cpu_capability()}"

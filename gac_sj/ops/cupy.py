@@ -1,4 +1,7 @@
-"""The GPU's path: kernels compiled by NVRTC through CuPy, which keeps them on disk, launched on torch's stream."""
+"""The GPU's path: kernels compiled by NVRTC through CuPy, which keeps them on disk, launched on torch's stream.
+
+CuPy has subnormal numbers (below 1.2e-38) count as 0.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +42,20 @@ class Module:
     ) -> None:
         """Run ``kernel``; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
         cupy = self._cupy
-        stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(self._device).cuda_stream, self._device)
-        with torch.cuda.device(self._device), cupy.cuda.Device(self._device), stream:
+        with torch.cuda.device(self._device), cupy.cuda.Device(self._device), self._stream():
             if kernel not in self._functions:
                 try:
                     self._functions[kernel] = self._module.get_function(kernel)
                 except cupy.cuda.compiler.CompileException as error:
                     raise RuntimeError(f"NVRTC cannot build the kernels: {error}") from error
             self._functions[kernel](grid, (block,), tuple(map(self._value, arguments)))
+
+    def _stream(self) -> Any:
+        """torch's current stream, as CuPy's."""
+        stream = torch.cuda.current_stream(self._device)
+        if hasattr(stream, "__cuda_stream__") and hasattr(self._cupy.cuda.Stream, "from_external"):
+            return self._cupy.cuda.Stream.from_external(stream)
+        return self._cupy.cuda.ExternalStream(stream.cuda_stream, self._device)
 
     def _value(self, argument: Tensor | int | float | None) -> Any:
         if argument is None or isinstance(argument, Tensor):
@@ -75,13 +84,13 @@ def why_not() -> str | None:
         import cupy
 
         found = cupy.cuda.runtime.runtimeGetVersion() // 1000
+        driver = cupy.cuda.runtime.driverGetVersion() // 1000
     except Exception as error:  # a broken installation raises whatever its libraries raise
         return f"CuPy cannot be imported ({_sentence(error)}); {install}"
     if found != major:
         return (
             f"CuPy is built for CUDA {found} and PyTorch for CUDA {major}; pip uninstall cupy-cuda{found}x; {install}"
         )
-    driver = cupy.cuda.runtime.driverGetVersion() // 1000
     if driver < major:
         return f"the driver knows CUDA {driver} only, and CuPy needs CUDA {major}; update the driver"
     try:

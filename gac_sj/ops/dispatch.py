@@ -26,18 +26,20 @@ from gac_sj.ops import cpp, cupy
 from gac_sj.ops.source import ELEMENTS
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
-__all__ = ["KERNELS", "PATHS", "choose", "why_not"]
+__all__ = ["KERNELS", "MOST_STEPS", "ORDER", "PATHS", "choose", "why_not"]
 
 PATHS = ("cupy", "cpp", "spikingjelly", "torch")
 #: The paths that run kernels of this folder.
 KERNELS = ("cupy", "cpp")
+#: A thread holds the potentials of all steps; longer sequences would fill its memory.
+MOST_STEPS = 256
 #: What an operator tries by itself on a device, in this order.
-_ORDER = {"cuda": ("cupy", "spikingjelly", "torch"), "cpu": ("cpp", "torch")}
+ORDER = {"cuda": ("cupy", "spikingjelly", "torch"), "cpu": ("cpp", "torch")}
 
 _logger = logging.getLogger("gac_sj")
 
 
-def choose(operator: str, x: Tensor, surrogate: Callable, requested: str | None = None) -> str:
+def choose(operator: str, x: Tensor, surrogate: Callable, requested: str | None = None, steps: int = 1) -> str:
     """The path of ``operator`` for an input and a surrogate function.
 
     Args:
@@ -45,13 +47,14 @@ def choose(operator: str, x: Tensor, surrogate: Callable, requested: str | None 
         x: input; its device and type matter.
         surrogate: of the neuron.
         requested: one of :data:`PATHS`, which then must be possible; None: that of ``GAC_SJ_OPS``, or the best one.
+        steps: length of the sequence.
 
     Raises:
         ValueError: the path that was asked for does not exist, or is not possible.
     """
     _, no_text = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
-    return _choose(operator, x.device.type, x.dtype, no_text, no_equivalent, requested)
+    return _choose(operator, x.device.type, x.dtype, no_text, no_equivalent, requested, steps > MOST_STEPS)
 
 
 @torch.compiler.assume_constant_result  # the compiler need not follow the look for compilers and libraries
@@ -62,23 +65,24 @@ def _choose(
     no_text: str | None,
     no_equivalent: str | None,
     requested: str | None,
+    too_long: bool,
 ) -> str:
     source = "the argument" if requested else "GAC_SJ_OPS"
     requested = requested or os.environ.get("GAC_SJ_OPS") or None
     if requested == "spikingjelly" and operator == "gated_lif":
-        return "torch"  # the definition is made of lif, which is SpikingJelly's then
+        return "torch"  # the encoder calls its neuron then, whose lif is SpikingJelly's
     if requested is not None:
         if requested not in PATHS:
             raise ValueError(f"{source} is {requested!r}; the paths are {', '.join(PATHS)}.")
-        reason = why_not(requested, operator, device, dtype, no_text, no_equivalent)
+        reason = why_not(requested, operator, device, dtype, no_text, no_equivalent, too_long)
         if reason:
             raise ValueError(f"{source} asks for {requested}, which {operator} cannot take here: {reason}.")
         return requested
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
         return "torch"
     reasons = []
-    for path in _ORDER.get(device, ("torch",)):
-        reason = why_not(path, operator, device, dtype, no_text, no_equivalent)
+    for path in ORDER.get(device, ("torch",)):
+        reason = why_not(path, operator, device, dtype, no_text, no_equivalent, too_long)
         if reason is None:
             break
         reasons.append(f"not {path}: {reason}")
@@ -94,6 +98,7 @@ def why_not(
     dtype: torch.dtype = torch.float32,
     no_text: str | None = None,
     no_equivalent: str | None = None,
+    too_long: bool = False,
 ) -> str | None:
     """What keeps ``operator`` from a path; None where nothing does.
 
@@ -102,6 +107,7 @@ def why_not(
         device: "cuda", "cpu", ...
         dtype: of the input.
         no_text, no_equivalent: why the surrogate function has no CUDA text, or none that SpikingJelly knows.
+        too_long: whether the sequence has more than :data:`MOST_STEPS` steps.
     """
     if path == "torch":
         return None
@@ -111,14 +117,14 @@ def why_not(
     if dtype not in ELEMENTS:
         return f"it takes float32, float16 and bfloat16, and the input is {str(dtype).removeprefix('torch.')}"
     if path == "spikingjelly":
-        return no_equivalent or _why_not_spikingjelly(operator)
+        return f"SpikingJelly has no {operator}" if operator != "lif" else no_equivalent or _why_not_spikingjelly()
+    if too_long:
+        return f"its kernels hold up to {MOST_STEPS} steps at once"
     return no_text or (cpp.why_not() if path == "cpp" else cupy.why_not())
 
 
 @cache
-def _why_not_spikingjelly(operator: str) -> str | None:
-    if operator != "lif":
-        return f"SpikingJelly has no {operator}"
+def _why_not_spikingjelly() -> str | None:
     if not hasattr(functional, "lif_multi_step"):
         return "this SpikingJelly has no functional.lif_multi_step; pip install -U spikingjelly (2.0.0)"
     try:
@@ -127,7 +133,8 @@ def _why_not_spikingjelly(operator: str) -> str | None:
         return f"its kernels cannot be had ({error})"
     if found["implementation"] in ("cuda", "triton"):
         return None
-    return f"its kernels cannot be had ({found['unavailable']})"
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in found["unavailable"].items())
+    return f"its kernels cannot be had ({reasons})"
 
 
 @cache

@@ -46,8 +46,8 @@ static void run(void (*kernel)(A...), void** arguments, std::index_sequence<I...
 }
 
 template <class... A>
-static void launch(void (*kernel)(A...), void** arguments, dim grid, unsigned block) {
-#pragma omp parallel for
+static void launch(void (*kernel)(A...), void** arguments, dim grid, unsigned block, int workers) {
+#pragma omp parallel for num_threads(workers)
   for (long long b = 0; b < (long long)grid.x * grid.y; ++b) {
     gridDim = grid;
     blockDim = {block, 1};

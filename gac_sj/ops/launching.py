@@ -11,7 +11,15 @@ from torch import Tensor
 from gac_sj.ops import cpp, cupy
 from gac_sj.ops.source import ELEMENTS, Macros, source
 
-__all__ = ["Launch", "canonical", "empty_sequence", "neuron_numbers", "no_second_derivative", "readable_steps"]
+__all__ = [
+    "Launch",
+    "canonical",
+    "empty_sequence",
+    "neuron_numbers",
+    "no_second_derivative",
+    "readable_steps",
+    "require_one_device",
+]
 
 _BLOCK = 128  # threads
 _GRAIN = 1 << 15  # fewer elements than that are not worth a further thread of a CPU
@@ -47,9 +55,14 @@ class Launch:
         if not self.size:
             return 1
         if not self.sequence.is_cuda:
-            wanted = -(-self.size * self.rows * len(self.sequence) // _GRAIN)
-            return max(1, min(-(-min(torch.get_num_threads(), wanted) // self.rows), self.most))
+            return min(-(-self.workers // self.rows), self.most)
         return -(-min(self.size // self.lanes, self.most) // _BLOCK) * _BLOCK
+
+    @property
+    def workers(self) -> int:
+        """Threads of a CPU that are worth it."""
+        wanted = -(-self.size * self.rows * len(self.sequence) // _GRAIN)
+        return max(1, min(torch.get_num_threads(), wanted))
 
     def __call__(
         self, operator: str, kernel: str, macros: Macros, arguments: tuple[Tensor | int | float | None, ...]
@@ -57,7 +70,8 @@ class Launch:
         """Run a kernel; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
         if not self.size * self.rows:
             return
-        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in arguments if isinstance(tensor, Tensor))
+        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
         lanes = self.lanes if aligned else 1
         shape = ("T", len(self.sequence)), ("LANES", lanes), ("ELEMENT", ELEMENTS[self.sequence.dtype])
         code = source(operator, (*shape, *macros))
@@ -65,7 +79,7 @@ class Launch:
             grid = (self.threads // _BLOCK, min(self.rows, 65535))
             cupy.load(code, self.sequence.device.index).launch(kernel, grid, _BLOCK, arguments)
         else:
-            cpp.load(code).launch(kernel, (self.threads, self.rows), 1, arguments)
+            cpp.load(code).launch(kernel, (self.threads, self.rows), 1, arguments, self.workers)
 
 
 def neuron_numbers(tau: float, v_threshold: float, v_reset: float | None) -> tuple[float, float, float, float]:
@@ -80,10 +94,10 @@ def empty_sequence(x_seq: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def canonical(x: Tensor, like: Tensor) -> Tensor:
-    """``x``, or a copy of it, laid out in memory as the dense tensor ``like`` of the same shape."""
+    """``x``, or a copy of it, laid out in memory as the dense tensor ``like``, to whose shape it is broadcast."""
     return (
         x
-        if x.stride() == like.stride()
+        if x.stride() == like.stride() and x.shape == like.shape
         else torch.empty_strided(like.shape, like.stride(), dtype=x.dtype, device=x.device).copy_(x)
     )
 
@@ -93,6 +107,17 @@ def readable_steps(x_seq: Tensor, like: Tensor) -> tuple[Tensor, int]:
     if x_seq.stride(0) == 0 and x_seq.stride()[1:] == like.stride()[1:]:
         return x_seq, 0
     return canonical(x_seq, like), like.stride(0)
+
+
+def require_one_device(operator: str, *tensors: Tensor | None) -> None:
+    """Kernels get addresses, and those of another device mean nothing.
+
+    Raises:
+        ValueError: the tensors are on more than one device.
+    """
+    devices = {str(tensor.device) for tensor in tensors if tensor is not None}
+    if len(devices) > 1:
+        raise ValueError(f"{operator} got tensors on {' and '.join(sorted(devices))}; move them to one device.")
 
 
 def no_second_derivative(ctx: Any, *grads: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from gac_sj.ops import dispatch
 from gac_sj.ops.gated_lif import reference
 from gac_sj.ops.gated_lif.kernel import gated_lif_kernel
+from gac_sj.ops.launching import require_one_device
 from gac_sj.ops.surrogates import cuda_derivative
 
 __all__ = ["gated_lif"]
@@ -34,15 +35,21 @@ def gated_lif(
         others: as in the definition.
 
     Raises:
-        ValueError: ``path`` or ``GAC_SJ_OPS`` asks for what cannot be had; the message says why.
+        ValueError: tensors on two devices, or of two lengths; ``path`` or ``GAC_SJ_OPS`` asks for what cannot be had.
     """
-    if dispatch.choose("gated_lif", z, surrogate, path) not in dispatch.KERNELS:
+    require_one_device("gated_lif", z, temporal, spatial_channel)
+    T, N = len(temporal), z.shape[-4]
+    if dispatch.choose("gated_lif", z, surrogate, path, T) not in dispatch.KERNELS:
         return reference.gated_lif(z, temporal, spatial_channel, surrogate=surrogate, **settings)
+    if z.dim() != spatial_channel.dim():  # one of them changes over time
+        z, spatial_channel = (x if x.dim() == 5 else x.expand(T, *x.shape) for x in (z, spatial_channel))
+    if z.dim() == 5 and len(z) != T:
+        raise ValueError(f"gated_lif got a current of {len(z)} steps and temporal attention of {T}; give equal ones.")
     derivative, _ = cuda_derivative(surrogate)
     return gated_lif_kernel(
         z,
-        temporal.flatten(1).float(),
-        spatial_channel.to(z.dtype),
+        temporal.flatten(1).expand(T, N).float(),
+        spatial_channel.expand(z.shape).to(z.dtype),
         strict=getattr(surrogate, "strict", False),
         derivative=derivative,
         **settings,

@@ -9,6 +9,7 @@ from spikingjelly.activation_based import functional
 from torch import Tensor
 
 from gac_sj.ops import dispatch
+from gac_sj.ops.launching import require_one_device
 from gac_sj.ops.lif import reference
 from gac_sj.ops.lif.kernel import lif_kernel
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
@@ -39,22 +40,24 @@ def lif(
         others: as in the definition.
 
     Raises:
-        ValueError: ``path`` or ``GAC_SJ_OPS`` asks for what cannot be had; the message says why.
+        ValueError: tensors on two devices; ``path`` or ``GAC_SJ_OPS`` asks for what cannot be had.
     """
     settings = dict(
         tau=tau, decay_input=decay_input, v_threshold=v_threshold, v_reset=v_reset, detach_reset=detach_reset
     )
-    path = dispatch.choose("lif", x_seq, surrogate, path)
+    require_one_device("lif", x_seq, v)
+    path = dispatch.choose("lif", x_seq, surrogate, path, len(x_seq))
     if path in dispatch.KERNELS:
         derivative, _ = cuda_derivative(surrogate)
         strict = getattr(surrogate, "strict", False)
-        v = None if v is None else v.float()
+        v = None if v is None else v.float().expand(x_seq.shape[1:])
         spikes, v, v_seq = lif_kernel(
             x_seq, v, **settings, strict=strict, derivative=derivative, store_v_seq=store_v_seq
         )
         return spikes, v, v_seq if store_v_seq else None
     if path == "spikingjelly":
         equivalent, _ = spikingjelly_equivalent(surrogate)
-        v = x_seq.new_full(x_seq.shape[1:], v_reset or 0.0, dtype=torch.float32) if v is None else v.float()
+        # as the steps are laid out in memory
+        v = torch.full_like(x_seq[0], v_reset or 0.0, dtype=torch.float32) if v is None else v.float()
         return functional.lif_multi_step(x_seq, v, surrogate_function=equivalent, store_v_seq=store_v_seq, **settings)
     return reference.lif(x_seq, v, **settings, surrogate=surrogate, store_v_seq=store_v_seq)
