@@ -111,5 +111,5 @@ def test_the_speed_benchmark_compares_equal_results(tmp_path):
     output = tmp_path / "speed.csv"
     run = command("speed.py", "encoder", "--repeats", 3, "--output", output)
     printed = subprocess.run(run, check=True, capture_output=True, text=True).stdout
-    assert printed.count("x repeated") == 4
-    assert len(output.read_text().splitlines()) == 5
+    assert printed.count("x naive") == 6
+    assert len(output.read_text().splitlines()) == 7

@@ -67,8 +67,20 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     ROBUST_DIGITS: (f"{TEST} runs/digits --images 350 --output benchmarks/results/digits",),
     SPEED: (
-        f"python benchmarks/speed.py encoder --output {SPEED}",
-        f"python benchmarks/speed.py loaders --data-dir DIR --output {SPEED}",
+        *(
+            f"python benchmarks/speed.py {arguments} --output {SPEED}"
+            for arguments in (
+                "encoder",
+                "lif",
+                "lif --dtype bfloat16",
+                "network --also channels_last folded spikes_as_bytes grad_checkpointing",
+                "network --dtype bfloat16 --also channels_last",
+                "network --model gac_ms_resnet34 -T 4 --batch 1 --modes forward --also channels_last folded",
+                "network --model gac_ms_resnet8_cifar -T 4 --batch 32 --also channels_last compile",
+                "memory --also spikes_as_bytes grad_checkpointing",
+                "loaders --data-dir DIR",
+            )
+        ),
     ),
 }
 #: What is compared, paired by seed, where there are enough common seeds.

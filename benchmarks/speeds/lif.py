@@ -1,0 +1,93 @@
+"""The LIF neuron alone, of the preset "cifar": ours, SpikingJelly's LIFNode, a loop over steps."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor, nn
+
+from gac_sj.neuron import preset
+from gac_sj.ops.dispatch import choose
+from gac_sj.ops.lif import reference
+from speeds.checking import distance, require_equal
+from speeds.measuring import Comparison, copying, device_time
+from speeds.naive import NaiveLIF
+from speeds.passes import DTYPES, FORWARD, Pass, Variant
+from speeds.stock import Fresh, path_of_stock, stock_neuron
+
+__all__ = ["HELP", "QUICK", "add_arguments", "compare"]
+
+HELP = "the neuron: a fused operator, SpikingJelly's LIFNode, a loop over steps"
+QUICK = {"elements": 2**18, "repeats": 5}
+
+#: In float32 spikes are equal and gradients differ by roundings. Of 16 bits ours keep the state in 32, as the
+#: definition does; the others round it at every step, which flips a spike in a thousand (bfloat16) or fewer.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 0.1, torch.bfloat16: 0.1}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-T", type=int, default=6, help="time steps (default: %(default)s)")
+    parser.add_argument("--elements", type=int, default=2**21, help="neurons (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the input (default: %(default)s)")
+    parser.set_defaults(repeats=20)
+
+
+class _Definition(nn.Module):
+    """The operator's definition, with float32 state."""
+
+    def __init__(self, dynamics: dict[str, object]):
+        super().__init__()
+        self.dynamics = dynamics
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes, _, _ = reference.lif(x, **self.dynamics)
+        return spikes
+
+
+def compare(args: argparse.Namespace) -> list[Comparison]:
+    """Check and pair the neurons.
+
+    Raises:
+        WrongResultError: a variant is wrong; then none is timed.
+    """
+    torch.manual_seed(0)
+    dtype = DTYPES[args.dtype]
+    x = (0.4 + 0.8 * torch.randn(args.T, args.elements, device=args.device)).to(dtype).requires_grad_()
+    grad = torch.randn_like(x)
+    node = preset("cifar")
+    variants = {
+        "ours": Variant(Fresh(node), choose("lif", x, node.surrogate_function)),
+        "spikingjelly": Variant(Fresh(stock_neuron(node)), path_of_stock(node, x.device, dtype)),
+        "naive": Variant(NaiveLIF(node)),
+    }
+    definition = Variant(_Definition(node.dynamics))
+    shared = {"dtype": args.dtype, "T": args.T, "size": args.elements}
+    limits = {"copy_bytes_per_s": copying(x.detach())}
+    # reads x, writes spikes; behind them reads x and the gradient, writes that of x
+    comparisons = []
+    for mode in args.modes:
+        backward = None if mode == FORWARD else grad
+        passes = {name: variant.on(x, backward) for name, variant in variants.items()}
+        _require_equal(passes, definition.on(x, backward), dtype)
+        comparisons.append(
+            Comparison(
+                mode=mode,
+                runs=passes,
+                clock=device_time,
+                shared=shared,
+                of_variant={name: {"ops_path": variant.path} for name, variant in variants.items()},
+                traffic=(2 if mode == FORWARD else 5) * x.nbytes,
+                limits=limits,
+            )
+        )
+    return comparisons
+
+
+def _require_equal(passes: dict[str, Pass], definition: Pass, dtype: torch.dtype) -> None:
+    expected = definition.results()
+    for name, run in passes.items():
+        found = run.results()
+        if dtype == torch.float32:
+            require_equal(f"A spike of {name}", distance(found[:1], expected[:1]), 0.0, "in float32")
+        require_equal(name, distance(found, expected), TOLERANCE[dtype], f"in {str(dtype).removeprefix('torch.')}")

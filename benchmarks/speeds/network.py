@@ -1,0 +1,185 @@
+"""Whole networks: ours with GAC and with direct coding, SpikingJelly's MSResNet, the published way; faster forms."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator
+
+import timm
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import gac_sj
+from gac_sj.ops.dispatch import choose
+from speeds.checking import DRAWS, require_equal_as_timed, require_equal_exactly, wake
+from speeds.encoder import add_dtype
+from speeds.measuring import Comparison, multiplying, peak_memory
+from speeds.naive import naive_network
+from speeds.passes import DTYPES, FORWARD, TRAINING, Variant
+from speeds.stock import path_of_stock, stock_network, why_no_network
+
+__all__ = ["HELP", "QUICK", "Networks", "add_arguments", "add_forms", "add_network", "compare"]
+
+HELP = "a network: ours, SpikingJelly's MSResNet, a loop over steps behind a stem that runs T times"
+QUICK = {"model": "gac_ms_resnet8_cifar", "T": 4, "batch": 2, "repeats": 3}
+#: Forms of ours, and the one mode of those that have one alone.
+FORMS = {
+    "channels_last": None,
+    "compile": None,
+    "folded": FORWARD,
+    "cuda_graph": None,
+    "spikes_as_bytes": TRAINING,
+    "grad_checkpointing": TRAINING,
+}
+#: Images of a check: in float64 a large batch of the slowest variant needs too much memory.
+CHECKED = 4
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--model", default="gac_ms_resnet18_cifar", help="with GAC (default: %(default)s)")
+    parser.add_argument("-T", type=int, default=6, help="time steps (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=128 if on_gpu else 4, help="images (default here: %(default)s)")
+    parser.add_argument("--size", type=int, help="side of an image in pixels (default: that of the model)")
+    add_dtype(parser)
+
+
+def add_forms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--also", nargs="+", choices=FORMS, default=[], metavar="FORM", help=f"of ours: {', '.join(FORMS)}"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_network(parser)
+    add_forms(parser)
+    parser.set_defaults(repeats=10)
+
+
+def compare(args: argparse.Namespace) -> list[Comparison]:
+    """Check and pair the networks.
+
+    Raises:
+        ValueError: no network of that name, or a form that cannot be had here.
+        WrongResultError: a variant is wrong; then none is timed.
+    """
+    networks = Networks(args)
+    networks.add(args.also)
+    networks.check(args.modes)
+    limits = {"product_flop_per_s": multiplying(networks.device, networks.dtype)}
+    comparisons = []
+    for mode in args.modes:
+        passes = {name: networks.variants[name].on(*networks.inputs(mode)) for name in networks.of_mode(mode)}
+        of_variant = {
+            name: {"ops_path": networks.variants[name].path}
+            | ({} if networks.variants[name].captured else {"peak_memory": peak_memory(run)})
+            for name, run in passes.items()
+        }
+        flops = networks.flops(mode)
+        flops = {name: flops.get(name, flops["ours"]) for name in passes}
+        comparisons.append(
+            Comparison(mode, passes, shared=networks.shared, of_variant=of_variant, flops=flops, limits=limits)
+        )
+    return comparisons
+
+
+class Networks:
+    """The variants of a network and what they are given.
+
+    Raises:
+        ValueError: ``args.model`` is no MS-ResNet with GAC.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        known = timm.list_models("gac_ms_resnet*")
+        if args.model not in known:
+            raise ValueError(f"--model is {args.model}; a network with GAC is needed; choose from {', '.join(known)}.")
+        torch.manual_seed(0)
+        self.device, self.dtype = args.device, DTYPES[args.dtype]
+        self.autocast = None if self.dtype == torch.float32 else self.dtype
+        ours = timm.create_model(args.model, T=args.T).to(self.device)
+        direct = timm.create_model(args.model.removeprefix("gac_"), T=args.T).to(self.device)
+        size = args.size or ours.pretrained_cfg["input_size"][-1]
+        self.images = torch.randn(args.batch, 3, size, size, device=self.device)
+        for model in (ours, direct):
+            wake(model, self.images[:CHECKED])
+        self.grad = torch.randn(args.batch, ours.num_classes, device=self.device)
+        self.shared = {"model": args.model, "dtype": args.dtype, "T": args.T, "batch": args.batch, "size": size}
+        path = choose("lif", self.images.to(self.dtype), ours.lif.surrogate_function)
+        self.variants = {"ours": Variant(ours, path), "ours_direct": Variant(direct, path)}
+        self.naive_direct = Variant(naive_network(direct))
+        if reason := why_no_network(direct):
+            print(f"spikingjelly is left out: {reason}.")
+        else:
+            theirs = stock_network(direct).to(self.device)
+            self.variants["spikingjelly"] = Variant(theirs, path_of_stock(direct.lif, self.device, self.dtype))
+        self.variants["naive"] = Variant(naive_network(ours))
+
+    def add(self, forms: list[str]) -> None:
+        """Further forms of ours.
+
+        Raises:
+            ValueError: a CUDA graph without a GPU.
+        """
+        ours, path = self.variants["ours"].module, self.variants["ours"].path
+        if "cuda_graph" in forms and self.device.type != "cuda":
+            raise ValueError("cuda_graph needs a GPU, and this run is on another device; leave it out of --also.")
+        for form in forms:
+            module = copy.deepcopy(ours)
+            if form == "channels_last":
+                module = module.to(memory_format=torch.channels_last)
+            elif form == "compile":
+                module = torch.compile(module, dynamic=False)  # the checks have fewer images
+            elif form == "folded":
+                module = gac_sj.fold_batch_norm(module.eval())
+            elif form == "spikes_as_bytes":
+                module.set_spikes_as_bytes()
+            elif form == "grad_checkpointing":
+                module.set_grad_checkpointing()
+            self.variants[form] = Variant(module, path, form == "cuda_graph", form == "channels_last")
+
+    def of_mode(self, mode: str) -> list[str]:
+        """The variants that have it."""
+        return [name for name in self.variants if FORMS.get(name) in (None, mode)]
+
+    def inputs(self, mode: str) -> tuple[Tensor, Tensor | None, torch.dtype | None]:
+        """Images, gradient of the logits, autocast."""
+        return self.images, None if mode == FORWARD else self.grad, self.autocast
+
+    def check(self, modes: list[str]) -> None:
+        """In float64 and as they are timed, those with direct coding against naive direct coding.
+
+        Raises:
+            WrongResultError: one is wrong.
+        """
+        for mode in modes:
+            for naive, names in self._groups(mode):
+                draws = list(self._draws(mode))
+                variants = {name: self.variants[name] for name in names}
+                exact = {name: variant for name, variant in variants.items() if name != "compile"}
+                require_equal_exactly(exact, naive, *draws[0])
+                require_equal_as_timed(variants, naive, draws, self.autocast)
+
+    def _groups(self, mode: str) -> Iterator[tuple[Variant, list[str]]]:
+        direct = [name for name in ("ours_direct", "spikingjelly") if name in self.variants]
+        yield self.variants["naive"], [name for name in self.of_mode(mode) if name not in direct]
+        yield self.naive_direct, direct
+
+    def _draws(self, mode: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+        images, grad = self.images[:CHECKED], self.grad[:CHECKED]
+        for _ in range(DRAWS):
+            yield torch.randn_like(images), None if mode == FORWARD else torch.randn_like(grad)
+
+    def flops(self, mode: str) -> dict[str, float]:
+        """Of convolutions and matrix products in one pass, by variant; further forms of ours have those of ours."""
+        images, grad, autocast = self.inputs(mode)
+        scale, grad = len(images) / len(images[:CHECKED]), None if grad is None else grad[:CHECKED]
+        found = {}
+        for name in ("ours", "ours_direct", "spikingjelly", "naive"):
+            if name in self.variants:
+                with FlopCounterMode(display=False) as counter:
+                    self.variants[name].on(images[:CHECKED], grad, autocast)()
+                found[name] = counter.get_total_flops() * scale
+        return found

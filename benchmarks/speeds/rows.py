@@ -1,0 +1,87 @@
+"""What is written down and printed of a comparison."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from gac_sj.training.rows import Rows
+from speeds.measuring import Comparison, measure
+
+__all__ = ["KEY", "open_rows", "report"]
+
+KEY = ("benchmark", "variant", "mode", "model", "dtype", "T", "batch", "size", "channels", "repeats", "date")
+#: Bytes, bytes per second and floating-point operations per second; "" where not measured. ops_path: what ran the
+#: neurons. The rates of a copy and of a matrix product are those of the same run.
+MEASURED = (
+    *("ops_path", "median_ms", "low_ms", "high_ms", "speedup"),
+    *("bytes_per_s", "copy_bytes_per_s", "flop_per_s", "product_flop_per_s", "saved_bytes", "peak_memory"),
+    *("commit", "versions", "device"),
+)
+#: Rows of older versions lack some.
+OLDER = dict.fromkeys((*KEY, *MEASURED), "")
+
+
+def open_rows(path: Path) -> Rows:
+    """The file that rows are added to.
+
+    Raises:
+        ValueError, OSError: see :class:`Rows`.
+    """
+    return Rows(path, KEY, KEY + MEASURED, OLDER)
+
+
+def report(comparison: Comparison, shared: dict[str, object], device: torch.device) -> Iterator[dict[str, str]]:
+    """Time a comparison and print it; a row for each variant."""
+    limits = {name: run for name, (run, _) in comparison.limits.items()}
+    times = measure({**comparison.runs, **limits}, shared["repeats"], device, comparison.clock)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    rates = {name: amount / medians[name] * 1000 for name, (_, amount) in comparison.limits.items()}
+    for variant in comparison.runs:
+        values = times[variant]
+        low, *_, high = statistics.quantiles(values, n=5) if len(values) > 1 else values * 2
+        median = medians[variant]
+        measured = {"median_ms": median, "low_ms": low, "high_ms": high}
+        measured["speedup"] = medians[comparison.baseline] / median
+        row = dict.fromkeys(KEY + MEASURED, "") | shared | dict(comparison.shared) | rates
+        row |= {"mode": comparison.mode, "variant": variant, **comparison.of_variant.get(variant, {})}
+        if comparison.traffic:
+            row["bytes_per_s"] = comparison.traffic / median * 1000
+        if variant in comparison.flops:
+            row["flop_per_s"] = comparison.flops[variant] / median * 1000
+        row = {name: _text(value) for name, value in row.items()} | {k: f"{value:.3f}" for k, value in measured.items()}
+        stock = medians.get("spikingjelly") if variant not in ("spikingjelly", "naive") else None
+        print(_line(row, comparison.baseline, stock and stock / median), flush=True)
+        yield row
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if isinstance(value, float) else str(value)
+
+
+def _line(row: dict[str, str], baseline: str, against_stock: float | None) -> str:
+    def value(name: str) -> float:
+        return float(row[name] or 0)
+
+    text = (
+        f"{row['benchmark']:<8} {row['mode']:<17} {row['dtype']:<9} {row['variant']:<13} {row['ops_path']:<7} "
+        f"{value('median_ms'):9.2f} ms  [{value('low_ms'):.2f}, {value('high_ms'):.2f}]  "
+        f"{value('speedup'):.2f} x {baseline}"
+    )
+    parts = [f", {against_stock:.2f} x spikingjelly"] if against_stock else []
+    if row["bytes_per_s"]:
+        share = value("bytes_per_s") / value("copy_bytes_per_s")
+        parts.append(f"; {value('bytes_per_s') / 1e9:,.1f} GB/s, {share:.0%} of a copy")
+    if row["flop_per_s"]:
+        share = value("flop_per_s") / value("product_flop_per_s")
+        parts.append(f"; {value('flop_per_s') / 1e12:,.2f} TFLOP/s, {share:.0%} of a matrix product")
+    if row["saved_bytes"]:
+        parts.append(f"; keeps {value('saved_bytes') / 1e6:,.1f} MB for the backward pass")
+    if row["peak_memory"]:
+        parts.append(f"; peak {value('peak_memory') / 1e6:,.0f} MB")
+    return text + "".join(parts)

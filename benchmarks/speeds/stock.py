@@ -1,0 +1,115 @@
+"""What the installed SpikingJelly offers for the same: its LIFNode, its layers, its MSResNet (2.0.0 only)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import Tensor, nn
+
+from gac_sj import GatedAttentionCoding, LIFNode, Rectangle
+from gac_sj.neuron import reset_states
+from gac_sj.ops.surrogates import spikingjelly_equivalent
+from speeds.checking import WrongResultError
+
+__all__ = ["Fresh", "StockEncoder", "path_of_stock", "stock_network", "stock_neuron", "why_no_network"]
+
+
+class Fresh(nn.Module):
+    """A module with neurons, each of whose calls starts from their reset state."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        reset_states(self.module)
+        return self.module(x)
+
+
+def stock_neuron(node: LIFNode) -> neuron.LIFNode:
+    """SpikingJelly's own neuron with the same dynamics."""
+    return neuron.LIFNode(step_mode="m", **_keywords(node))
+
+
+def path_of_stock(node: LIFNode, device: torch.device, dtype: torch.dtype) -> str:
+    """What runs it: SpikingJelly 2.0.0 has kernels for a GPU, some surrogates and float32; else it is a loop."""
+    _, no_kernel = spikingjelly_equivalent(node.surrogate_function)
+    if device.type != "cuda" or dtype != torch.float32 or no_kernel or not hasattr(functional, "neuron_implementation"):
+        return "torch"
+    return functional.neuron_implementation("lif", device)["implementation"]
+
+
+class StockEncoder(nn.Module):
+    """The encoder of SpikingJelly's layers on T copies of an image, and our gate on its general path.
+
+    Args:
+        encoder: with the default stem; its parameters are copied.
+    """
+
+    def __init__(self, encoder: GatedAttentionCoding):
+        super().__init__()
+        self.T = encoder.T
+        convolution, norm = encoder.stem
+        channels = convolution.in_channels, convolution.out_channels
+        self.stem = nn.Sequential(
+            layer.Conv2d(*channels, convolution.kernel_size, 1, convolution.padding, bias=False, step_mode="m"),
+            layer.BatchNorm2d(norm.num_features, step_mode="m"),
+        )
+        self.stem.load_state_dict(encoder.stem.state_dict())
+        self.gau = copy.deepcopy(encoder.gau)
+        self.neuron = Fresh(stock_neuron(encoder.neuron))
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.stem(images.repeat(self.T, 1, 1, 1, 1))
+        return self.gau(z, self.neuron(z))
+
+
+def why_no_network(model: nn.Module) -> str | None:
+    """What keeps SpikingJelly from building a network; None where nothing does."""
+    try:
+        from spikingjelly.activation_based.model import ms_resnet  # noqa: F401
+    except ImportError:
+        return "this release has no MSResNet; pip install -U spikingjelly (2.0.0)"
+    if model.downsample != "stride" or len(model.encoder.stem) != 2:
+        return "its MSResNet has another stem or shortcut"
+    return None
+
+
+def stock_network(model: nn.Module) -> nn.Module:
+    """SpikingJelly's MSResNet built as ours with direct coding, with its parameters.
+
+    Raises:
+        WrongResultError: the parameters do not fit.
+    """
+    from spikingjelly.activation_based.model.ms_resnet import MSResNet
+
+    first = model.stages[0][0].conv1.stride[0]
+    convolution = model.encoder.stem[0]
+    network = type("MSResNet", (MSResNet,), {"_first_stage_stride": first})(
+        T=model.T,
+        in_channels=convolution.in_channels,
+        num_classes=model.num_classes,
+        layers=tuple(map(len, model.stages)),
+        base_channels=convolution.out_channels,
+        stem_kernel_size=convolution.kernel_size[0],
+        stem_stride=convolution.stride[0],
+        stage_channels=tuple(stage[0].conv1.out_channels for stage in model.stages),
+        spiking_neuron=neuron.LIFNode,
+        step_mode="m",
+        **_keywords(model.lif),
+    )
+    ours, theirs = model.state_dict(), network.state_dict()
+    if [value.shape for value in ours.values()] != [value.shape for value in theirs.values()]:
+        raise WrongResultError("SpikingJelly's MSResNet has other parameters than ours; it is not the same network.")
+    network.load_state_dict(dict(zip(theirs, ours.values())))
+    return Fresh(network)
+
+
+def _keywords(node: LIFNode) -> dict[str, Any]:
+    keywords = node.dynamics
+    ours = keywords.pop("surrogate")
+    stock = surrogate.Rect if isinstance(ours, Rectangle) else surrogate.PiecewiseQuadratic
+    return keywords | {"surrogate_function": stock(alpha=ours.alpha)}

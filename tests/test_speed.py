@@ -1,0 +1,416 @@
+"""benchmarks/speed.py: what is wrong is not timed, rows say what was measured, and the naive loop is the definition."""
+
+import argparse
+import copy
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import speed  # noqa: E402
+from reporting.rows import read_folder  # noqa: E402
+from reporting.speed import speed_sentences, speed_table  # noqa: E402
+from speeds import checking, lif, naive, network, rows, stock  # noqa: E402
+from speeds.checking import WrongResultError, distance, require_equal_as_timed, require_equal_exactly, wake  # noqa: E402
+from speeds.measuring import Comparison, copying, multiplying  # noqa: E402
+from speeds.memory import saved_bytes  # noqa: E402
+from speeds.passes import MODES, Pass, Variant  # noqa: E402
+
+from gac_sj import GatedAttentionCoding  # noqa: E402
+from gac_sj.neuron import preset  # noqa: E402
+from gac_sj.ops.lif import reference  # noqa: E402
+
+SMALL = {
+    "encoder": ["encoder", "-T", "2", "--batch", "1", "--size", "8", "--channels", "4"],
+    "lif": ["lif", "-T", "3", "--elements", "5000"],
+    "network": ["network", "--model", "gac_ms_resnet8_cifar", "-T", "2", "--batch", "2", "--size", "8"],
+    "memory": ["memory", "--model", "gac_ms_resnet8_cifar", "-T", "2", "--batch", "2", "--size", "8"],
+}
+TWO_POINT_OH = stock.why_no_network(timm.create_model("ms_resnet8_cifar")) is None
+OF_NETWORK = ["ours", "ours_direct", *(["spikingjelly"] if TWO_POINT_OH else []), "naive"]
+
+
+@pytest.fixture(autouse=True)
+def automatic(monkeypatch):
+    monkeypatch.delenv("GAC_SJ_OPS", raising=False)
+
+
+def run(*arguments, code=0):
+    assert speed.main([*map(str, arguments), "--device", "cpu"]) == code
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestCommands:
+    @pytest.mark.parametrize("name", SMALL)
+    def test_rows(self, name, tmp_path, capsys):
+        path = tmp_path / "speed.csv"
+        run(*SMALL[name], "--repeats", 2, "--output", path)
+        found, printed = read(path), capsys.readouterr().out
+        modes = ["forward+backward"] if name == "memory" else MODES
+        variants = OF_NETWORK if name in ("network", "memory") else ["ours", "spikingjelly", "naive"]
+        assert [(row["mode"], row["variant"]) for row in found] == [(m, v) for m in modes for v in variants]
+        assert printed.count(" x naive") == len(found)
+        for row in found:
+            assert row["benchmark"] == name and row["dtype"] == "float32" and row["repeats"] == "2"
+            assert 0 < float(row["low_ms"]) <= float(row["median_ms"]) <= float(row["high_ms"])
+            assert row["date"] and row["commit"] and "torch" in row["versions"] and "threads" in row["device"]
+            assert row["ops_path"] in (("cpp", "torch") if row["variant"].startswith("ours") else ("torch",))
+            assert row["peak_memory"] == ""  # a GPU's
+            assert bool(row["bytes_per_s"] and row["copy_bytes_per_s"]) == (name == "lif")
+            assert bool(row["flop_per_s"] and row["product_flop_per_s"]) == (name == "network")
+            assert bool(row["saved_bytes"]) == (name == "memory")
+            naive = next(r for r in found if r["variant"] == "naive" and r["mode"] == row["mode"])
+            expected = float(naive["median_ms"]) / float(row["median_ms"])
+            assert float(row["speedup"]) == pytest.approx(expected, rel=0.05, abs=2e-3)
+
+    def test_the_traffic_of_the_neuron(self, tmp_path):
+        path = tmp_path / "speed.csv"
+        run(*SMALL["lif"], "--repeats", 1, "--dtype", "bfloat16", "--output", path)
+        for row in read(path):
+            moved = {"forward": 2, "forward+backward": 5}[row["mode"]] * 3 * 5000 * 2
+            assert float(row["bytes_per_s"]) == pytest.approx(moved / float(row["median_ms"]) * 1000, rel=0.05)
+            assert row["dtype"] == "bfloat16" and row["size"] == "5000"
+
+    def test_what_is_kept(self, tmp_path):
+        path = tmp_path / "speed.csv"
+        run(*SMALL["memory"], "--repeats", 1, "--output", path)
+        kept = {row["variant"]: int(row["saved_bytes"]) for row in read(path)}
+        assert kept["ours"] < kept["naive"] and kept["ours_direct"] < kept["ours"]
+
+    def test_all_of_them(self, tmp_path, monkeypatch):
+        """In quick form, with what is given beside it; what the reports make of the rows."""
+        for module in {*speed.BENCHMARKS.values()}:
+            monkeypatch.setattr(module, "QUICK", module.QUICK | {"T": 1, "size": 8, "batch": 2, "elements": 999})
+        path = tmp_path / "speed.csv"
+        run("--quick", "--repeats", 1, "--output", path)
+        found = read_folder(path).speed
+        assert list(dict.fromkeys(row["benchmark"] for row in found)) == list(speed.ALL)
+        assert {row["T"] for row in found} == {"1"}
+        encoder, neuron, of_network, memory = speed_sentences(found)
+        assert "batch 2, 8x8 pixels, float32, 1 timings" in encoder and "as fast as `naive`" in encoder
+        assert "999 elements" in neuron and "% of a copy's bytes" in neuron and "as fast as `spikingjelly`" in neuron
+        assert "gac_ms_resnet8_cifar, T = 1" in of_network and "FLOP/s" in of_network
+        assert "`naive` keeps" in memory and "MB for the backward pass" in memory
+        table = speed_table(found)
+        assert len(table.lines) == len(found) and {len(line) for line in table.lines} == {len(table.head)}
+        assert "kept for backward (MB)" in table.head and "peak memory (MB)" not in table.head
+
+    def test_autocast(self, tmp_path):
+        path = tmp_path / "speed.csv"
+        run(*SMALL["network"], "--dtype", "bfloat16", "--modes", "forward", "--repeats", 1, "--output", path)
+        assert [(row["variant"], row["dtype"]) for row in read(path)] == [(name, "bfloat16") for name in OF_NETWORK]
+
+    def test_further_forms(self, tmp_path):
+        """One folded for inference has no training."""
+        path = tmp_path / "speed.csv"
+        run(*SMALL["network"], "--also", "channels_last", "folded", "--repeats", 1, "--output", path)
+        found = {mode: [row["variant"] for row in read(path) if row["mode"] == mode] for mode in MODES}
+        forward, training = MODES
+        assert found == {
+            forward: [*OF_NETWORK, "channels_last", "folded"],
+            training: [*OF_NETWORK, "channels_last"],
+        }
+
+    def test_a_form_that_is_wrong(self, monkeypatch, capsys):
+        monkeypatch.setattr(network.gac_sj, "fold_batch_norm", lambda model: copy.deepcopy(model).apply(
+            lambda module: module.weight.data.mul_(1.1) if isinstance(module, nn.Linear) else None))  # fmt: skip
+        run(*SMALL["network"], "--also", "folded", "--modes", "forward", code=2)
+        assert "folded" in capsys.readouterr().err
+
+    def test_a_path_that_is_asked_for(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("GAC_SJ_OPS", "torch")
+        path = tmp_path / "speed.csv"
+        run(*SMALL["encoder"], "--repeats", 1, "--output", path)
+        assert {row["ops_path"] for row in read(path)} == {"torch"}
+
+    def test_rows_of_older_versions(self, tmp_path):
+        path = tmp_path / "speed.csv"
+        path.write_text(
+            "benchmark,variant,mode,T,batch,size,channels,repeats,date,median_ms,low_ms,high_ms,speedup,commit,versions,"
+            "device\nencoder,once,forward,6,4,32,64,30,2026-01-01,6.4,6.3,6.6,1.000,abc,torch 9,abacus\n"
+        )
+        run(*SMALL["lif"], "--modes", "forward", "--repeats", 1, "--output", path)
+        first, *others = read(path)
+        assert first["variant"] == "once" and first["median_ms"] == "6.4" and first["dtype"] == ""
+        assert len(others) == 3
+
+    def test_loaders(self, tmp_path):
+        from PIL import Image
+
+        for split in ("train", "test"):
+            for name in ("cat", "dog"):
+                (tmp_path / split / name).mkdir(parents=True)
+                for number in range(4):
+                    Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(tmp_path / split / name / f"{number}.png")
+        path = tmp_path / "speed.csv"
+        options = ["--images", 4, "--batch", 2, "--size", 8, "--workers", 0, "--repeats", 1, "--output", path]
+        run("loaders", "--data-dir", tmp_path, *options)
+        found = read(path)
+        assert [row["variant"] for row in found] == ["timm", "standard", "resident"]
+        assert [row["speedup"] for row in found if row["variant"] == "timm"] == ["1.000"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["encoder", "-T", "0"], "T is 0"),
+            (["lif", "--elements", "-1"], "elements is -1"),
+            (["network", "--repeats", "0"], "repeats is 0"),
+            (["network", "--model", "resnet18"], "--model is resnet18"),
+            (["memory", "--model", "ms_resnet8_cifar"], "gac_ms_resnet8_cifar"),
+            ([*SMALL["network"], "--also", "cuda_graph"], "cuda_graph needs a GPU"),
+            (["loaders", "--data-dir", "/nowhere"], "/nowhere"),
+        ],
+    )
+    def test_bad_input(self, arguments, words, tmp_path, capsys):
+        path = tmp_path / "speed.csv"
+        run(*arguments, "--output", path, code=2)
+        error = capsys.readouterr().err
+        assert error.startswith("speed.py: ") and words in error and error.count("\n") == 1
+        assert not path.exists()
+
+    def test_a_device_that_is_not_there(self, capsys):
+        assert speed.main(["lif", "--device", "abacus"]) == 2
+        assert "speed.py: --device is abacus" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("arguments", [["tempo"], ["lif", "--dtype", "float8"], ["lif", "--modes", "backward"]])
+    def test_unknown_words(self, arguments, capsys):
+        with pytest.raises(SystemExit) as raised:
+            speed.main(arguments)
+        assert raised.value.code == 2 and "choose from" in capsys.readouterr().err
+
+    def test_a_damaged_file_is_left_alone(self, tmp_path, capsys):
+        path = tmp_path / "speed.csv"
+        path.write_text("benchmark,mood\nencoder,calm\n")
+        run(*SMALL["lif"], "--output", path, code=2)
+        assert "columns of another version" in capsys.readouterr().err
+        assert path.read_text() == "benchmark,mood\nencoder,calm\n"
+
+    def test_an_interrupt(self, monkeypatch):
+        def interrupt(args):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(lif, "compare", interrupt)
+        assert speed.main(SMALL["lif"]) == 130
+
+    @pytest.mark.parametrize("name", SMALL)
+    def test_a_wrong_variant_is_not_timed(self, name, tmp_path, monkeypatch, capsys):
+        """A loop that leaks a thousandth less."""
+        build = naive.NaiveLIF.__init__
+
+        def leak_less(self, node):
+            build(self, node)
+            self.decay *= 1.001
+
+        monkeypatch.setattr(naive.NaiveLIF, "__init__", leak_less)
+        monkeypatch.setattr(rows, "measure", lambda *arguments: pytest.fail("it was timed"))
+        path = tmp_path / "speed.csv"
+        run(*SMALL[name], "--output", path, code=2)
+        assert "differs by" in capsys.readouterr().err
+        assert not path.exists() or read(path) == []
+
+    def test_a_wrong_gradient_is_not_timed(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(naive._TriangleStep, "backward", staticmethod(lambda ctx, grad: grad))
+        args = argparse.Namespace(T=3, elements=500, dtype="float32", device=torch.device("cpu"), modes=[MODES[0]])
+        assert len(lif.compare(args)) == 1  # inference has none
+        args.modes = [MODES[1]]
+        with pytest.raises(WrongResultError, match="naive"):
+            lif.compare(args)
+
+    @pytest.mark.skipif(not TWO_POINT_OH, reason="this SpikingJelly has no MSResNet")
+    def test_a_wrong_network_of_spikingjelly(self, monkeypatch, capsys):
+        keywords = stock._keywords
+        monkeypatch.setattr(stock, "_keywords", lambda node: keywords(node) | {"v_threshold": 1.01})
+        run(*SMALL["network"], "--modes", "forward", code=2)
+        assert "spikingjelly" in capsys.readouterr().err
+
+
+class TestChecking:
+    def test_distance_by_hand(self):
+        expected = [[torch.tensor([3.0, 4.0])], [torch.tensor([1000.0]), torch.tensor([0.0])]]
+        assert distance(expected, expected) == 0
+        assert distance([[torch.tensor([3.0, 4.5])], expected[1]], expected) == pytest.approx(0.1)
+        # the second gradient is held to a thousandth of the norm of both
+        assert distance([expected[0], [torch.tensor([1000.0]), torch.tensor([0.25])]], expected) == pytest.approx(0.25)
+        assert distance([[torch.tensor([3.0, float("nan")])], expected[1]], expected) == float("inf")
+        assert distance([[torch.tensor([[3.0, 4.0]])], expected[1]], expected) == float("inf")
+
+    def test_exactly(self):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        other = copy.deepcopy(layer)
+        x, grad = torch.randn(4, 3), torch.randn(4, 2)
+        require_equal_exactly({"other": Variant(other)}, Variant(layer), x, grad)
+        with torch.no_grad():
+            other.weight[0, 0] += 1e-6
+        with pytest.raises(WrongResultError, match="other"):
+            require_equal_exactly({"other": Variant(other)}, Variant(layer), x, grad)
+        assert layer.weight.dtype == torch.float32
+
+    def test_a_rounding_may_spoil_one_draw_but_not_all(self):
+        naive = Variant(nn.Identity())
+
+        class Sometimes(nn.Module):
+            calls, wrong = 0, 2
+
+            def forward(self, x):
+                self.calls += 1
+                return x * (2 if self.calls <= self.wrong else 1)
+
+        inputs = [(torch.randn(5), None) for _ in range(3)]
+        require_equal_as_timed({"lucky": Variant(Sometimes())}, naive, inputs)
+        never = Sometimes()
+        never.wrong = 3
+        with pytest.raises(WrongResultError, match="never"):
+            require_equal_as_timed({"never": Variant(never)}, naive, inputs)
+
+    def test_the_environment_comes_back(self, monkeypatch):
+        monkeypatch.setenv("GAC_SJ_OPS", "cpp")
+        with checking.the_definition():
+            assert checking.os.environ["GAC_SJ_OPS"] == "torch"
+        assert checking.os.environ["GAC_SJ_OPS"] == "cpp"
+
+
+class TestNaive:
+    """In float64 the package takes its definition."""
+
+    @pytest.mark.parametrize("name", ["cifar", "imagenet"])
+    def test_neuron(self, name):
+        torch.manual_seed(0)
+        node = preset(name)
+        x = torch.randn(5, 3, 40, dtype=torch.float64, requires_grad=True)
+        grad = torch.randn_like(x)
+        (found,) = torch.autograd.grad(naive.NaiveLIF(node)(x), x, grad)
+        spikes, _, _ = reference.lif(x, **node.dynamics)
+        (expected,) = torch.autograd.grad(spikes, x, grad)
+        assert torch.equal(naive.NaiveLIF(node)(x), spikes) and 0 < spikes.mean() < 1
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("changes", [{"decay_input": True}, {"v_reset": None}, {"v_reset": 0.1}])
+    def test_other_neurons(self, changes):
+        with pytest.raises(ValueError, match="presets"):
+            naive.NaiveLIF(preset("cifar", **changes))
+
+    @pytest.mark.parametrize("options", [{}, {"depth": 1, "kernel_size": 3}, {"gain": 1.0, "neuron": "imagenet"}])
+    def test_encoder(self, options):
+        torch.manual_seed(0)
+        encoder = GatedAttentionCoding(3, 2, 4, **options)
+        x, grad = torch.randn(2, 2, 7, 6), torch.randn(3, 2, 4, 7, 6)
+        wake(encoder, x)
+        others = [naive.NaiveEncoder(encoder)]
+        if "neuron" not in options:  # SpikingJelly 0.0.0.0.14 has no rectangle
+            others.append(stock.StockEncoder(encoder))
+        expected = Variant(encoder).exactly(x, grad).results()
+        assert expected[0][0].any() and all(tensor.any() for tensor in expected[1])
+        for other in others:
+            assert distance(Variant(other).exactly(x, grad).results(), expected) < 1e-12
+
+    @pytest.mark.parametrize("name", ["gac_ms_resnet8_cifar", "ms_resnet8_cifar"])
+    def test_network(self, name):
+        torch.manual_seed(0)
+        model = timm.create_model(name, T=2)
+        images, grad = torch.randn(2, 3, 8, 8), torch.randn(2, 10)
+        wake(model, images)
+        loop = naive.naive_network(model)
+        assert not any(type(module) is type(model.lif) for module in loop.modules())
+        for backward in (None, grad):
+            found, expected = (Variant(each).exactly(images, backward).results() for each in (loop, model))
+            assert distance(found, expected) < 1e-12
+
+
+class TestNetwork:
+    def test_awake(self):
+        """Every neuron of the evaluated network fires, which at initialisation none may."""
+        torch.manual_seed(0)
+        model = timm.create_model("gac_ms_resnet34", T=2)
+        images = torch.randn(2, 3, 32, 32)
+        wake(model, images)
+        rates = []
+        for module in model.stages.modules():
+            if isinstance(module, type(model.lif)):
+                module.register_forward_hook(lambda module, inputs, spikes: rates.append(spikes.mean().item()))
+        model.eval()(images)
+        assert len(rates) == 32 and min(rates) > 0
+
+    @pytest.mark.skipif(not TWO_POINT_OH, reason="this SpikingJelly has no MSResNet")
+    @pytest.mark.parametrize("name", ["ms_resnet18_cifar", "ms_resnet18"])
+    def test_spikingjelly_builds_the_same_network(self, name):
+        torch.manual_seed(0)
+        model = timm.create_model(name, T=2)
+        images = torch.randn(1, 3, 32, 32)
+        wake(model, images)
+        theirs = stock.stock_network(model).double().eval()
+        expected = model.double().eval()(images.double())
+        assert theirs.module.stem[0].stride == model.encoder.stem[0].stride
+        torch.testing.assert_close(theirs(images.double()), expected, rtol=1e-10, atol=1e-10)
+
+    def test_who_is_left_out_is_said(self, monkeypatch, capsys):
+        monkeypatch.setattr(network, "why_no_network", lambda model: "it is away")
+        run(*SMALL["network"], "--modes", "forward", "--repeats", 1)
+        printed = capsys.readouterr().out
+        assert "spikingjelly is left out: it is away." in printed and "x spikingjelly" not in printed
+
+    def test_operations_by_hand(self):
+        """At T = 2 the stem of direct coding runs once for ours and twice for the loop."""
+        args = argparse.Namespace(model="gac_ms_resnet8_cifar", T=2, batch=8, size=8, dtype="float32")
+        args.device = torch.device("cpu")
+        networks = network.Networks(args)
+        flops = networks.flops("forward")
+        stem = 2 * 3 * 16 * 9 * 64 * 8  # per multiply-accumulate two; 64 pixels, 8 images
+        gate = 2 * 2 * 16 * 16 * 16 * 64 * 8
+        # the loop also runs both attention convolutions twice, and temporal attention has a few operations more
+        assert flops["naive"] - flops["ours"] == pytest.approx(stem + gate, rel=1e-5)
+        assert flops["ours"] - flops["ours_direct"] == pytest.approx(gate, rel=1e-3)
+
+
+class TestMemory:
+    def test_by_hand(self):
+        layer = nn.Sequential(nn.Linear(8, 4), nn.Sigmoid())
+        x = torch.randn(16, 8)
+        # the result of the sigmoid; input and weights were there before, and the product is gone
+        assert saved_bytes(Pass(layer, x, torch.randn(16, 4))) == 4 * 16 * 4
+        assert layer[0].weight.grad is None
+
+    def test_views_of_the_input_are_nothing_new(self):
+        class Product(nn.Module):
+            def forward(self, x):
+                return (x[:2] * x[2:4]).exp()
+
+        x = torch.randn(10, requires_grad=True)
+        assert saved_bytes(Pass(Product(), x, torch.ones(2))) == 4 * 2  # the result of exp
+
+    def test_states_of_the_pass_before_do_not_count(self):
+        run = Pass(nn.Sequential(nn.Linear(8, 8), preset("cifar")), torch.randn(4, 2, 8), torch.randn(4, 2, 8))
+        # current and spikes of four steps, and the last potential
+        assert saved_bytes(run) == saved_bytes(run) == 4 * (2 * 4 * 2 * 8 + 2 * 8)
+
+
+class TestMeasuring:
+    def test_in_turns_with_the_limits(self, capsys):
+        order = []
+        runs = {name: lambda name=name: order.append(name) for name in ("ours", "naive")}
+        limits = {"copy_bytes_per_s": (lambda: order.append("copy"), 1e6)}
+        comparison = Comparison("forward", runs, limits=limits, traffic=2000)
+        shared = {"benchmark": "lif", "repeats": 3}
+        found = list(rows.report(comparison, shared, torch.device("cpu")))
+        assert order == ["ours", "naive", "copy"] * 5
+        assert [row["variant"] for row in found] == ["ours", "naive"] and found[1]["speedup"] == "1.000"
+        assert "of a copy" in capsys.readouterr().out
+
+    def test_amounts(self):
+        _, moved = copying(torch.zeros(100))
+        assert moved == 800
+        _, operations = multiplying(torch.device("cpu"), torch.float32)
+        assert operations == 2 * 1024**3
+        assert torch.get_float32_matmul_precision() == "highest"
