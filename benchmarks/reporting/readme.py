@@ -203,6 +203,7 @@ BLOCKS: dict[str, Callable[[Page], str]] = {
     "robustness digits": partial(robustness, path=ROBUST_DIGITS),
     "speed": speed,
     "speed encoder": partial(speed, benchmark="encoder"),
+    "speed lif": partial(speed, benchmark="lif"),
     "speed loaders": partial(speed, benchmark="loaders"),
 }
 

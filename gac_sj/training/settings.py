@@ -63,8 +63,12 @@ class Settings(Augmentation):
     tet_lambda: float = setting("optimisation", 0.05, "weight of TET's squared error", least=0, most=1)
     amp: str = setting("optimisation", "none", "autocast", ("none", "bf16", "fp16"))
     channels_last: bool = setting("optimisation", False, "memory format")
-    grad_checkpointing: bool = setting("optimisation", False, "less memory: run blocks again in the backward pass")
-    spikes_as_bytes: bool = setting("optimisation", False, "less memory: spikes kept as bytes for the backward pass")
+    grad_checkpointing: bool = setting(
+        "optimisation", False, "less memory: run blocks again in the backward pass", key=False
+    )
+    spikes_as_bytes: bool = setting(
+        "optimisation", False, "less memory: spikes kept as bytes for the backward pass", key=False
+    )
     compile: bool = setting("optimisation", False, "torch.compile network and loss")
     sync_bn: bool = setting("optimisation", False, "BatchNorm over all processes")
 
