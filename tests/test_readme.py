@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,9 @@ def test_commands_exist_with_these_arguments(words):
     if program == "make":
         makefile = (REPOSITORY / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in arguments)
+        return
+    if arguments[0] == "-m":
+        assert find_spec(arguments[1]) is not None
         return
     assert program in ("python", "torchrun") and any(word.endswith(".py") for word in arguments)
     for word in arguments:

@@ -549,7 +549,7 @@ class TestBlocks:
         (tmp_path / readme.FORMS).write_bytes(FORMS.read_bytes())
         for path in (readme.ROBUST_CIFAR, readme.ROBUST_DIGITS):
             write(tmp_path / path, TestRobustness.ROWS)
-        write(tmp_path / readme.SPEED, TestSpeed.ROWS)
+        write(tmp_path / readme.SPEED, [*TestSpeed.ROWS, speed_row("naive", 1.0, benchmark="lif")])
         half = len(readme.BLOCKS) // 2
         for path, names in (
             ("README.md", [*readme.BLOCKS][:half]),
@@ -667,8 +667,8 @@ class TestBlocks:
             assert contents(place) == before
 
     def test_a_benchmark_that_was_not_measured(self, place, capsys):
-        write(place / readme.SPEED, TestSpeed.ROWS[:4])
-        refused(capsys, ["--readme"], "no rows of loaders", "python benchmarks/speed.py loaders")
+        write(place / readme.SPEED, TestSpeed.ROWS)
+        refused(capsys, ["--readme"], "no rows of lif", "python benchmarks/speed.py lif")
 
     @pytest.mark.parametrize(
         ("text", "words"),

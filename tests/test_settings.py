@@ -20,6 +20,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 BOOLEANS = [name for name, field in FIELDS.items() if field.type == "bool"]
 #: what says where and how a run is read, run and written
 PLACES = {"data_dir", "workers", "device", "output", "checkpoint_minutes", "keep_checkpoints", "wandb"}
+PLACES |= {"grad_checkpointing", "spikes_as_bytes"}  # of activations in memory
 
 
 def read(*arguments):
