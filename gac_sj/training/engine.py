@@ -78,8 +78,10 @@ class Training:
         model = build_model(settings, data).to(world.device)
         if settings.sync_bn:
             model = convert_sync_batchnorm(model)
-        model.set_grad_checkpointing(settings.grad_checkpointing)
-        model.set_spikes_as_bytes(settings.spikes_as_bytes)
+        if settings.grad_checkpointing:
+            model.set_grad_checkpointing()
+        if settings.spikes_as_bytes:
+            model.set_spikes_as_bytes()
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = model
