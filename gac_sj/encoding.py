@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gac_sj._compat import attention_layer, has_other_backend
 from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention
 from gac_sj.encoder import Encoder
 from gac_sj.neuron import LIFNode, preset
-from gac_sj.ops.dispatch import KERNELS, choose
+from gac_sj.ops.dispatch import KERNELS, choose, require_numbers
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.pixel_coding import LatencyCoding, PoissonCoding, WeightedPhaseCoding
 
@@ -145,11 +146,15 @@ class GatedAttentionCoding(Encoder):
         """Whether one kernel does what the neuron and the gate do. Nobody may watch them, for it calls neither."""
         return (
             type(self.neuron) is LIFNode
-            and not (self.neuron.store_v_seq or has_other_backend(self.neuron))
+            and type(self.gau) is GatedAttentionUnit
             and self.gau.attention == "both"
-            and not any(map(_has_hooks, (self.neuron, self.neuron.surrogate_function, self.gau)))
-            and choose("gated_lif", z, self.neuron.surrogate_function, steps=self.T) in KERNELS
+            and not (self.neuron.store_v_seq or has_other_backend(self.neuron))
+            and not any(map(_is_watched, (self.neuron, self.neuron.surrogate_function, self.gau)))
+            and choose("gated_lif", z, self.neuron.surrogate_function, steps=self.T, unfit=self._unfit()) in KERNELS
         )
+
+    def _unfit(self) -> str | None:
+        return require_numbers(self.gau.gain, self.neuron.tau, self.neuron.v_threshold, self.neuron.v_reset)
 
     def extra_repr(self) -> str:
         return (
@@ -157,9 +162,14 @@ class GatedAttentionCoding(Encoder):
         )
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody would miss a call: by a hook, or because its ``forward`` was replaced."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    everywhere = torch.nn.modules.module
+    return (
+        "forward" in vars(module)
+        or any(getattr(module, name) for name in hooks)
+        or any(getattr(everywhere, f"_global{name}") for name in hooks)
     )
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 
+from spikingjelly.activation_based import layer
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 from gac_sj.models import MSBlock
+from gac_sj.sync_batchnorm import SyncBatchNorm
 
 __all__ = ["fold_batch_norm"]
 
-# what may stand between the two: a mean of pixels commutes with the scale and the shift
-_BETWEEN = (nn.Identity, nn.AvgPool2d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# those that scale by running statistics and nothing else; SpikingJelly has others that are their subclasses
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, layer.BatchNorm1d, layer.BatchNorm2d, layer.BatchNorm3d)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -40,12 +42,12 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
             count += _fold(module, "conv1", "bn1") + _fold(module, "conv2", "bn2")
         elif isinstance(module, nn.Sequential):
             before = None
-            for name, layer in list(module.named_children()):
-                if before is not None and isinstance(layer, _BatchNorm):
+            for name, child in list(module.named_children()):
+                if before is not None:
                     count += _fold(module, before, name)
-                if isinstance(layer, _ConvNd):
+                if isinstance(child, _CONVOLUTIONS):
                     before = name
-                elif not isinstance(layer, _BETWEEN) or getattr(layer, "padding", 0) not in (0, (0, 0)):
+                elif not _commutes(child):
                     before = None
     if not count:
         raise ValueError(
@@ -55,10 +57,19 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded
 
 
+def _commutes(module: nn.Module) -> bool:
+    """Whether scale and shift may as well come before it: a mean of pixels."""
+    if isinstance(module, nn.AvgPool2d):
+        return module.padding in (0, (0, 0)) and module.divisor_override is None
+    return isinstance(module, nn.Identity)
+
+
 def _fold(parent: nn.Module, convolution: str, norm: str) -> bool:
     conv, bn = getattr(parent, convolution), getattr(parent, norm)
-    if not (isinstance(bn, _BatchNorm) and bn.running_var is not None):
-        return False  # folded before, or a BatchNorm of the batch at hand
+    if type(bn) not in (*_NORMS, SyncBatchNorm) or bn.running_var is None:
+        return False  # folded before, another norm, or one of the batch at hand
+    if is_parametrized(conv) or any(name.startswith("weight_") for name, _ in conv.named_parameters()):
+        return False  # its weight is computed at every call
     setattr(parent, convolution, fuse_conv_bn_eval(conv, bn))
     setattr(parent, norm, nn.Identity())
     return True

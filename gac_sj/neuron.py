@@ -87,7 +87,8 @@ class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
     def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         v = self.v
         if isinstance(v, Tensor):
-            v = v if v.shape == x_seq.shape[1:] else None
+            # one number, or the potentials of this batch: those of another batch are left behind
+            v = v if v.dim() == 0 or v.shape == x_seq.shape[1:] else None
         elif v == (self.v_reset or 0.0):
             v = None
         else:

@@ -10,7 +10,6 @@ from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
 from gac_sj._compat import cfunction
-from gac_sj.ops.surrogates import literal
 
 __all__ = ["Rectangle", "Triangle"]
 
@@ -103,9 +102,9 @@ class Triangle(_Surrogate):
         y = (alpha * x).clamp(-1.0, 1.0)
         return 0.5 + y - 0.5 * y * y.abs()
 
-    def cuda_derivative(self) -> str:
-        """The derivative as a CUDA C expression of ``x``, for the kernels of :mod:`gac_sj.ops`."""
-        return f"clamp_min(fabsf(x) * {literal(-(self.alpha**2))} + {literal(self.alpha)}, 0.0f)"
+    def cuda_derivative(self) -> tuple[str, float, float]:
+        """The derivative for the kernels of :mod:`gac_sj.ops`: CUDA C of ``x``, ``a`` and ``b``, and these two."""
+        return "clamp_min(fabsf(x) * b + a, 0.0f)", self.alpha, -(self.alpha**2)
 
     def stock_equivalent(self) -> nn.Module:
         """The surrogate function of SpikingJelly that is the same, for its own kernels; itself where ``strict``."""
@@ -141,9 +140,9 @@ class Rectangle(_Surrogate):
     def primitive_function(x: Tensor, alpha: float) -> Tensor:
         return (alpha * x + 0.5).clamp(0.0, 1.0)
 
-    def cuda_derivative(self) -> str:
-        """The derivative as a CUDA C expression of ``x``, for the kernels of :mod:`gac_sj.ops`."""
-        return f"fabsf(x) < {literal(0.5 / self.alpha)} ? {literal(self.alpha)} : 0.0f"
+    def cuda_derivative(self) -> tuple[str, float, float]:
+        """The derivative for the kernels of :mod:`gac_sj.ops`: CUDA C of ``x``, ``a`` and ``b``, and these two."""
+        return "fabsf(x) < b ? a : 0.0f", self.alpha, 0.5 / self.alpha
 
     def _derivative_codes(self, y: str, x: str, dtype: str) -> str:
         code, alpha = cfunction(), self.alpha

@@ -19,8 +19,9 @@ from gac_sj.ops.lif.reference import lif
 from gac_sj.ops.source import neuron_macros
 from gac_sj.ops.surrogates import cuda_derivative
 
-NUMBERS = neuron_numbers(CIFAR["tau"], CIFAR["v_threshold"], CIFAR["v_reset"])
-MACROS = neuron_macros(derivative=cuda_derivative(Triangle())[0])
+(TEXT, SLOPE), _ = cuda_derivative(Triangle())
+NUMBERS = neuron_numbers(CIFAR["tau"], CIFAR["v_threshold"], CIFAR["v_reset"], SLOPE)
+MACROS = neuron_macros(derivative=TEXT)
 
 
 class Sequence:

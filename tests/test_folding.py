@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrizations import weight_norm
 
 import gac_sj
 
@@ -52,10 +53,13 @@ def test_folding_twice_changes_nothing_and_says_so():
     [
         [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)],
         [nn.Conv2d(3, 4, 3), nn.AvgPool2d(2, padding=1), nn.BatchNorm2d(4)],
+        [nn.Conv2d(3, 4, 3), nn.AvgPool2d(2, divisor_override=1), nn.BatchNorm2d(4)],
+        [nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4)],
+        [weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)],
         [nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)],
         [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)],
     ],
-    ids=["activation", "padded mean", "other order", "statistics of the batch"],
+    ids=["activation", "padded mean", "sum", "transposed", "parametrised", "other order", "statistics of the batch"],
 )
 def test_what_cannot_be_folded_stays(layers):
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), *layers).eval()

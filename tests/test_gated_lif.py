@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
+from torch import nn
 
-from gac_sj import GatedAttentionCoding, LIFNode, Triangle
+from gac_sj import GatedAttentionCoding, GatedAttentionUnit, LIFNode, Triangle
 from gac_sj.analysis import firing_rates
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.ops.gated_lif.closed_form import first_currents
@@ -132,7 +133,8 @@ def test_opcheck(static):
     torch.use_deterministic_algorithms(False)  # it looks into unwritten memory
     z, temporal, spatial, _ = inputs(3, (2, 4, 4, 4), static)
     parts = [part.requires_grad_() for part in (z, temporal.flatten(1), spatial)]
-    settings = dict(CIFAR, strict=False, derivative=cuda_derivative(Triangle())[0])
+    (text, numbers), _ = cuda_derivative(Triangle())
+    settings = dict(CIFAR, strict=False, derivative=text, numbers=numbers)
     torch.library.opcheck(torch.ops.gac_sj.gated_lif.default, (*parts, 2.0, *settings.values()))
 
 
@@ -171,6 +173,38 @@ class TestTheEncoder:
         hook.remove()
         assert torch.equal(encoder(x), alone)
         assert len(seen) == 1
+
+    def test_another_gate_or_forward_is_called(self):
+        class Open(GatedAttentionUnit):
+            def forward(self, x, sequence=None):
+                return 7.0 * sequence
+
+        encoder, x = self.build(), torch.rand(2, 3, 6, 6)
+        encoder.gau = Open(4, 8)
+        assert set(encoder(x).unique().tolist()) == {0.0, 7.0}
+        encoder = self.build()
+        encoder.neuron.forward = lambda x: torch.zeros_like(x)
+        assert not encoder(x).any()
+
+    def test_hooks_on_all_modules_see_the_neuron(self):
+        encoder, seen = self.build(), []
+        with nn.modules.module.register_module_forward_hook(lambda module, *rest: seen.append(module)):
+            encoder(torch.rand(2, 3, 6, 6))
+        assert encoder.neuron in seen and encoder.gau in seen
+
+    def test_mixed_types_are_those_of_the_definition(self):
+        z, temporal, spatial, _ = inputs(4, (2, 4, 5, 5), True)
+        output = gated_lif(z.bfloat16(), temporal, spatial, gain=1.0, surrogate=Triangle(), **CIFAR)
+        assert output.dtype == torch.float32
+
+    def test_double_precision_as_default(self):
+        torch.set_default_dtype(torch.float64)
+        try:
+            first_currents.cache_clear()
+            encoder = self.build().float()
+            assert encoder(torch.rand(2, 3, 6, 6, dtype=torch.float32)).dtype == torch.float32
+        finally:
+            torch.set_default_dtype(torch.float32)
 
     def test_firing_rates_are_measured(self):
         encoder = self.build()

@@ -210,7 +210,8 @@ def test_nothing_to_do():
 class TestWithPyTorch:
     @pytest.mark.parametrize("dtype", TYPES, ids=str)
     def test_opcheck(self, dtype):
-        settings = dict(CIFAR, strict=False, derivative=cuda_derivative(Triangle())[0]).values()
+        (text, numbers), _ = cuda_derivative(Triangle())
+        settings = dict(CIFAR, strict=False, derivative=text, numbers=numbers).values()
         x, v = current(3, 2, 8).to(DEVICE, dtype).requires_grad_(), current(2, 8).to(DEVICE).requires_grad_()
         torch.library.opcheck(torch.ops.gac_sj.lif.default, (x, v, *settings, True))
         z, temporal, spatial, _ = (tensor.to(DEVICE) for tensor in gated_inputs(3, (2, 4, 4, 4), True))

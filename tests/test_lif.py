@@ -1,5 +1,7 @@
 """The LIF operator: the kernels, built for the CPU, against the definition."""
 
+from functools import cache
+
 import pytest
 import torch
 from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
@@ -9,7 +11,7 @@ from torch import nn
 
 import gac_sj
 from gac_sj import LIFNode, Rectangle, Triangle
-from gac_sj.ops import dispatch
+from gac_sj.ops import cpp, dispatch
 from gac_sj.ops.lif import lif, reference
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
@@ -165,7 +167,7 @@ def test_a_surrogate_of_a_user():
             return Triangle(alpha=2.0)(x)
 
         def cuda_derivative(self):
-            return "clamp_min(2.0f - 4.0f * fabsf(x), 0.0f)"
+            return "clamp_min(a - 4.0f * fabsf(x), 0.0f)", 2.0
 
     assert_same(current(4, 50), surrogate=Tent())
 
@@ -173,7 +175,7 @@ def test_a_surrogate_of_a_user():
 def test_cuda_text_with_a_mistake_is_an_error_with_the_compilers_words():
     class Wrong(Triangle):
         def cuda_derivative(self):
-            return "fabs_of(x)"
+            return ("fabs_of(x)",)
 
     with pytest.raises(RuntimeError, match=r"cannot build the kernels.*fabs_of"):
         lif(current(2, 3), **CIFAR, surrogate=Wrong(), path="cpp")
@@ -193,7 +195,7 @@ def test_opcheck(v, stores):
     x = current(3, 2, 8).requires_grad_()
     v = v if v is None else v.requires_grad_()
     derivative, _ = cuda_derivative(Triangle())
-    arguments = (x, v, *CIFAR.values(), False, derivative, stores)
+    arguments = (x, v, *CIFAR.values(), False, *derivative, stores)
     torch.library.opcheck(torch.ops.gac_sj.lif.default, arguments)
 
 
@@ -266,3 +268,86 @@ def test_what_spikingjelly_knows():
         equal, reason = spikingjelly_equivalent(unknown)
         assert equal is None
         assert type(unknown).__name__ in reason
+
+
+@pytest.mark.parametrize("backend", ["aot_eager"])
+def test_compiled_with_symbolic_sizes_and_numbers(backend):
+    node = LIFNode(**CIFAR, surrogate_function=Triangle())
+    compiled = torch.compile(node, dynamic=True, backend=backend)
+    for alpha, images in ((1.0, 2), (2.0, 3), (0.5, 4)):
+        node.surrogate_function.alpha = alpha
+        x = current(4, images, 16)
+        node.reset()
+        expected = node(x)
+        node.reset()
+        assert torch.equal(compiled(x), expected)
+
+
+def test_tensors_as_parameters_take_the_definition_and_get_gradients():
+    neuron = dict(CIFAR, v_threshold=torch.tensor(1.0, requires_grad=True))
+    lif(current(4, 3, 16), **neuron, surrogate=Triangle())[0].sum().backward()
+    assert neuron["v_threshold"].grad != 0
+    with pytest.raises(ValueError, match="is a tensor"):
+        lif(current(4, 3, 16), **neuron, surrogate=Triangle(), path="cpp")
+
+
+def test_a_class_that_changes_the_function_does_not_inherit_its_derivative():
+    class Wider(Triangle):
+        @staticmethod
+        def spiking_function(x, alpha, strict=False):
+            return Triangle.spiking_function(x, alpha / 2, strict)
+
+    derivative, reason = cuda_derivative(Wider())
+    assert derivative is None and "Wider changes the function" in reason
+    assert spikingjelly_equivalent(Wider())[0] is None
+    assert_same_as_default(current(4, 30), Wider())
+
+
+def assert_same_as_default(x, surrogate):
+    ours, theirs = (
+        torch.autograd.grad(lif(leaf, **CIFAR, surrogate=surrogate, path=path)[0].sum(), leaf)[0]
+        for path in (None, "torch")
+        for leaf in [x.clone().requires_grad_()]
+    )
+    assert torch.equal(ours, theirs)
+
+
+def test_forward_mode_derivatives_are_no_silent_zeros():
+    x = current(3, 8)
+    with pytest.raises(NotImplementedError):  # as the surrogate functions themselves
+        torch.func.jvp(lambda x: lif(x, **CIFAR, surrogate=Triangle())[0], (x,), (torch.ones_like(x),))
+    with pytest.raises(ValueError, match="need the definition"):
+        torch.func.grad(lambda x: lif(x, **CIFAR, surrogate=Triangle(), path="cpp")[0].sum())(x)
+
+
+def test_an_input_without_steps_is_refused():
+    with pytest.raises(ValueError, match="at least one time step"):
+        lif(torch.randn(0, 2, 3), **CIFAR, surrogate=Triangle())
+
+
+def test_a_potential_in_float64_stays_so():
+    assert (
+        lif(current(3, 8), torch.zeros(8, dtype=torch.float64), **CIFAR, surrogate=Triangle())[1].dtype == torch.float64
+    )
+
+
+def test_an_infinite_threshold_silences():
+    neuron = dict(CIFAR, v_threshold=float("inf"))
+    assert not lif(current(3, 8), **neuron, surrogate=Triangle(alpha=1e30), path="cpp")[0].any()
+
+
+def test_half_precision_by_hand_is_that_of_the_compiler(monkeypatch):
+    """For compilers that do not know it: every half as a current, and gradients around what rounds up and down."""
+    monkeypatch.setattr(cpp, "load", cache(lambda code: cpp.Module(code, ("-U__FLT16_MAX__",))))
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    grad = torch.randn(1, 2**16).half() * every.abs().nan_to_num(1.0).clamp(max=8.0)
+    silent = dict(CIFAR, tau=3.7, v_threshold=2.0, decay_input=True)
+    surrogate = Triangle(alpha=0.3)
+    ours, theirs = (
+        results(path, every[None], None, silent, surrogate, [grad, torch.zeros(2**16), None])
+        for path in ("cpp", "torch")
+    )
+    for mine, expected in zip(ours, theirs):
+        assert torch.equal(mine.nan_to_num(7.0), expected.nan_to_num(7.0))
+    subnormal = theirs[2].abs()
+    assert ((subnormal > 0) & (subnormal < 2.0**-14)).sum() > 1000

@@ -381,3 +381,28 @@ def test_less_memory_and_the_same_results(method, most, options):
         results.append([loss, *(p.grad for p in network.parameters()), *network.buffers()])
     assert all(map(torch.equal, *results))
     assert 0 < kept[1] < most * kept[0]
+
+
+def test_two_backward_passes_through_checkpoints():
+    model = small()
+    model.set_grad_checkpointing()
+    loss = model(images()).square().sum()
+    loss.backward(retain_graph=True)
+    once = [p.grad.clone() for p in model.parameters()]
+    loss.backward()
+    assert all(torch.equal(p.grad, 2 * grad) for p, grad in zip(model.parameters(), once))
+
+
+def test_other_numbers_than_spikes_are_not_kept_as_bytes():
+    model = small()
+    for module in model.modules():
+        if hasattr(module, "surrogate_function"):
+            module.surrogate_function.spiking = False
+    x, grads = images(), []
+    for enable in (False, True):
+        model.set_spikes_as_bytes(enable)
+        model.zero_grad()
+        network = copy.deepcopy(model)
+        network(x).square().sum().backward()
+        grads.append([p.grad for p in network.parameters()])
+    assert all(map(torch.equal, *grads))

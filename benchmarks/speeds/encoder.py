@@ -53,7 +53,7 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
     shape = args.T, args.batch, args.channels, args.size, args.size
     grad = torch.randn(shape, device=args.device)
     node = encoder.neuron
-    path = choose("gated_lif", images.to(dtype), node.surrogate_function)
+    path = choose("gated_lif", images.to(dtype), node.surrogate_function, steps=args.T)
     variants = {
         "ours": Variant(encoder, path),
         "spikingjelly": Variant(StockEncoder(encoder).to(args.device), path_of_stock(node, images.device, dtype)),

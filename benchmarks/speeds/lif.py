@@ -57,7 +57,7 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
     grad = torch.randn_like(x)
     node = preset("cifar")
     variants = {
-        "ours": Variant(Fresh(node), choose("lif", x, node.surrogate_function)),
+        "ours": Variant(Fresh(node), choose("lif", x, node.surrogate_function, steps=args.T)),
         "spikingjelly": Variant(Fresh(stock_neuron(node)), path_of_stock(node, x.device, dtype)),
         "naive": Variant(NaiveLIF(node)),
     }

@@ -30,9 +30,11 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
     """Check the networks and ask what their training keeps.
 
     Raises:
-        ValueError: no network of that name.
+        ValueError: no network of that name, or a form that has no training.
         WrongResultError: a variant is wrong; then none is measured.
     """
+    if "folded" in args.also:
+        raise ValueError("folded is a form for inference, and memory is that of training; leave it out of --also.")
     networks = Networks(args)
     networks.add(args.also)
     networks.check([TRAINING])

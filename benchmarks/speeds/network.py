@@ -107,7 +107,7 @@ class Networks:
             wake(model, self.images[:CHECKED])
         self.grad = torch.randn(args.batch, ours.num_classes, device=self.device)
         self.shared = {"model": args.model, "dtype": args.dtype, "T": args.T, "batch": args.batch, "size": size}
-        path = choose("lif", self.images.to(self.dtype), ours.lif.surrogate_function)
+        path = choose("lif", self.images.to(self.dtype), ours.lif.surrogate_function, steps=args.T)
         self.variants = {"ours": Variant(ours, path), "ours_direct": Variant(direct, path)}
         self.naive_direct = Variant(naive_network(direct))
         if reason := why_no_network(direct):

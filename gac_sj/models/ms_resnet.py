@@ -7,8 +7,8 @@ ImageNet networks differ in neuron, initialisation and stem, as the published co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any
@@ -102,7 +102,9 @@ class MSBlock(nn.Module):
         return y + (self._convolve(self.shortcut, spikes) if self.spike_shortcut else self.shortcut(x))
 
     def _convolve(self, layers: nn.Module, spikes: Tensor) -> Tensor:
-        with spikes_as_bytes(spikes) if self.spikes_as_bytes else nullcontext():
+        # a surrogate that does not spike puts out other numbers than zeros and ones
+        as_bytes = self.spikes_as_bytes and self.lif1.surrogate_function.spiking
+        with spikes_as_bytes(spikes) if as_bytes else nullcontext():
             return layers(spikes)
 
 
@@ -276,24 +278,28 @@ class MSResNet(nn.Module, base.MultiStepModule):
         return f"T={self.T}, num_classes={self.num_classes}"
 
 
-def _recompute(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """The contexts of a block's first and second run: the second starts from the same state, and counts no batch."""
+class _Again:
+    """Around a block's second run: it starts from the same state, and its BatchNorms count no batch."""
 
-    @contextmanager
-    def again() -> Iterator[None]:
-        reset_states(block)
-        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-        before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-        for norm in norms:
+    def __init__(self, block: nn.Module):
+        self.block = block
+
+    def __enter__(self) -> None:
+        reset_states(self.block)
+        self.norms = [module for module in self.block.modules() if isinstance(module, _BatchNorm)]
+        self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
+        for norm in self.norms:
             norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, (momentum, batches) in zip(norms, before):
-                norm.momentum = momentum
-                norm.num_batches_tracked.copy_(batches)
 
-    return nullcontext(), again()
+    def __exit__(self, *error: object) -> None:
+        for norm, (momentum, batches) in zip(self.norms, self.before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
+
+
+def _recompute(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of a block's first and further runs."""
+    return nullcontext(), _Again(block)
 
 
 def _head(features: int, num_classes: int) -> nn.Module:

@@ -42,7 +42,12 @@ class Module:
     def __init__(self, code: str, options: tuple[str, ...] = ()):
         kernels = re.findall(r"__global__ void (\w+)", code)
         code = read("host.h") + code + "".join(map(_ENTRY.format, kernels))
-        self._library = ctypes.CDLL(str(_build(code, (*OPTIONS, *options))))
+        library = _build(code, (*OPTIONS, *options))
+        try:
+            self._library = ctypes.CDLL(str(library))
+        except OSError:  # damaged on disk
+            library.unlink(missing_ok=True)
+            self._library = ctypes.CDLL(str(_build(code, (*OPTIONS, *options))))
 
     def launch(
         self,
@@ -109,12 +114,12 @@ def compiler() -> list[str]:
 @cache
 def cache_folder() -> Path:
     """Where compiled kernels are kept; a folder for this process alone where a home cannot be written to."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gac_sj"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gac_sj"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # it cannot be written to, or there is no home
         _temporary.append(tempfile.TemporaryDirectory(prefix="gac_sj-"))
         return Path(_temporary[-1].name)
 

@@ -5,6 +5,7 @@ CuPy has subnormal numbers (below 1.2e-38) count as 0.
 
 from __future__ import annotations
 
+import errno
 from functools import cache
 from typing import Any
 
@@ -86,7 +87,7 @@ def why_not() -> str | None:
         found = cupy.cuda.runtime.runtimeGetVersion() // 1000
         driver = cupy.cuda.runtime.driverGetVersion() // 1000
     except Exception as error:  # a broken installation raises whatever its libraries raise
-        return f"CuPy cannot be imported ({_sentence(error)}); {install}"
+        return f"CuPy cannot be imported ({_sentence(error)}); {_help(error, install)}"
     if found != major:
         return (
             f"CuPy is built for CUDA {found} and PyTorch for CUDA {major}; pip uninstall cupy-cuda{found}x; {install}"
@@ -96,8 +97,15 @@ def why_not() -> str | None:
     try:
         cupy.RawModule(code=source("lif", PROBE), options=OPTIONS).get_function("lif_forward")
     except Exception as error:
-        return f"CuPy cannot compile ({_sentence(error)}); pip install 'cupy-cuda{major}x[ctk]' brings what it needs"
+        needed = f"pip install 'cupy-cuda{major}x[ctk]' brings what it needs"
+        return f"CuPy cannot compile ({_sentence(error)}); {_help(error, needed)}"
     return None
+
+
+def _help(error: Exception, otherwise: str) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "CUPY_CACHE_DIR may name a folder that can be written to"
+    return otherwise
 
 
 def _sentence(error: Exception) -> str:

@@ -17,6 +17,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from spikingjelly.activation_based import functional
@@ -26,7 +27,7 @@ from gac_sj.ops import cpp, cupy
 from gac_sj.ops.source import ELEMENTS
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
-__all__ = ["KERNELS", "MOST_STEPS", "ORDER", "PATHS", "choose", "why_not"]
+__all__ = ["KERNELS", "MOST_STEPS", "ORDER", "PATHS", "choose", "require_numbers", "why_not"]
 
 PATHS = ("cupy", "cpp", "spikingjelly", "torch")
 #: The paths that run kernels of this folder.
@@ -39,7 +40,14 @@ ORDER = {"cuda": ("cupy", "spikingjelly", "torch"), "cpu": ("cpp", "torch")}
 _logger = logging.getLogger("gac_sj")
 
 
-def choose(operator: str, x: Tensor, surrogate: Callable, requested: str | None = None, steps: int = 1) -> str:
+def choose(
+    operator: str,
+    x: Tensor,
+    surrogate: Callable,
+    requested: str | None = None,
+    steps: int = 1,
+    unfit: str | None = None,
+) -> str:
     """The path of ``operator`` for an input and a surrogate function.
 
     Args:
@@ -48,13 +56,16 @@ def choose(operator: str, x: Tensor, surrogate: Callable, requested: str | None 
         surrogate: of the neuron.
         requested: one of :data:`PATHS`, which then must be possible; None: that of ``GAC_SJ_OPS``, or the best one.
         steps: length of the sequence.
+        unfit: what in the arguments no kernel can compute; None where all is well.
 
     Raises:
         ValueError: the path that was asked for does not exist, or is not possible.
     """
     _, no_text = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
-    return _choose(operator, x.device.type, x.dtype, no_text, no_equivalent, requested, steps > MOST_STEPS)
+    if steps > MOST_STEPS:
+        no_text = f"its kernels hold up to {MOST_STEPS} steps at once"
+    return _choose(operator, x.device.type, x.dtype, unfit or no_text, unfit or no_equivalent, requested)
 
 
 @torch.compiler.assume_constant_result  # the compiler need not follow the look for compilers and libraries
@@ -65,8 +76,11 @@ def _choose(
     no_text: str | None,
     no_equivalent: str | None,
     requested: str | None,
-    too_long: bool,
 ) -> str:
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
+        return "torch"
+    if _is_transformed():  # torch.func, or derivatives forward
+        no_text = no_equivalent = "forward-mode derivatives and torch.func need the definition"
     source = "the argument" if requested else "GAC_SJ_OPS"
     requested = requested or os.environ.get("GAC_SJ_OPS") or None
     if requested == "spikingjelly" and operator == "gated_lif":
@@ -74,15 +88,13 @@ def _choose(
     if requested is not None:
         if requested not in PATHS:
             raise ValueError(f"{source} is {requested!r}; the paths are {', '.join(PATHS)}.")
-        reason = why_not(requested, operator, device, dtype, no_text, no_equivalent, too_long)
+        reason = why_not(requested, operator, device, dtype, no_text, no_equivalent)
         if reason:
             raise ValueError(f"{source} asks for {requested}, which {operator} cannot take here: {reason}.")
         return requested
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
-        return "torch"
     reasons = []
     for path in ORDER.get(device, ("torch",)):
-        reason = why_not(path, operator, device, dtype, no_text, no_equivalent, too_long)
+        reason = why_not(path, operator, device, dtype, no_text, no_equivalent)
         if reason is None:
             break
         reasons.append(f"not {path}: {reason}")
@@ -98,7 +110,6 @@ def why_not(
     dtype: torch.dtype = torch.float32,
     no_text: str | None = None,
     no_equivalent: str | None = None,
-    too_long: bool = False,
 ) -> str | None:
     """What keeps ``operator`` from a path; None where nothing does.
 
@@ -106,8 +117,8 @@ def why_not(
         path, operator: see :func:`choose`.
         device: "cuda", "cpu", ...
         dtype: of the input.
-        no_text, no_equivalent: why the surrogate function has no CUDA text, or none that SpikingJelly knows.
-        too_long: whether the sequence has more than :data:`MOST_STEPS` steps.
+        no_text: why our kernels cannot compute it; such as a surrogate function without CUDA text.
+        no_equivalent: why SpikingJelly's cannot.
     """
     if path == "torch":
         return None
@@ -118,8 +129,6 @@ def why_not(
         return f"it takes float32, float16 and bfloat16, and the input is {str(dtype).removeprefix('torch.')}"
     if path == "spikingjelly":
         return f"SpikingJelly has no {operator}" if operator != "lif" else no_equivalent or _why_not_spikingjelly()
-    if too_long:
-        return f"its kernels hold up to {MOST_STEPS} steps at once"
     return no_text or (cpp.why_not() if path == "cpp" else cupy.why_not())
 
 
@@ -135,6 +144,17 @@ def _why_not_spikingjelly() -> str | None:
         return None
     reasons = "; ".join(f"{name}: {reason}" for name, reason in found["unavailable"].items())
     return f"its kernels cannot be had ({reasons})"
+
+
+def _is_transformed() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def require_numbers(*values: Any) -> str | None:
+    """What keeps a neuron with such parameters from kernels, which know numbers alone; None where nothing does."""
+    if all(value is None or isinstance(value, (int, float)) for value in values):
+        return None
+    return "tau, v_threshold or v_reset is a tensor"
 
 
 @cache

@@ -21,6 +21,7 @@ static thread_local dim blockIdx, threadIdx, gridDim, blockDim;
 
 static inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
 static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
+#ifdef __FLT16_MAX__  // the compiler knows half precision (GCC 12 and later, Clang)
 static inline float half_to_float(unsigned short bits) { _Float16 x; std::memcpy(&x, &bits, 2); return x; }
 static inline unsigned short float_to_half(float x) {
   const _Float16 y = x;
@@ -28,6 +29,25 @@ static inline unsigned short float_to_half(float x) {
   std::memcpy(&bits, &y, 2);
   return bits;
 }
+#else
+// Sign, 5 bits of exponent (15 is 2^0), 10 of fraction. A float with such a fraction times 2^-112 has the same bits,
+// 13 places further up.
+static inline float half_to_float(unsigned short bits) {
+  const unsigned magnitude = bits & 0x7fffu;
+  const float x = magnitude >= 0x7c00u ? __uint_as_float(0x7f800000u | (magnitude & 0x3ffu) << 13)
+                                       : __uint_as_float(magnitude << 13) * 0x1p112f;
+  return bits & 0x8000u ? -x : x;
+}
+static inline unsigned short float_to_half(float x) {
+  const unsigned bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;  // NaN
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds to infinity
+  if (magnitude < 0x38800000u)  // below 2^-14: a multiple of 2^-24, which adding 0.5 rounds to
+    return sign | (__float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u);
+  const unsigned rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);  // to nearest, ties to even
+  return sign | (rounded - 0x38000000u) >> 13;
+}
+#endif
 
 #ifdef EMULATE_GRID
 static inline long long first_pack(long long) { return blockIdx.x * (long long)blockDim.x + threadIdx.x; }

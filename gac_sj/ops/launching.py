@@ -82,9 +82,9 @@ class Launch:
             cpp.load(code).launch(kernel, (self.threads, self.rows), 1, arguments, self.workers)
 
 
-def neuron_numbers(tau: float, v_threshold: float, v_reset: float | None) -> tuple[float, float, float, float]:
-    """The kernels' tau, decay, threshold and resting potential."""
-    return tau, 1.0 - 1.0 / tau, v_threshold, 0.0 if v_reset is None else v_reset
+def neuron_numbers(tau: float, v_threshold: float, v_reset: float | None, numbers: list[float]) -> tuple[float, ...]:
+    """The kernels' tau, decay, threshold, resting potential, and the three numbers of the surrogate function."""
+    return tau, 1.0 - 1.0 / tau, v_threshold, 0.0 if v_reset is None else v_reset, *(numbers + [0.0] * 3)[:3]
 
 
 def empty_sequence(x_seq: Tensor, dtype: torch.dtype | None = None) -> Tensor:

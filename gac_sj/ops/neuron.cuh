@@ -1,9 +1,10 @@
 // One step of the LIF neuron and its derivative, in the order of operations of lif/reference.py; compiled without
 // contraction (FMA), so that both agree bit for bit.
 //
-// Macros: DECAY_INPUT, SOFT_RESET, DETACH_RESET, STRICT (0 or 1), DERIVATIVE(x): the surrogate's, of x = h - threshold.
+// Macros: DECAY_INPUT, SOFT_RESET, DETACH_RESET, STRICT (0 or 1), DERIVATIVE: that of the
+// surrogate function, of x = h - threshold and the numbers a, b, c.
 
-struct Neuron { float tau, decay, threshold, rest; };
+struct Neuron { float tau, decay, threshold, rest, a, b, c; };
 
 // For derivatives.
 __device__ inline float clamp_min(float x, float low) { return x < low ? low : x; }  // keeps NaN, as torch does
@@ -26,9 +27,9 @@ __device__ inline float reset(const Neuron& n, float h, float s) {
 
 // Gradients with regard to the charged potential h, from those of the spike and of the potential after the reset.
 __device__ inline float grad_charged(const Neuron& n, float h, float grad_s, float grad_v) {
-  const float s = fire(n, h), x = h - n.threshold;
+  const float s = fire(n, h), x = h - n.threshold, a = n.a, b = n.b, c = n.c;
   if (!DETACH_RESET) grad_s = SOFT_RESET ? grad_s + -grad_v * n.threshold : (grad_s + grad_v * n.rest) + -(grad_v * h);
-  return (SOFT_RESET ? grad_v : grad_v * (1.0f - s)) + (DERIVATIVE(x)) * grad_s;
+  return (SOFT_RESET ? grad_v : grad_v * (1.0f - s)) + (DERIVATIVE) * grad_s;
 }
 
 __device__ inline float grad_input(const Neuron& n, float grad_h) { return DECAY_INPUT ? grad_h / n.tau : grad_h; }

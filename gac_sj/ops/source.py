@@ -41,7 +41,7 @@ def neuron_macros(
         ("SOFT_RESET", int(v_reset is None)),
         ("DETACH_RESET", int(detach_reset)),
         ("STRICT", int(strict)),
-        ("DERIVATIVE(x)", derivative),
+        ("DERIVATIVE", derivative),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gac_sj.ops import dispatch
@@ -39,18 +40,23 @@ def gated_lif(
     """
     require_one_device("gated_lif", z, temporal, spatial_channel)
     T, N = len(temporal), z.shape[-4]
-    if dispatch.choose("gated_lif", z, surrogate, path, T) not in dispatch.KERNELS:
+    unfit = dispatch.require_numbers(*(settings[name] for name in ("gain", "tau", "v_threshold", "v_reset")))
+    attention = torch.promote_types(temporal.dtype, spatial_channel.dtype)
+    if torch.promote_types(attention, z.dtype) != z.dtype:
+        unfit = "the attention has a wider type than the current"
+    if dispatch.choose("gated_lif", z, surrogate, path, T, unfit) not in dispatch.KERNELS:
         return reference.gated_lif(z, temporal, spatial_channel, surrogate=surrogate, **settings)
     if z.dim() != spatial_channel.dim():  # one of them changes over time
         z, spatial_channel = (x if x.dim() == 5 else x.expand(T, *x.shape) for x in (z, spatial_channel))
     if z.dim() == 5 and len(z) != T:
         raise ValueError(f"gated_lif got a current of {len(z)} steps and temporal attention of {T}; give equal ones.")
-    derivative, _ = cuda_derivative(surrogate)
+    (derivative, numbers), _ = cuda_derivative(surrogate)
     return gated_lif_kernel(
         z,
         temporal.flatten(1).expand(T, N).float(),
         spatial_channel.expand(z.shape).to(z.dtype),
         strict=getattr(surrogate, "strict", False),
         derivative=derivative,
+        numbers=numbers,
         **settings,
     )

@@ -29,9 +29,9 @@ def first_currents(T: int, tau: float, v_threshold: float, strict: bool = False)
     settings = dict(tau=tau, decay_input=False, v_threshold=v_threshold, v_reset=0.0, detach_reset=False)
     fires = torch.gt if strict else torch.ge
     # positive floats are ordered as their bits are: bisect between 0, which does not fire, and infinity, which does
-    silent = torch.zeros(T, dtype=torch.int32)
-    firing = torch.full((T,), float("inf")).view(torch.int32)
-    within = torch.arange(T)
+    silent = torch.zeros(T, dtype=torch.int32, device="cpu")
+    firing = torch.full((T,), float("inf"), dtype=torch.float32, device="cpu").view(torch.int32)
+    within = torch.arange(T, device="cpu")
     for _ in range(31):
         middle = silent + (firing - silent) // 2
         current = middle.view(torch.float32).expand(T, T)

@@ -2,16 +2,18 @@
 // backward. Only the result has T steps in memory. Memory is [T, images, size]; temporal is [T, images], float.
 //
 // Macros: T, STATIC, and those of elements.cuh and neuron.cuh. With STATIC z and spatial are [images, size], the same at
-// every step, and so are their gradients. FIRST, if defined, lists the currents of closed_form.py.
+// every step, and so are their gradients. With CLOSED_FORM a few floats more
+// are the currents of closed_form.py.
 
 #define STEP (STATIC ? 0 : t * images * size)
 
-#ifdef FIRST
+#ifdef CLOSED_FORM
+#define FIRST , float f0, float f1, float f2, float f3, float f4, float f5, float f6, float f7
+#define FIRST_ALL {f0, f1, f2, f3, f4, f5, f6, f7}
 // Spikes of a constant current without a recursion: at k, 2k, 3k, ..., with k the first step whose current it reaches.
 struct Spikes {
   float period[LANES], waited[LANES];
-  __device__ Spikes(const Neuron&, const float* current) {
-    const float first[T] = FIRST;
+  __device__ Spikes(const Neuron&, const float* current, const float* first) {
     EACH_LANE waited[l] = 0.0f, period[l] = 1.0f;
     EACH_STEP EACH_LANE period[l] += current[l] >= first[t] ? 0.0f : 1.0f;
   }
@@ -22,9 +24,11 @@ struct Spikes {
   }
 };
 #else
+#define FIRST
+#define FIRST_ALL {0.0f}
 struct Spikes {
   float v[LANES];
-  __device__ Spikes(const Neuron& n, const float*) { EACH_LANE v[l] = n.rest; }
+  __device__ Spikes(const Neuron& n, const float*, const float*) { EACH_LANE v[l] = n.rest; }
   __device__ float next(const Neuron& n, int l, float current) {
     const float h = charge(n, v[l], current), s = fire(n, h);
     v[l] = reset(n, h, s);
@@ -36,15 +40,16 @@ struct Spikes {
 extern "C" __global__ void gated_lif_forward(
     const ELEMENT* __restrict__ z, const float* __restrict__ temporal, const ELEMENT* __restrict__ spatial,
     ELEMENT* __restrict__ gated, index_t images, index_t size, float gain,
-    float tau, float decay, float threshold, float rest) {
-  const Neuron neuron = {tau, decay, threshold, rest};
+    float tau, float decay, float threshold, float rest, float a, float b, float c FIRST) {
+  const Neuron neuron = {tau, decay, threshold, rest, a, b, c};
+  const float first[] = FIRST_ALL;
   const index_t last = last_pack(size / LANES);
   for (index_t image = blockIdx.y; image < images; image += gridDim.y) {
     for (index_t pack = first_pack(size / LANES); pack < last; pack += next_pack()) {
       const index_t i = image * size + pack * LANES;
       float current[LANES], map[LANES];
       if (STATIC) load(z + i, current), load(spatial + i, map);
-      Spikes spikes(neuron, current);
+      Spikes spikes(neuron, current, first);
       EACH_STEP {
         if (!STATIC) load(z + STEP + i, current), load(spatial + STEP + i, map);
         const float weight = temporal[t * images + image];
@@ -61,8 +66,8 @@ extern "C" __global__ void gated_lif_backward(
     const ELEMENT* __restrict__ grad_gated, const ELEMENT* __restrict__ z, const float* __restrict__ temporal,
     const ELEMENT* __restrict__ spatial, ELEMENT* __restrict__ grad_z, float* __restrict__ grad_temporal,
     ELEMENT* __restrict__ grad_spatial, index_t images, index_t size, float gain,
-    float tau, float decay, float threshold, float rest) {
-  const Neuron neuron = {tau, decay, threshold, rest};
+    float tau, float decay, float threshold, float rest, float a, float b, float c) {
+  const Neuron neuron = {tau, decay, threshold, rest, a, b, c};
   const index_t last = last_pack(size / LANES), thread = blockIdx.x * (index_t)blockDim.x + threadIdx.x;
   for (index_t image = blockIdx.y; image < images; image += gridDim.y) {
     float sums[T][LANES];

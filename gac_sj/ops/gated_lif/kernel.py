@@ -10,12 +10,13 @@ from torch import Tensor
 from gac_sj.ops.gated_lif.closed_form import first_currents
 from gac_sj.ops.launching import Launch, canonical, neuron_numbers, no_second_derivative
 from gac_sj.ops.source import neuron_macros
-from gac_sj.ops.surrogates import literal
 
 __all__ = ["gated_lif_kernel"]
 
 # Threads that share an image: enough to fill a GPU, few enough for their sums to be small beside the tensors.
 _MOST = 4096
+# Steps whose first currents fit into the kernel's arguments.
+_FIRST = 8
 
 
 @torch.library.custom_op("gac_sj::gated_lif", mutates_args=(), device_types=("cpu", "cuda"))
@@ -31,13 +32,14 @@ def gated_lif_kernel(
     detach_reset: bool,
     strict: bool,
     derivative: str,
+    numbers: list[float],
 ) -> Tensor:
     """Fused :func:`gac_sj.ops.gated_lif.reference.gated_lif`.
 
     Args:
         z, spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``, of one type: float32, float16 or bfloat16.
         temporal: ``[T, N]`` float32.
-        derivative, strict: of the surrogate function (:mod:`gac_sj.ops.surrogates`).
+        derivative, numbers, strict: of the surrogate function (:mod:`gac_sj.ops.surrogates`).
         others: as in the definition.
 
     Returns:
@@ -48,15 +50,13 @@ def gated_lif_kernel(
     images, size = gated.shape[1], gated[0, 0].numel() if gated.shape[1] else 0
     shape = images, size, gain
     macros = ("STATIC", int(z.dim() == 4)), *neuron_macros(decay_input, v_reset, detach_reset, strict, derivative)
-    if z.dim() == 4 and not decay_input and v_reset == 0.0 and v_threshold > 0.0 and len(gated) <= 16:
-        first = first_currents(len(gated), tau, v_threshold, strict)
-        macros = *macros, ("FIRST", f"{{{', '.join(map(literal, first))}}}")
-    Launch(gated, size, images)(
-        "gated_lif",
-        "gated_lif_forward",
-        macros,
-        (z, temporal.contiguous(), spatial_channel, gated, *shape, *neuron_numbers(tau, v_threshold, v_reset)),
-    )
+    first = ()
+    if z.dim() == 4 and not decay_input and v_reset == 0.0 and v_threshold > 0.0 and len(gated) <= _FIRST:
+        macros = *macros, ("CLOSED_FORM", "")
+        first = (*first_currents(len(gated), tau, v_threshold, strict), *[0.0] * _FIRST)[:_FIRST]
+    neuron = neuron_numbers(tau, v_threshold, v_reset, numbers)
+    arguments = z, temporal.contiguous(), spatial_channel, gated, *shape, *neuron, *first
+    Launch(gated, size, images)("gated_lif", "gated_lif_forward", macros, arguments)
     return gated
 
 
@@ -79,6 +79,7 @@ def _gated_lif_backward(
     detach_reset: bool,
     strict: bool,
     derivative: str,
+    numbers: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``z``, ``temporal`` and ``spatial_channel``."""
     like = _empty_result(z, temporal, "meta")
@@ -93,7 +94,7 @@ def _gated_lif_backward(
         "gated_lif",
         "gated_lif_backward",
         (("STATIC", int(z.dim() == 4)), *neuron_macros(decay_input, v_reset, detach_reset, strict, derivative)),
-        (grad, *inputs, grad_z, sums, grad_spatial, *shape, *neuron_numbers(tau, v_threshold, v_reset)),
+        (grad, *inputs, grad_z, sums, grad_spatial, *shape, *neuron_numbers(tau, v_threshold, v_reset, numbers)),
     )
     return grad_z, sums.sum(0).t().contiguous(), grad_spatial
 

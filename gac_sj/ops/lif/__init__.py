@@ -40,19 +40,24 @@ def lif(
         others: as in the definition.
 
     Raises:
-        ValueError: tensors on two devices; ``path`` or ``GAC_SJ_OPS`` asks for what cannot be had.
+        ValueError: no time step; tensors on two devices; ``path`` or ``GAC_SJ_OPS`` asks for what cannot be had.
     """
     settings = dict(
         tau=tau, decay_input=decay_input, v_threshold=v_threshold, v_reset=v_reset, detach_reset=detach_reset
     )
     require_one_device("lif", x_seq, v)
-    path = dispatch.choose("lif", x_seq, surrogate, path, len(x_seq))
+    if not len(x_seq):
+        raise ValueError(f"lif got an input of shape {list(x_seq.shape)}; it needs at least one time step.")
+    unfit = dispatch.require_numbers(tau, v_threshold, v_reset)
+    if v is not None and torch.promote_types(v.dtype, torch.float32) != torch.float32:
+        unfit = f"the potential is {str(v.dtype).removeprefix('torch.')}, and kernels keep float32"
+    path = dispatch.choose("lif", x_seq, surrogate, path, len(x_seq), unfit)
     if path in dispatch.KERNELS:
-        derivative, _ = cuda_derivative(surrogate)
+        (derivative, numbers), _ = cuda_derivative(surrogate)
         strict = getattr(surrogate, "strict", False)
         v = None if v is None else v.float().expand(x_seq.shape[1:])
         spikes, v, v_seq = lif_kernel(
-            x_seq, v, **settings, strict=strict, derivative=derivative, store_v_seq=store_v_seq
+            x_seq, v, **settings, strict=strict, derivative=derivative, numbers=numbers, store_v_seq=store_v_seq
         )
         return spikes, v, v_seq if store_v_seq else None
     if path == "spikingjelly":

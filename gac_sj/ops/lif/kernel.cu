@@ -8,8 +8,8 @@ extern "C" __global__ void lif_forward(
     const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // null: the resting potential
     ELEMENT* __restrict__ spikes, float* __restrict__ v_last, float* __restrict__ v_seq,  // v_seq: null
     index_t neurons, index_t x_step,  // elements from one step of x to the next: neurons, or 0 for the same current
-    float tau, float decay, float threshold, float rest) {
-  const Neuron neuron = {tau, decay, threshold, rest};
+    float tau, float decay, float threshold, float rest, float a, float b, float c) {
+  const Neuron neuron = {tau, decay, threshold, rest, a, b, c};
   const index_t last = last_pack(neurons / LANES);
   for (index_t pack = first_pack(neurons / LANES); pack < last; pack += next_pack()) {
     const index_t i = pack * LANES;
@@ -36,8 +36,8 @@ extern "C" __global__ void lif_backward(
     const float* __restrict__ grad_v_seq,  // null
     const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // v_first: null
     ELEMENT* __restrict__ grad_x, float* __restrict__ grad_v_first,  // grad_v_first: null
-    index_t neurons, index_t x_step, float tau, float decay, float threshold, float rest) {
-  const Neuron neuron = {tau, decay, threshold, rest};
+    index_t neurons, index_t x_step, float tau, float decay, float threshold, float rest, float a, float b, float c) {
+  const Neuron neuron = {tau, decay, threshold, rest, a, b, c};
   const index_t last = last_pack(neurons / LANES);
   for (index_t pack = first_pack(neurons / LANES); pack < last; pack += next_pack()) {
     const index_t i = pack * LANES;

@@ -24,6 +24,7 @@ def lif_kernel(
     detach_reset: bool,
     strict: bool,
     derivative: str,
+    numbers: list[float],
     store_v_seq: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fused :func:`gac_sj.ops.lif.reference.lif`; ``v`` None stands for the resting potential.
@@ -31,7 +32,7 @@ def lif_kernel(
     Args:
         x_seq: ``[T, N, *]``, float32, float16 or bfloat16.
         v: ``[N, *]`` float32, or None.
-        derivative, strict: of the surrogate function (:mod:`gac_sj.ops.surrogates`).
+        derivative, numbers, strict: of the surrogate function (:mod:`gac_sj.ops.surrogates`).
         tau, decay_input, v_threshold, v_reset, detach_reset, store_v_seq: as in the definition.
 
     Returns:
@@ -46,13 +47,13 @@ def lif_kernel(
         "lif",
         "lif_forward",
         neuron_macros(decay_input, v_reset, detach_reset, strict, derivative),
-        (x_seq, v, spikes, v_last, v_seq, v_last.numel(), step, *neuron_numbers(tau, v_threshold, v_reset)),
+        (x_seq, v, spikes, v_last, v_seq, v_last.numel(), step, *neuron_numbers(tau, v_threshold, v_reset, numbers)),
     )
     return spikes, v_last, v_last.new_empty(0) if v_seq is None else v_seq
 
 
 @lif_kernel.register_fake
-def _(x_seq, v, tau, decay_input, v_threshold, v_reset, detach_reset, strict, derivative, store_v_seq):
+def _(x_seq, v, tau, decay_input, v_threshold, v_reset, detach_reset, strict, derivative, numbers, store_v_seq):
     spikes = empty_sequence(x_seq)
     v_last = torch.empty_like(spikes[0], dtype=torch.float32)
     return spikes, v_last, empty_sequence(x_seq, torch.float32) if store_v_seq else v_last.new_empty(0)
@@ -72,6 +73,7 @@ def _lif_backward(
     detach_reset: bool,
     strict: bool,
     derivative: str,
+    numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the input and (where it was given, else empty) of the first potential."""
     grad_x = empty_sequence(x_seq)
@@ -93,7 +95,7 @@ def _lif_backward(
             first,
             like.numel(),
             step,
-            *neuron_numbers(tau, v_threshold, v_reset),
+            *neuron_numbers(tau, v_threshold, v_reset, numbers),
         ),
     )
     return grad_x, grad_x.new_empty(0, dtype=torch.float32) if first is None else first
