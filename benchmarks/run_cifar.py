@@ -3,6 +3,7 @@
     python benchmarks/run_cifar.py --dataset digits --output runs/digits
     python benchmarks/run_cifar.py --dataset cifar10 --train-limit 10000 --epochs 10 --seeds 0 1 2 --output runs/cifar10
     python benchmarks/run_cifar.py --dataset digits --encoders gac gac:spatial gac:kernel_size=3 --output runs/forms
+    python benchmarks/run_cifar.py --dataset digits --encoders gac direct:block_attention=TCSA --output runs/blocks
 
 Writes results.csv (a row per encoder and seed: accuracy, and energy, dynamics and speed of the trained network), the
 weights and a report with plots into --output. The same command continues where it was interrupted, also inside an
@@ -55,7 +56,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     forms = (
         f"{', '.join(ENCODERS)} (default: all but SpikingJelly's two attentions), or NAME:OPTION,... with a recipe "
         f"({', '.join(RECIPES)}), temporal or spatial (one part of the gate alone), or a keyword of the encoder: "
-        "gac:current,kernel_size=3,depth=1"
+        "gac:current,kernel_size=3,depth=1; or of the network: direct:block_attention=TCSA (MA-SNN's, in every block)"
     )
     add("--encoders", nargs="+", default=DEFAULT_ENCODERS, metavar="NAME", help=forms)
     add("-T", type=int, default=4, help="time steps (default: %(default)s)")

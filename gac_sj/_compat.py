@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from spikingjelly.activation_based import layer
+from spikingjelly.activation_based import functional, layer
 from torch import nn
 
 
@@ -69,3 +69,24 @@ def datasets_module(name: str) -> ModuleType:
             return importlib.import_module(name)
         finally:
             del sys.modules["torchaudio"]
+
+
+def forget_reset_modules(network: nn.Module) -> None:
+    """Make ``reset_net`` look for the modules of a changed network again: 2.0.0 keeps a list of them."""
+    getattr(functional, "invalidate_reset_cache", lambda network: None)(network)
+
+
+def nir_exchange() -> ModuleType:
+    """SpikingJelly's writer and reader of NIR graphs (2.0.0). It needs the extra ``nir``.
+
+    Raises:
+        ValueError: the installed release has none, or the extra is missing.
+    """
+    try:
+        return importlib.import_module("spikingjelly.activation_based.nir_exchange")
+    except ModuleNotFoundError as error:
+        if error.name in ("nir", "nirtorch"):
+            raise ValueError(f"NIR needs {error.name}; pip install 'gac_sj[nir]'.") from error
+        raise ValueError(
+            "The installed SpikingJelly exchanges no NIR graphs; pip install -U spikingjelly (2.0.0)."
+        ) from error

@@ -5,8 +5,8 @@ fp32 they cost 4.6 and 0.9 picojoules (Horowitz, ISSCC 2014, the field's usual f
 
 - *paper* (GAC, arXiv 2308.06582, the formula that its authors name Eq. (11)): the first convolution once as MACs, every
   later layer as rate x MACs x T ACs, where the rate is the fraction of its input that is not zero (a later layer of the
-  encoder that runs once on a static image counts once). The attention in the encoder and all elementwise products are
-  left out.
+  encoder that runs once on a static image counts once). Attention, in the encoder and in blocks, and all elementwise
+  products are left out.
 - *complete* (ours): whatever ran. An operation with a spike is an AC, and any other a MAC: attention, the gate, layers
   that receive gated spikes, membrane shortcuts, pooled heads. Zeros cost nothing, and what runs once counts once.
 
@@ -47,6 +47,7 @@ class LayerEnergy:
     Args:
         name: of the module; with "(gate)" its elementwise products.
         in_encoder: whether it belongs to an encoder of this package.
+        in_attention: whether it belongs to an encoder's attention, the gate included, or to attention in a block.
         after_encoder: whether it comes behind the encoder, or behind the first neuron of a network without one.
         receives: "spikes" or "floats".
         dense_macs: multiply-accumulates, zeros included.
@@ -59,6 +60,7 @@ class LayerEnergy:
 
     name: str
     in_encoder: bool
+    in_attention: bool
     after_encoder: bool
     receives: str
     dense_macs: float
@@ -96,6 +98,11 @@ class Energy:
     def encoder_pj(self) -> float:
         """The encoder's part of :attr:`complete_pj`."""
         return self.total("complete_pj", lambda layer: layer.in_encoder)
+
+    @property
+    def attention_pj(self) -> float:
+        """The part of :attr:`complete_pj` that attention needs: one in the encoder, or one in every block."""
+        return self.total("complete_pj", lambda layer: layer.in_attention)
 
     @property
     def firing_rate(self) -> float:
@@ -178,7 +185,7 @@ def measure_energy(
         raise ValueError(f"{type(model).__name__} ran no convolution and no matrix product; give a whole network.")
     measured = []
     for layer in layers:
-        is_first, counts = layer is first, not layer.elementwise and layer.place != "attention"
+        is_first, counts = layer is first, not layer.elementwise and not layer.attention
         dense = layer.dense / images
         runs = layer.frames / images if layer.frames else steps
         paper_macs = dense / runs if is_first else 0.0
@@ -186,7 +193,8 @@ def measure_energy(
         measured.append(
             LayerEnergy(
                 name=f"{layer.name} (gate)" if layer.elementwise else layer.name,
-                in_encoder=layer.place in ("encoder", "attention"),
+                in_encoder=layer.place == "encoder",
+                in_attention=layer.attention,
                 after_encoder=layer.place == "after",
                 receives="spikes" if layer.spikes else "floats",
                 dense_macs=dense,

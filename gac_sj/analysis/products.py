@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gac_sj.encoder import Encoder
+from gac_sj.membrane_attention import MembraneAttention
 
 __all__ = ["LayerProducts", "is_neuron", "trace_products"]
 
@@ -31,8 +32,8 @@ class LayerProducts:
     Args:
         name: of the module.
         elementwise: whether these are its elementwise products (gates), or its convolutions and matrix products.
-        place: "encoder" or "attention" (inside an encoder of this package), "after" behind it; in a network without one
-            "before" or "after" its first neuron.
+        place: "encoder" (of this package) or "after" it; in a network without one "before" or "after" its first neuron.
+        attention: whether it belongs to an encoder's attention, or to one of :mod:`gac_sj.membrane_attention`.
         dense: multiply-accumulates, zeros included.
         macs: those of them with no zero factor, where no factor is a spike.
         acs: accumulations that spikes cause: the pairs of a spike and what it is multiplied with.
@@ -44,6 +45,7 @@ class LayerProducts:
     name: str
     elementwise: bool
     place: str
+    attention: bool
     dense: int = 0
     macs: int = 0
     acs: int = 0
@@ -81,6 +83,7 @@ class trace_products(TorchDispatchMode):
         self._weights = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
         self._encoders = [f"{name}." if name else "" for name, module in named.items() if isinstance(module, Encoder)]
         self._attentions = [f"{prefix}{part}." for prefix in self._encoders for part in ("gau", "attention")]
+        self._attentions += [f"{name}." for name, module in named.items() if isinstance(module, MembraneAttention)]
         self._hooks = []
         for name, module in named.items():
             hides = is_neuron(module) or isinstance(module, _BatchNorm)
@@ -133,13 +136,12 @@ class trace_products(TorchDispatchMode):
         name = self._running[-1] if self._running else ""
         key = name, elementwise, self._place(f"{name}.")
         if key not in self._found:
-            self._found[key] = LayerProducts(name or "(network)", *key[1:])
+            attention = f"{name}.".startswith(tuple(self._attentions))
+            self._found[key] = LayerProducts(name or "(network)", *key[1:], attention)
             self.layers.append(self._found[key])
         return self._found[key]
 
     def _place(self, name: str) -> str:
-        if name.startswith(tuple(self._attentions)):
-            return "attention"
         if name.startswith(tuple(self._encoders)):
             return "encoder"
         return "after" if self._has_spiked or self._encoders else "before"

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import FakeData
 
 from gac_sj.data.events import EVENT_SETS, load_events
+from gac_sj.data.moving_shapes import MovingShapes
 
 __all__ = ["DATASETS", "CorruptImageError", "DataSet", "load_datasets"]
 
@@ -120,7 +121,8 @@ def load_datasets(
     Args:
         name: a key of :data:`DATASETS`. "digits": scikit-learn's 1,797 digits of 8x8, grey; a fixed, stratified fifth
             is the test set. "folder" and "imagenet": ``train/<class>/*`` and ``test/`` or ``val/<class>/*``.
-            "dvs128_gesture", "cifar10_dvs": frames of SpikingJelly's data sets. "synthetic": random images.
+            "dvs128_gesture", "cifar10_dvs": frames of SpikingJelly's data sets. "moving_shapes": frames of generated
+            events (:mod:`gac_sj.data.moving_shapes`), 2,048 and 512 sequences. "synthetic": random images.
         data_dir: for CIFAR a folder in torchvision's layout, into which torchvision downloads what is missing (None:
             ``data``), or an image folder; for event sets SpikingJelly's folder; for the others the image folder.
         T: frames per recording of an event set.
@@ -133,10 +135,12 @@ def load_datasets(
     """
     if name not in DATASETS:
         raise ValueError(f"The data set {name!r} does not exist; choose one of {', '.join(DATASETS)}.")
-    if name in ("digits", "synthetic") and data_dir is not None:
+    if name in ("digits", "moving_shapes", "synthetic") and data_dir is not None:
         raise ValueError(f"The data folder is {data_dir}, and {name} needs none; leave it out.")
     if name == "digits":
         return _digits()
+    if name == "moving_shapes":
+        return _moving_shapes(T)
     if name == "synthetic":
         return _generated(*generated)
     root = None if data_dir is None else Path(data_dir)
@@ -177,6 +181,12 @@ def _digits() -> tuple[DataSet, DataSet]:
     parts = train_test_split(images, digits.target, test_size=0.2, stratify=digits.target, random_state=0)
     sets = (_Arrays(parts[0], parts[2]), _Arrays(parts[1], parts[3]))
     return tuple(DataSet(part, tuple(part.targets), classes, channels=1) for part in sets)
+
+
+def _moving_shapes(T: int) -> tuple[DataSet, DataSet]:
+    train = MovingShapes(2048, T)
+    test = MovingShapes(512, T, first=len(train))
+    return tuple(DataSet(part, part.targets, part.classes, channels=2, is_events=True) for part in (train, test))
 
 
 def _generated(classes: int, channels: int, side: int) -> tuple[DataSet, DataSet]:

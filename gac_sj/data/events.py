@@ -13,11 +13,11 @@ from gac_sj._compat import datasets_module
 __all__ = ["EVENT_SETS", "as_frames", "load_events"]
 
 #: names of data sets whose items are frames ``[T, 2, H, W]``: counts of events of both polarities
-EVENT_SETS = ("dvs128_gesture", "cifar10_dvs")
+EVENT_SETS = ("dvs128_gesture", "cifar10_dvs", "moving_shapes")
 
 
 def load_events(name: str, root: Path | None, T: int) -> list[tuple[Any, tuple[int, ...] | None]]:
-    """Training and test part as (data set of frames and label, its items; None: all).
+    """Recordings as training and test part: (data set of frames and label, its items; None: all) each.
 
     Recordings are cut into T frames with equally many events, and kept beside them. CIFAR10-DVS has no split of its
     own: the first tenth of each class is the test set, as in TEBN (NeurIPS 2022) and SpikingJelly.

@@ -8,21 +8,17 @@ ImageNet networks differ in neuron, initialisation and stem, as the published co
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import base, layer
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from spikingjelly.activation_based import layer
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from gac_sj.encoding import ENCODERS, create_encoder
-from gac_sj.models.spike_bytes import spikes_as_bytes
-from gac_sj.neuron import preset, reset_states
+from gac_sj import membrane_attention
+from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
 from gac_sj.stem import conv_bn
 
 __all__ = ["MSBlock", "MSResNet"]
@@ -30,7 +26,7 @@ __all__ = ["MSBlock", "MSResNet"]
 DOWNSAMPLING = ("stride", "avg_shortcut", "max", "max_branch")
 
 
-class MSBlock(nn.Module):
+class MSBlock(SpikingBlock):
     """Twice neuron, convolution, BatchNorm, plus the shortcut of the membrane potential (MS-ResNet, arXiv 2112.08954).
 
     Args:
@@ -43,6 +39,7 @@ class MSBlock(nn.Module):
             "max_branch": so on the branch; the shortcut is strided (Max-ResNet, arXiv 2505.18608, code).
         spike_driven: a convolutional shortcut takes the first neuron's spikes in place of the membrane potential, and
             averages pixels behind its convolution, which is the same (ours).
+        attention: what the branch passes before the sum, of the branch's shape; None: nothing.
 
     Shapes:
         ``[T, N, in_channels, H, W] -> [T, N, channels, H / stride, W / stride]``.
@@ -50,9 +47,6 @@ class MSBlock(nn.Module):
     Raises:
         ValueError: an unknown ``downsample``.
     """
-
-    #: whether the convolutions keep their spikes for the backward pass as bytes; compiled code cannot
-    spikes_as_bytes = False
 
     def __init__(
         self,
@@ -62,6 +56,7 @@ class MSBlock(nn.Module):
         neuron: Callable[[], nn.Module],
         downsample: str = "stride",
         spike_driven: bool = False,
+        attention: nn.Module | None = None,
     ):
         super().__init__()
         if downsample not in DOWNSAMPLING:
@@ -94,21 +89,16 @@ class MSBlock(nn.Module):
                 norm(channels),
                 max_pool() if downsample == "max" else nn.Identity(),
             )
+        self.attention = nn.Identity() if attention is None else attention
 
     def forward(self, x: Tensor) -> Tensor:
         spikes = self.lif1(x)
         y = self.pool(self.bn1(self._convolve(self.conv1, spikes)))
-        y = self.bn2(self._convolve(self.conv2, self.lif2(y)))
+        y = self.attention(self.bn2(self._convolve(self.conv2, self.lif2(y))))
         return y + (self._convolve(self.shortcut, spikes) if self.spike_shortcut else self.shortcut(x))
 
-    def _convolve(self, layers: nn.Module, spikes: Tensor) -> Tensor:
-        # a surrogate that does not spike puts out other numbers than zeros and ones
-        as_bytes = self.spikes_as_bytes and self.lif1.surrogate_function.spiking
-        with spikes_as_bytes(spikes) if as_bytes else nullcontext():
-            return layers(spikes)
 
-
-class MSResNet(nn.Module, base.MultiStepModule):
+class MSResNet(EncodedNetwork):
     """A membrane-shortcut ResNet with an encoder in front. Step mode "m" only; each call starts from a reset state.
 
     Args:
@@ -118,11 +108,15 @@ class MSResNet(nn.Module, base.MultiStepModule):
         stem: "conv3" (3x3), "conv7" (7x7, stride 2) or "three" (three 3x3 with bias, the first of stride 2).
         stem_channels: channels of the encoder's sequence.
         neuron: name of the neuron preset, for the encoder as well.
-        init: "cifar", "gac" or "ms" (:meth:`init_weights`).
+        init: "cifar", "gac", "ms" or "att" (:meth:`init_weights`).
         downsample: "stride", "avg_shortcut", "max" or "max_branch" (:class:`MSBlock`).
         spike_driven: every layer behind the encoder receives spikes: the blocks' shortcuts (:class:`MSBlock`) and the
             classifier, which then runs on every pixel and is averaged, the same up to rounding. Not the published
             network: the shortcuts differ (:mod:`gac_sj.analysis.spike_driven`).
+        block_attention: "TA", "CA", "SA", "TCA", "TSA", "CSA" or "TCSA": temporal, channel and spatial attention on the
+            membrane potentials of every block's branch (:class:`gac_sj.membrane_attention.MembraneAttention`); or
+            "none".
+        block_temporal_reduction, block_channel_reduction: reduction ratios of that attention.
         T: number of time steps, at least 1.
         num_classes: logits; 0 gives the pooled features.
         in_chans: channels of the images.
@@ -136,8 +130,9 @@ class MSResNet(nn.Module, base.MultiStepModule):
         images ``[N, in_chans, H, W]`` or a sequence ``[T, N, in_chans, H, W]`` -> logits ``[N, num_classes]``.
 
     Raises:
-        ValueError: an unknown encoder, stem, preset or downsampling; the recipe "reference" with the neuron "sigmoid",
-            which fires at the threshold; T below 1; input of another shape (on the call).
+        ValueError: an unknown encoder, stem, preset, downsampling or attention; the recipe "reference" with the neuron
+            "sigmoid", which fires at the threshold; ``spike_driven`` with attention, which receives no spikes; T below
+            1; input of another shape (on the call).
         TypeError: a keyword that the encoder does not have.
     """
 
@@ -152,6 +147,9 @@ class MSResNet(nn.Module, base.MultiStepModule):
         init: str = "cifar",
         downsample: str = "stride",
         spike_driven: bool = False,
+        block_attention: str = "none",
+        block_temporal_reduction: int = 1,
+        block_channel_reduction: int = 8,
         T: int = 4,
         num_classes: int = 10,
         in_chans: int = 3,
@@ -160,43 +158,42 @@ class MSResNet(nn.Module, base.MultiStepModule):
         drop_rate: float = 0.0,
         **encoder_options: Any,
     ):
-        super().__init__()
-        self.step_mode = "m"
+        super().__init__(T, num_classes)
+        if spike_driven and block_attention != "none":
+            raise ValueError(
+                f"spike_driven and block_attention={block_attention!r} are given, and attention on membrane potentials "
+                "receives no spikes; leave one out."
+            )
         self.downsample = downsample
         self.spike_driven = spike_driven
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        self.T = T
-        self.num_classes = num_classes
         self.num_features = self.head_hidden_size = channels[-1]
-        if encoder == "gac" and recipe is not None:
-            encoder_options["recipe"] = recipe
-        elif recipe not in (None, "reference"):
-            raise ValueError(f"The recipe {recipe!r} is one of the encoder 'gac', not of {encoder!r}; leave it out.")
-        make_neuron = partial(preset, neuron, strict=recipe == "reference")
-        if encoder == "gac":
-            encoder_options["neuron"] = neuron  # the recipe changes it
-        elif encoder in ("direct_lif", "direct_matched"):
-            encoder_options["neuron"] = make_neuron()
-        self.encoder = create_encoder(
+        self.encoder, make_neuron = build_encoder(
             encoder,
+            recipe,
+            neuron,
+            encoder_options,
             T=T,
             in_channels=in_chans,
             channels=stem_channels,
             stem=_stem(stem, in_chans, stem_channels),
-            **encoder_options,
         )
+
+        def block(channels_in: int, channels_out: int, stride: int) -> MSBlock:
+            attention = membrane_attention.block_attention(
+                block_attention, T, channels_out, block_temporal_reduction, block_channel_reduction
+            )
+            return MSBlock(channels_in, channels_out, stride, make_neuron, downsample, spike_driven, attention)
+
         stages, width = [], stem_channels
         for depth, out, stride in zip(blocks, channels, strides, strict=True):
             firsts = [(width, stride)] + [(out, 1)] * (depth - 1)
-            stages.append(
-                nn.Sequential(*(MSBlock(i, out, s, make_neuron, downsample, spike_driven) for i, s in firsts))
-            )
+            stages.append(nn.Sequential(*(block(i, out, s) for i, s in firsts)))
             width = out
         self.stages = nn.Sequential(*stages)
         self.lif = make_neuron()
         self.dropout = layer.Dropout(drop_rate, step_mode="m") if drop_rate else nn.Identity()
-        self.head = _head(width, num_classes)
+        self.head = self.new_head(num_classes)
         self.init_weights(init, preset_threshold=self.lif.v_threshold)
 
     @torch.no_grad()
@@ -205,10 +202,11 @@ class MSResNet(nn.Module, base.MultiStepModule):
 
         "cifar" (GAC's CIFAR code) leaves PyTorch's defaults. "ms" (MS-ResNet) sets each BatchNorm's weight to the
         neuron's threshold, and to 0 at the end of each block. "gac" (GAC's ImageNet code) draws in addition all
-        convolutions from Kaiming's normal distribution, fan-out.
+        convolutions from Kaiming's normal distribution, fan-out. "att" (MA-SNN's ImageNet code) is "ms" with a fifth of
+        the threshold at the end of each block: through 0 the ReLU of the attention would pass no gradient.
         """
-        if init not in ("cifar", "ms", "gac"):
-            raise ValueError(f"The initialisation {init!r} does not exist; choose cifar, ms or gac.")
+        if init not in ("cifar", "ms", "gac", "att"):
+            raise ValueError(f"The initialisation {init!r} does not exist; choose cifar, ms, gac or att.")
         if init == "cifar":
             return
         for module in self.modules():
@@ -218,92 +216,23 @@ class MSResNet(nn.Module, base.MultiStepModule):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         for module in self.modules():
             if isinstance(module, MSBlock):
-                nn.init.zeros_(module.bn2.weight)
+                nn.init.constant_(module.bn2.weight, 0.2 * preset_threshold if init == "att" else 0.0)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Spikes of the last neuron, ``[T, N, num_features, h, w]``."""
-        reset_states(self)
-        x = self.encoder(x)
-        if not (self.grad_checkpointing and torch.is_grad_enabled()):
-            return self.lif(self.stages(x))
-        for block in chain.from_iterable(self.stages):
-            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute, block))
-        return self.lif(x)
+        return self.lif(self.forward_stages(x))
 
-    def set_spikes_as_bytes(self, enable: bool = True) -> None:
-        """Keep spikes for the backward pass as one byte each; the results are the same."""
-        for module in self.modules():
-            if isinstance(module, MSBlock):
-                module.spikes_as_bytes = enable
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep the input of each block only, and run the block again in the backward pass (timm's name for it)."""
-        self.grad_checkpointing = enable
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits ``[N, num_classes]``, averaged over time; ``pre_logits``: pooled features ``[T, N, num_features]``."""
-        return features.mean((-2, -1)) if pre_logits else self._logits(features).mean(0)
-
-    def forward_sequence(self, x: Tensor) -> Tensor:
-        """Logits of every step, ``[T, N, num_classes]``."""
-        return self._logits(self.forward_features(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+    def pool(self, features: Tensor) -> Tensor:
+        return features.mean((-2, -1))
 
     def _logits(self, features: Tensor) -> Tensor:
-        """``[T, N, num_features, h, w]`` -> ``[T, N, num_classes]``."""
         if not self.spike_driven:
-            return self.head(self.dropout(features.mean((-2, -1))))
+            return self.head(self.dropout(self.pool(features)))
         if self.training and self.drop_rate:  # one mask for all pixels, as behind the mean
             features = features * self.dropout(features.new_ones(features.shape[:3]))[..., None, None]
         return self.head(features.movedim(2, -1)).mean((2, 3))
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new, randomly initialised classifier; 0 classes removes it. The pooling is always the mean.
-
-        Raises:
-            ValueError: ``global_pool`` asks for anything else than "avg".
-        """
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool is {global_pool!r}; an MS-ResNet averages over pixels; leave it out.")
-        self.num_classes = num_classes
-        weight = next(self.parameters())
-        self.head = _head(self.num_features, num_classes).to(weight.device, weight.dtype)
-
-    def extra_repr(self) -> str:
-        return f"T={self.T}, num_classes={self.num_classes}"
-
-
-class _Again:
-    """Around a block's second run: it starts from the same state, and its BatchNorms count no batch."""
-
-    def __init__(self, block: nn.Module):
-        self.block = block
-
-    def __enter__(self) -> None:
-        reset_states(self.block)
-        self.norms = [module for module in self.block.modules() if isinstance(module, _BatchNorm)]
-        self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
-        for norm in self.norms:
-            norm.momentum = 0.0
-
-    def __exit__(self, *error: object) -> None:
-        for norm, (momentum, batches) in zip(self.norms, self.before):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
-
-
-def _recompute(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """The contexts of a block's first and further runs."""
-    return nullcontext(), _Again(block)
-
-
-def _head(features: int, num_classes: int) -> nn.Module:
-    return nn.Linear(features, num_classes) if num_classes > 0 else nn.Identity()
+    def new_head(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
 
 
 def _stem(name: str, in_channels: int, channels: int) -> nn.Sequential:
@@ -318,18 +247,18 @@ def _stem(name: str, in_channels: int, channels: int) -> nn.Sequential:
     raise ValueError(f"The stem {name!r} does not exist; choose conv3, conv7 or three.")
 
 
-_CIFAR18 = dict(blocks=(3, 3, 2), channels=(128, 256, 512))
-_MAX18 = _CIFAR18 | dict(neuron="sigmoid", downsample="max")
-_CIFAR8 = dict(blocks=(1, 1, 1), channels=(16, 32, 64), stem_channels=16)
-_IMAGENET = dict(channels=(64, 128, 256, 512), strides=(2, 2, 2, 2), stem="conv7", neuron="imagenet", num_classes=1000)
-_IMAGENET104 = dict(blocks=(3, 8, 32, 8), stem="three", downsample="avg_shortcut", drop_rate=0.2)
+CIFAR18 = dict(blocks=(3, 3, 2), channels=(128, 256, 512))
+_MAX18 = CIFAR18 | dict(neuron="sigmoid", downsample="max")
+CIFAR8 = dict(blocks=(1, 1, 1), channels=(16, 32, 64), stem_channels=16)
+IMAGENET = dict(channels=(64, 128, 256, 512), strides=(2, 2, 2, 2), stem="conv7", neuron="imagenet", num_classes=1000)
+IMAGENET104 = dict(blocks=(3, 8, 32, 8), stem="three", downsample="avg_shortcut", drop_rate=0.2)
 
 
-def _cfg(**changes: Any) -> dict[str, Any]:
+def cfg(**changes: Any) -> dict[str, Any]:
     return {"first_conv": "encoder.stem.0", "classifier": "head", "pool_size": None, **changes}
 
 
-_CIFAR_CFG = dict(
+CIFAR_CFG = dict(
     num_classes=10,
     input_size=(3, 32, 32),
     mean=(0.4914, 0.4822, 0.4465),
@@ -338,12 +267,12 @@ _CIFAR_CFG = dict(
 )
 default_cfgs = generate_default_cfgs(
     {
-        f"{prefix}{name}": _cfg(**cfg)
+        f"{prefix}{name}": cfg(**changes)
         for prefix in ("gac_", "")
-        for name, cfg in {
-            "ms_resnet8_cifar": _CIFAR_CFG,
-            "ms_resnet18_cifar": _CIFAR_CFG,
-            "max_resnet18_cifar": _CIFAR_CFG,
+        for name, changes in {
+            "ms_resnet8_cifar": CIFAR_CFG,
+            "ms_resnet18_cifar": CIFAR_CFG,
+            "max_resnet18_cifar": CIFAR_CFG,
             "ms_resnet18": {},
             "ms_resnet34": {},
             "ms_resnet104": {},
@@ -353,37 +282,31 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dict[str, Any]) -> MSResNet:
-    kwargs = defaults | {"encoder": "gac" if variant.startswith("gac_") else "direct"} | kwargs
-    encoder = ENCODERS.get(kwargs["encoder"])
-    if encoder is not None and encoder.needs_unit_range:
-        # timm's data pipeline then leaves the pixels in [0, 1]
-        overlay = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-        kwargs["pretrained_cfg_overlay"] = (kwargs.get("pretrained_cfg_overlay") or {}) | overlay
-    return build_model_with_cfg(MSResNet, variant, pretrained, **kwargs)
+    return create(MSResNet, variant, defaults, pretrained, kwargs)
 
 
 @register_model
 def gac_ms_resnet8_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """Small: what a CPU trains in minutes. Blocks 1, 1, 1 of 16, 32, 64 channels (ours)."""
-    return _create("gac_ms_resnet8_cifar", pretrained, _CIFAR8, kwargs)
+    return _create("gac_ms_resnet8_cifar", pretrained, CIFAR8, kwargs)
 
 
 @register_model
 def ms_resnet8_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """``gac_ms_resnet8_cifar`` with direct coding."""
-    return _create("ms_resnet8_cifar", pretrained, _CIFAR8, kwargs)
+    return _create("ms_resnet8_cifar", pretrained, CIFAR8, kwargs)
 
 
 @register_model
 def gac_ms_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """The CIFAR network of GAC (arXiv 2308.06582): blocks 3, 3, 2 of 128, 256, 512 channels."""
-    return _create("gac_ms_resnet18_cifar", pretrained, _CIFAR18, kwargs)
+    return _create("gac_ms_resnet18_cifar", pretrained, CIFAR18, kwargs)
 
 
 @register_model
 def ms_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """``gac_ms_resnet18_cifar`` with direct coding, the baseline of the published code."""
-    return _create("ms_resnet18_cifar", pretrained, _CIFAR18, kwargs)
+    return _create("ms_resnet18_cifar", pretrained, CIFAR18, kwargs)
 
 
 @register_model
@@ -410,34 +333,34 @@ def max_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
 @register_model
 def gac_ms_resnet18(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """MS-ResNet-18 for ImageNet with GAC (arXiv 2308.06582)."""
-    return _create("gac_ms_resnet18", pretrained, _IMAGENET | dict(blocks=(2, 2, 2, 2), init="gac"), kwargs)
+    return _create("gac_ms_resnet18", pretrained, IMAGENET | dict(blocks=(2, 2, 2, 2), init="gac"), kwargs)
 
 
 @register_model
 def ms_resnet18(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """MS-ResNet-18 (arXiv 2112.08954)."""
-    return _create("ms_resnet18", pretrained, _IMAGENET | dict(blocks=(2, 2, 2, 2), init="ms"), kwargs)
+    return _create("ms_resnet18", pretrained, IMAGENET | dict(blocks=(2, 2, 2, 2), init="ms"), kwargs)
 
 
 @register_model
 def gac_ms_resnet34(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """MS-ResNet-34 for ImageNet with GAC (arXiv 2308.06582)."""
-    return _create("gac_ms_resnet34", pretrained, _IMAGENET | dict(blocks=(3, 4, 6, 3), init="gac"), kwargs)
+    return _create("gac_ms_resnet34", pretrained, IMAGENET | dict(blocks=(3, 4, 6, 3), init="gac"), kwargs)
 
 
 @register_model
 def ms_resnet34(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """MS-ResNet-34 (arXiv 2112.08954)."""
-    return _create("ms_resnet34", pretrained, _IMAGENET | dict(blocks=(3, 4, 6, 3), init="ms"), kwargs)
+    return _create("ms_resnet34", pretrained, IMAGENET | dict(blocks=(3, 4, 6, 3), init="ms"), kwargs)
 
 
 @register_model
 def gac_ms_resnet104(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """MS-ResNet-104 with GAC: the network of arXiv 2112.08954 behind the encoder of arXiv 2308.06582 (ours)."""
-    return _create("gac_ms_resnet104", pretrained, _IMAGENET | _IMAGENET104 | dict(init="gac"), kwargs)
+    return _create("gac_ms_resnet104", pretrained, IMAGENET | IMAGENET104 | dict(init="gac"), kwargs)
 
 
 @register_model
 def ms_resnet104(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """MS-ResNet-104 (arXiv 2112.08954): blocks 3, 8, 32, 8, three 3x3 convolutions as stem, pooled shortcuts."""
-    return _create("ms_resnet104", pretrained, _IMAGENET | _IMAGENET104 | dict(init="ms"), kwargs)
+    return _create("ms_resnet104", pretrained, IMAGENET | IMAGENET104 | dict(init="ms"), kwargs)

@@ -17,6 +17,7 @@ from timm.optim import list_optimizers
 from gac_sj.configuration import add_arguments, check, read_yaml, setting
 from gac_sj.data import DATASETS, Augmentation
 from gac_sj.encoding import DEFAULT_RECIPE, ENCODERS, RECIPES
+from gac_sj.models import MODULES
 
 __all__ = ["Settings", "parse"]
 
@@ -84,7 +85,7 @@ class Settings(Augmentation):
 
     def __post_init__(self) -> None:
         check(self)
-        if self.model not in (models := timm.list_models(module="ms_resnet")):
+        if self.model not in (models := timm.list_models(module=MODULES)):
             raise ValueError(f"model is {self.model!r}; choose one of {', '.join(models)}.")
         if self.opt not in list_optimizers():
             raise ValueError(f"opt is {self.opt!r}; choose one of {', '.join(list_optimizers())}.")

@@ -1,4 +1,4 @@
-"""Checkpoints: the published ones of GAC and MS-ResNet, by their key names."""
+"""The published checkpoints of GAC and MS-ResNet, by their key names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gac_sj.encoding import GatedAttentionCoding
 from gac_sj.models import MSResNet
 
-__all__ = ["load_reference_state_dict", "read_reference"]
+__all__ = ["load_reference_state_dict", "read_reference", "reference_names"]
 
 
 def read_reference(path: str | Path) -> dict[str, Tensor]:

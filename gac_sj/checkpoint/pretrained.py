@@ -1,0 +1,181 @@
+"""A folder that timm loads: ``config.json`` (architecture, model arguments, pixels) and ``model.safetensors``.
+
+``timm.create_model("local-dir:DIR", pretrained=True)`` and, once it is on the Hugging Face Hub, ``"hf-hub:NAME"`` build
+the same network with its weights; :func:`load_pretrained` does too, and compares the weights with the SHA-256 that the
+config holds, which timm does not look at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from timm.models._hub import HF_SAFE_WEIGHTS_NAME as WEIGHTS
+from timm.models._hub import download_from_hf, save_config_for_hf
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+__all__ = ["load_pretrained", "save_pretrained"]
+
+CONFIG = "config.json"
+HUB = "hf-hub:"
+
+
+def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[str] | None = None) -> None:
+    """Write a network that ``timm.create_model`` built into a new folder, whole or not at all.
+
+    To the Hub: ``timm.models.push_to_hf_hub(model, "me/name")``, which writes the same but the checksum, or upload the
+    folder. Memory format and wrappers (DistributedDataParallel, ``torch.compile``) are not kept.
+
+    Args:
+        model: its keywords are written too, so ``timm`` rebuilds it without them.
+        folder: must not exist, or be empty.
+        label_names: of the classes, in order; None keeps those that the model was loaded with.
+
+    Raises:
+        FileExistsError: the folder holds something.
+        ValueError: ``timm`` did not build the model, it was changed afterwards (folded, a layer replaced), one of its
+            keywords is an object, or the number of names is not that of the classes.
+        OSError: the folder cannot be written.
+    """
+    model, folder = unwrap_model(model), Path(folder)
+    name = type(model).__name__
+    if "architecture" not in (getattr(model, "pretrained_cfg", None) or {}):
+        raise ValueError(f"The model is a {name} that timm did not create, so no config rebuilds it; use create_model.")
+    described: dict[str, Any] = {}
+    if label_names is not None:
+        described["label_names"] = list(label_names)
+        if (count := len(described["label_names"])) != model.num_classes:
+            raise ValueError(f"label_names has {count} names for {model.num_classes} classes; give one a class.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder; name another one or move it away.")
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    content = save(tensors, {"format": "pt"})
+    described["sha256"] = hashlib.sha256(content).hexdigest()
+    # timm leaves out dropout, which changes nothing in evaluation, but training goes on with it
+    dropout = {key: rate for key, rate in getattr(model, "_model_args", {}).items() if key.endswith("drop_rate")}
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.mkdir(parents=True)
+        save_config_for_hf(model, unfinished / CONFIG, model_config=described, model_args=dropout)
+        _check_rebuilds(unfinished, tensors, name)
+        (unfinished / WEIGHTS).write_bytes(content)
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _check_rebuilds(folder: Path, tensors: dict[str, Tensor], name: str) -> None:
+    """Raise ValueError where the config in ``folder`` builds a network with other tensors."""
+    with torch.device("meta"):
+        rebuilt = timm.create_model(f"local-dir:{folder}").state_dict()
+    differing = [
+        key
+        for key in {**rebuilt, **tensors}
+        if key not in rebuilt or key not in tensors or rebuilt[key].shape != tensors[key].shape
+    ]
+    if differing:
+        shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+        raise ValueError(
+            f"The {name} is not the network that its keywords build ({shown}); save it before it is folded or changed."
+        )
+
+
+def load_pretrained(source: str | Path) -> nn.Module:
+    """A network with its weights, on the CPU and in evaluation mode.
+
+    Args:
+        source: a folder of :func:`save_pretrained` (or of timm; "local-dir:" in front is ignored) or the
+            ``model.safetensors`` in it, ``"hf-hub:NAME"``, or the ``last.safetensors`` of a run.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: a file is missing, damaged or does not fit the other one.
+        OSError: the Hub does not give it.
+    """
+    if str(source).startswith(HUB):
+        folder = _download(str(source).removeprefix(HUB))
+    else:
+        folder = Path(str(source).removeprefix("local-dir:"))
+        if not folder.exists():
+            raise FileNotFoundError(f"{folder} does not exist; give a folder of weights, or {HUB}NAME.")
+    if folder.is_file() and not (folder.name == WEIGHTS and folder.with_name(CONFIG).exists()):
+        return _of_run(folder).eval()
+    if folder.is_file():
+        folder = folder.parent
+    content, architecture = _read(folder)
+    try:
+        model = timm.create_model(f"local-dir:{folder}")
+        model.load_state_dict(load(content))
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}); fetch it again.") from error
+    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder} does not hold the network {architecture!r} and its weights ({reason}).") from error
+    return model.eval()
+
+
+def _download(name: str) -> Path:
+    """The folder in the Hub's cache."""
+    try:
+        files = [download_from_hf(name, file) for file in (CONFIG, WEIGHTS)]
+    except Exception as error:  # no network, no such repository, no right to it: each has its own class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise OSError(
+            f"{HUB}{name} cannot be had from the Hugging Face Hub ({reason}); check name and network."
+        ) from error
+    return Path(files[0]).parent
+
+
+def _read(folder: Path) -> tuple[bytes, Any]:
+    """The weights as they lie in the file, whose checksum is right, and the architecture that they belong to.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        content = (folder / WEIGHTS).read_bytes()
+    except FileNotFoundError as error:
+        lacking = Path(error.filename).name
+        raise ValueError(f"{folder} has no {lacking}; give a folder with {CONFIG} and {WEIGHTS}.") from error
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} is damaged ({error}); fetch it again.") from error
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise ValueError(f"{folder / CONFIG} names no architecture; give a folder of save_pretrained or timm.")
+    # timm writes none
+    if config.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):
+        raise ValueError(f"{folder / WEIGHTS} is damaged or another network's: its checksum is wrong; fetch it again.")
+    return content, config["architecture"]
+
+
+def _of_run(path: Path) -> nn.Module:
+    """The network of a run, with the statistics and the resizing of its test images; class names are not known.
+
+    Raises:
+        ValueError: the file is damaged, or no weights of a run.
+    """
+    # training imports all the rest
+    from gac_sj.data import EVENT_SETS, DataSet
+    from gac_sj.training import Data, load_network, read_weights
+
+    settings, weights = read_weights(path)
+    default = timm.get_pretrained_cfg(settings.model)
+    size = (8, 8) if settings.dataset == "digits" else tuple(default.input_size[1:])
+    channels = 2 if settings.dataset in EVENT_SETS else 1 if settings.dataset == "digits" else 3
+    classes = len(weights.get(f"{default.classifier}.weight", ()))
+    shape = DataSet(None, (), tuple(map(str, range(classes))), channels)
+    model = load_network(settings, weights, Data(shape, shape, size))
+    model.pretrained_cfg.update(
+        interpolation=settings.interpolation, crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"]
+    )
+    return model

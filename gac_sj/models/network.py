@@ -1,0 +1,193 @@
+"""What the networks of this package share: an encoder in front, stages of blocks, timm's and our methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base
+from timm.models import build_model_with_cfg
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from gac_sj.encoder import Encoder
+from gac_sj.encoding import ENCODERS, create_encoder
+from gac_sj.models.spike_bytes import spikes_as_bytes
+from gac_sj.neuron import LIFNode, preset, reset_states
+
+__all__ = ["EncodedNetwork", "SpikingBlock", "build_encoder", "create"]
+
+#: Keywords of timm's builder, not of a network.
+OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
+
+
+class SpikingBlock(nn.Module):
+    """Base of blocks whose convolutions receive spikes; ``lif1`` is their first neuron."""
+
+    #: whether the convolutions keep their spikes for the backward pass as bytes; compiled code cannot
+    spikes_as_bytes = False
+
+    def _convolve(self, layers: nn.Module, spikes: Tensor) -> Tensor:
+        # a surrogate that does not spike puts out other numbers than zeros and ones
+        as_bytes = self.spikes_as_bytes and self.lif1.surrogate_function.spiking
+        with spikes_as_bytes(spikes) if as_bytes else nullcontext():
+            return layers(spikes)
+
+
+class EncodedNetwork(nn.Module, base.MultiStepModule):
+    """Base of the networks: encoder, stages, head. Step mode "m" only; each call starts from a reset state.
+
+    A subclass sets ``encoder``, ``stages`` (sequences of blocks) and ``head``, and implements
+    :meth:`forward_features`, :meth:`pool`, :meth:`_logits` and :meth:`new_head`.
+
+    Args:
+        T: number of time steps, at least 1.
+        num_classes: logits; 0 gives what the classifier receives.
+    """
+
+    def __init__(self, T: int, num_classes: int):
+        super().__init__()
+        self.step_mode = "m"
+        self.grad_checkpointing = False
+        self.T = T
+        self.num_classes = num_classes
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Spikes of the last neuron in front of the head, ``[T, N, num_features, h, w]``."""
+        raise NotImplementedError(f"{self._get_name()} must implement forward_features.")
+
+    def pool(self, features: Tensor) -> Tensor:
+        """What the classifier receives, ``[T, N, head_hidden_size]``."""
+        raise NotImplementedError(f"{self._get_name()} must implement pool.")
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """``[T, N, num_features, h, w]`` -> ``[T, N, num_classes]``."""
+        raise NotImplementedError(f"{self._get_name()} must implement _logits.")
+
+    def new_head(self, num_classes: int) -> nn.Module:
+        """A classifier; 0 classes: the identity."""
+        raise NotImplementedError(f"{self._get_name()} must implement new_head.")
+
+    def forward_stages(self, x: Tensor) -> Tensor:
+        """What the stages put out for an input of the network, after a reset."""
+        reset_states(self)
+        x = self.encoder(x)
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return self.stages(x)
+        for block in chain.from_iterable(self.stages):
+            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute, block))
+        return x
+
+    def set_spikes_as_bytes(self, enable: bool = True) -> None:
+        """Keep spikes for the backward pass as one byte each; the results are the same."""
+        for module in self.modules():
+            if isinstance(module, SpikingBlock):
+                module.spikes_as_bytes = enable
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the input of each block only, and run the block again in the backward pass (timm's name for it)."""
+        self.grad_checkpointing = enable
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits ``[N, num_classes]``, averaged over time; ``pre_logits``: what :meth:`pool` gives."""
+        return self.pool(features) if pre_logits else self._logits(features).mean(0)
+
+    def forward_sequence(self, x: Tensor) -> Tensor:
+        """Logits of every step, ``[T, N, num_classes]``."""
+        return self._logits(self.forward_features(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new, randomly initialised classifier; 0 classes removes it. The pooling stays as it is.
+
+        Raises:
+            ValueError: ``global_pool`` asks for anything else than "avg".
+        """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool is {global_pool!r}; {self._get_name()} pools in one way; leave it out.")
+        self.num_classes = num_classes
+        weight = next(self.parameters())
+        self.head = self.new_head(num_classes).to(weight.device, weight.dtype)
+
+    def extra_repr(self) -> str:
+        return f"T={self.T}, num_classes={self.num_classes}"
+
+
+def build_encoder(
+    name: str, recipe: str | None, neuron: str, options: dict[str, Any], **shape: Any
+) -> tuple[Encoder, Callable[[], LIFNode]]:
+    """A network's encoder, and what builds the network's neurons.
+
+    Args:
+        name: a key of :data:`gac_sj.encoding.ENCODERS`.
+        recipe: "reference" makes all neurons strict; other recipes belong to the encoder "gac".
+        neuron: name of the neuron preset, for the encoder as well.
+        options: further keywords of the encoder.
+        shape: T, in_channels, channels and stem of the encoder.
+
+    Raises:
+        ValueError: an unknown encoder or preset, or a recipe that does not belong to them.
+    """
+    options = dict(options)
+    if name == "gac" and recipe is not None:
+        options["recipe"] = recipe
+    elif recipe not in (None, "reference"):
+        raise ValueError(f"The recipe {recipe!r} is one of the encoder 'gac', not of {name!r}; leave it out.")
+    make_neuron = partial(preset, neuron, strict=recipe == "reference")
+    if name == "gac":
+        options["neuron"] = neuron  # the recipe changes it
+    elif name in ("direct_lif", "direct_matched"):
+        options["neuron"] = make_neuron()
+    return create_encoder(name, **shape, **options), make_neuron
+
+
+def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]):
+    """A network as timm builds it; direct coding is the default where the variant's name does not begin with gac_."""
+    given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
+    kwargs = defaults | {"encoder": "gac" if variant.startswith("gac_") else "direct"} | kwargs
+    encoder = ENCODERS.get(kwargs["encoder"])
+    if encoder is not None and encoder.needs_unit_range:
+        # timm's data pipeline then leaves the pixels in [0, 1]
+        channels = kwargs.get("in_chans", 3)
+        overlay = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+        kwargs["pretrained_cfg_overlay"] = (kwargs.get("pretrained_cfg_overlay") or {}) | overlay
+    model = build_model_with_cfg(kind, variant, pretrained, **kwargs)
+    # timm writes both into a folder of weights; what is a default today may be another one tomorrow
+    model.in_chans = model.encoder.in_channels
+    recipe = {"recipe": model.encoder.recipe} if hasattr(model.encoder, "recipe") else {}
+    model._model_args = {"T": model.T, "encoder": kwargs["encoder"]} | recipe | given
+    return model
+
+
+class _Again:
+    """Around a block's second run: it starts from the same state, and its BatchNorms count no batch."""
+
+    def __init__(self, block: nn.Module):
+        self.block = block
+
+    def __enter__(self) -> None:
+        reset_states(self.block)
+        self.norms = [module for module in self.block.modules() if isinstance(module, _BatchNorm)]
+        self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *error: object) -> None:
+        for norm, (momentum, batches) in zip(self.norms, self.before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
+
+
+def _recompute(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of a block's first and further runs."""
+    return nullcontext(), _Again(block)

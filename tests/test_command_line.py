@@ -1,0 +1,325 @@
+"""gac-sj: what every command prints, and its answers to bad input."""
+
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import gac_sj
+from gac_sj import command_line, env, export
+from gac_sj.analysis import measure_energy
+from gac_sj.checkpoint import load_pretrained, reference_names, save_pretrained
+from gac_sj.commands import predict, summary
+from gac_sj.ops.dispatch import why_not
+
+SMALL = "gac_ms_resnet8_cifar"
+
+
+@pytest.fixture(autouse=True)
+def no_wish(monkeypatch):
+    monkeypatch.delenv("GAC_SJ_OPS", raising=False)
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs gac-sj; gives what it printed, after checking its status and that errors are one sentence."""
+
+    def run(*arguments, status=0):
+        found = command_line.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert found == status, printed.err
+        if status:
+            assert printed.err.startswith("gac-sj: ") and printed.err.count("\n") == 1
+        return printed.err if status else printed.out
+
+    return run
+
+
+@torch.no_grad()
+def trained(model, x):
+    """The statistics of one batch, so that all layers fire."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = 1.0
+    model(x)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A folder of weights of a network for grey images of 8x8 pixels and three classes with names."""
+    cfg = {"mean": (0.3,), "std": (0.4,), "input_size": (1, 8, 8)}
+    model = timm.create_model(SMALL, T=3, num_classes=3, in_chans=1, pretrained_cfg_overlay=cfg)
+    torch.nn.init.normal_(model.head.weight)
+    trained(model, torch.randn(16, 1, 8, 8))
+    save_pretrained(model, tmp_path / "net", ["cat", "dog", "eel"])
+    return tmp_path / "net"
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)).save(path)
+    return path
+
+
+class TestShell:
+    def test_help(self, capsys):
+        for arguments in (["--help"], *([name, "--help"] for name in command_line.COMMANDS)):
+            with pytest.raises(SystemExit) as end:
+                command_line.main(arguments)
+            assert end.value.code == 0
+            said = capsys.readouterr().out
+            assert said.startswith("usage: gac-sj")
+            if arguments == ["--help"]:
+                assert all(name in said for name in command_line.COMMANDS)
+
+    @pytest.mark.parametrize("arguments", [[], ["fly"], ["summary"], ["models", "--fast"]])
+    def test_wrong_usage(self, arguments, capsys):
+        with pytest.raises(SystemExit) as end:
+            command_line.main(arguments)
+        assert end.value.code == 2 and "usage: gac-sj" in capsys.readouterr().err
+
+    def test_ctrl_c(self, command, monkeypatch):
+        monkeypatch.setattr(env, "report", mock.Mock(side_effect=KeyboardInterrupt))
+        assert command("env", status=130) == "gac-sj: interrupted.\n"
+
+    def test_an_error_of_ours_is_not_hidden(self, monkeypatch):
+        monkeypatch.setattr(env, "report", mock.Mock(side_effect=ZeroDivisionError))
+        with pytest.raises(ZeroDivisionError):
+            command_line.main(["env"])
+
+    def test_as_a_module_whose_reader_went_away(self):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "gac_sj", "models", SMALL]
+        result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
+        os.close(writing)
+        assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_env(command):
+    assert command("env") == env.report() + "\n"
+
+
+class TestModels:
+    def test_all(self, command):
+        header, *lines = command("models").splitlines()
+        rows = {line.split()[0]: line.split()[1:] for line in lines}
+        assert header.split() == ["network", "parameters", "T", "classes", "input", "encoder"]
+        assert rows[SMALL] == ["86,250", "4", "10", "3x32x32", "GatedAttentionCoding"]
+        assert rows["ms_resnet104"][0] == "77,350,504"
+        assert "resnet18" not in rows  # timm's own
+
+    def test_some(self, command):
+        names = [line.split()[0] for line in command("models", "gac_ms_resnet8*").splitlines()[1:]]
+        assert names == [SMALL]
+        assert "'vgg*'" in command("models", "vgg*", status=2)
+
+
+class TestSummary:
+    def test_by_name(self, command):
+        said = command("summary", SMALL, "-T", 2, "--num-classes", 7, "--images", 2)
+        model = timm.create_model(SMALL, T=2, num_classes=7)
+        parameters = sum(p.numel() for p in model.parameters())
+        assert f"{SMALL}: {parameters:,} parameters" in said
+        # hidden by hand: 3x3 convolutions of widths 16, 16 / 16, 32 / 32, 64, two shortcuts, the head
+        behind = 2 * 9 * 16 * 16 * 32**2
+        behind += (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32) * 16**2 + (9 * 32 * 64 + 9 * 64 * 64 + 32 * 64) * 8**2 + 64 * 7
+        assert f"behind it {behind / 1e6:,.1f} million a step, 2 steps" in said
+        assert "paper's convention" in said and "complete" in said
+        assert "of 2 generated images (standard normal pixels), not of a data set; untrained" in said
+        rates = {line.split()[0]: float(line.split()[-1]) for line in said.splitlines() if "[2, 2, " in line}
+        assert {"encoder.neuron", "stages.0.0.lif1", "lif"} < set(rates) and all(
+            0 < rate < 1 for rate in rates.values()
+        )
+
+    def test_of_weights_as_they_are(self, command, weights):
+        model = load_pretrained(weights)
+        energy = measure_energy(model, [summary.draw_images(model, 4)])
+        said = command("summary", weights, "--layers")
+        assert f"complete {energy.complete_pj / 1e6:,.2f} µJ" in said
+        assert str(energy) in said
+        assert "untrained" not in said
+
+    def test_fused_operators(self, command, monkeypatch):
+        said = command("summary", SMALL, "--images", 1)
+        if why_not("cpp", "lif", "cpu") is None:
+            assert "gated_lif: fused, the encoder's neuron and gate in one kernel (path cpp)" in said
+            assert "lif: fused, all steps in one kernel (path cpp), 7 neurons" in said
+        monkeypatch.setenv("GAC_SJ_OPS", "torch")
+        said = command("summary", SMALL, "--images", 1)
+        assert "lif: not fused, the definition (path torch), 8 neurons" in said and "gated_lif" not in said
+
+    def test_another_encoder(self, command):
+        said = command("summary", SMALL, "--encoder", "latency", "--options", "{in_chans: 1}", "--images", 1)
+        assert "(uniform in [0, 1])" in said and "encoder.neuron" not in said
+
+    @pytest.mark.parametrize(
+        "arguments,words",
+        [
+            (["nothing"], "'nothing' is neither a network nor"),
+            (["resnet18"], "'resnet18' is neither a network"),
+            ([SMALL, "--recipe", "best"], "The recipe 'best' does not exist"),
+            ([SMALL, "-T", "0"], "T is 0"),
+            ([SMALL, "--options", "{colour: red}"], "colour"),
+            ([SMALL, "--options", "red"], "--options is 'red'"),
+            ([SMALL, "--options", "{"], "--options is '{'"),
+            ([SMALL, "--images", "0"], "--images is 0"),
+        ],
+    )
+    def test_bad_input(self, command, arguments, words):
+        assert words in command("summary", *arguments, status=2)
+
+    def test_weights_have_their_options(self, command, weights):
+        assert "leave out T" in command("summary", weights, "-T", 2, status=2)
+
+
+class TestConvert:
+    @pytest.fixture
+    def published(self, tmp_path):
+        """A small network under the published names, and its file."""
+        model = timm.create_model(SMALL, T=3, num_classes=4, recipe="reference")
+        state = {reference_names(name)[0]: value for name, value in model.state_dict().items()}
+        torch.save({"state_dict": state, "epoch": 3}, tmp_path / "published.pth")
+        return model, tmp_path / "published.pth"
+
+    def test_a_published_file(self, command, published, tmp_path):
+        model, path = published
+        (tmp_path / "names").write_text("a\nb\nc\nd\n")
+        given = ["--model", SMALL, "-T", 3, "--num-classes", 4, "--dataset", "cifar100", "--labels", tmp_path / "names"]
+        said = command("convert", path, tmp_path / "net", *given)
+        assert f"timm.create_model('local-dir:{tmp_path / 'net'}', pretrained=True)" in said
+        assert f"{SMALL}, {sum(p.numel() for p in model.parameters()):,} parameters, T = 3, 4 classes" in said
+        loaded = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()
+        x = torch.randn(2, 3, 16, 16)
+        assert torch.equal(loaded(x), model.eval()(x))
+        assert loaded.encoder.recipe == "reference"
+        assert tuple(loaded.pretrained_cfg["mean"]) == (0.5071, 0.4867, 0.4408)
+        assert loaded.pretrained_cfg["label_names"] == ["a", "b", "c", "d"]
+
+    @pytest.mark.parametrize(
+        "given,words",
+        [
+            ([], "name it with --model"),
+            (["--model", "vgg"], "The network 'vgg' does not exist"),
+            (["--model", SMALL, "-T", 3], "does not fit"),
+            (["--model", SMALL, "-T", 3, "--num-classes", 4, "--recipe", "current"], "recipe='reference'"),
+            (["--model", SMALL, "-T", 3, "--num-classes", 4, "--dataset", "mnist"], "--dataset is 'mnist'"),
+            (["--model", SMALL, "-T", 3, "--num-classes", 4, "--labels", "nothing"], "--labels nothing cannot be read"),
+        ],
+    )
+    def test_bad_input_writes_nothing(self, command, published, tmp_path, given, words):
+        assert words in command("convert", published[1], tmp_path / "net", *given, status=2)
+        assert not (tmp_path / "net").exists()
+
+    def test_files(self, command, published, tmp_path):
+        given = ["--model", SMALL, "-T", 3, "--num-classes", 4]
+        assert "nothing.pth does not exist" in command("convert", "nothing.pth", tmp_path / "net", *given, status=2)
+        published[1].write_bytes(published[1].read_bytes()[:999])
+        assert "truncated" in command("convert", published[1], tmp_path / "net", *given, status=2)
+        assert "does not exist" in command("convert", "no.safetensors", tmp_path / "net", status=2)
+        said = command("convert", "no.safetensors", tmp_path / "net", "-T", 2, "--dataset", "digits", status=2)
+        assert "leave out T, dataset" in said
+
+
+class TestExport:
+    @pytest.fixture(autouse=True)
+    def exporters(self, monkeypatch):
+        """Stand-ins with the signatures of the exporters, which write a byte."""
+        made = {}
+        for name in ("to_nir", "to_onnx", "to_program"):
+            made[name] = mock.create_autospec(getattr(export, name))
+            monkeypatch.setattr(export, name, made[name])
+        made["to_nir"].side_effect = made["to_program"].side_effect = lambda model, x, path: path.write_text("x")
+        made["to_onnx"].side_effect = lambda model, path, x: path.write_text("x")
+        return made
+
+    @pytest.mark.parametrize(
+        "file,given,name",
+        [("a.onnx", [], "to_onnx"), ("a.pt2", [], "to_program"), ("a", ["--format", "program"], "to_program")],
+    )
+    def test_whole_networks(self, command, exporters, weights, tmp_path, file, given, name):
+        assert str(tmp_path / file) in command("export", weights, tmp_path / file, *given)
+        (model, *rest), _ = exporters[name].call_args
+        (x,) = [value for value in rest if isinstance(value, torch.Tensor)]
+        assert x.shape == (2, 1, 8, 8) and not model.training
+        assert torch.equal(model(x), load_pretrained(weights)(x))
+        assert all(not other.called for other in exporters.values() if other is not exporters[name])
+
+    def test_nir_is_the_backbone(self, command, exporters, weights, tmp_path):
+        command("export", weights, tmp_path / "a.nir")
+        (backbone, sequence, _), _ = exporters["to_nir"].call_args
+        assert sequence.shape == (3, 2, 16, 8, 8)  # [T, N, C, H, W]
+        assert isinstance(backbone.encoder, torch.nn.Identity)
+
+    def test_bad_input(self, command, exporters, weights, tmp_path):
+        assert "a.txt has no known ending" in command("export", weights, tmp_path / "a.txt", status=2)
+        assert "--format is 'tflite'" in command("export", weights, tmp_path / "a", "--format", "tflite", status=2)
+        assert "neither" in command("export", "nothing", tmp_path / "a.onnx", status=2)
+        exporters["to_onnx"].side_effect = ValueError("The export needs onnx; pip install 'gac_sj[onnx]'.")
+        assert "needs onnx" in command("export", weights, tmp_path / "a.onnx", status=2)
+
+
+class TestPredict:
+    def test_evidence_by_hand(self):
+        """Means of the first steps: (0, 0), then (0, ln 3): 1 / (1 + 3)."""
+        steps = torch.tensor([[0.0, 0.0], [0.0, 2 * np.log(3)]])
+        assert predict.evidence(steps).tolist() == [[0.5, 0.5], [pytest.approx(0.25), pytest.approx(0.75)]]
+
+    def test_a_table_for_each_image(self, command, weights, picture):
+        said = command("predict", picture, picture, "--weights", weights)
+        assert said[: len(said) // 2] == said[len(said) // 2 :]
+        title, header, *rows = said[: len(said) // 2].splitlines()
+        pixels = (torch.from_numpy(np.asarray(Image.open(picture))) / 255 - 0.3) / 0.4
+        with torch.no_grad():
+            steps = load_pretrained(weights).forward_sequence(pixels[None, None])[:, 0]
+        expected = [steps[:t].mean(0).softmax(0) for t in (1, 2, 3)]
+        names = ["cat", "dog", "eel"]
+        best = expected[-1].argsort(descending=True).tolist()
+        assert title == f"{picture}: {names[best[0]]}"
+        assert header.split() == ["class", "t=1", "t=2", "t=3"]
+        assert [row.split()[0] for row in rows] == [names[label] for label in best]
+        for row, label in zip(rows, best):
+            percent = [100 * p[label].item() for p in expected]
+            assert [float(word) for word in row.split()[1:]] == pytest.approx(percent, abs=0.051)
+        assert rows[0].split()[1] != rows[0].split()[2]
+
+    def test_numbers_of_classes_and_another_size(self, command, tmp_path):
+        """A grey image of another size for a network of colour images; five of ten classes."""
+        save_pretrained(timm.create_model(SMALL, T=2, encoder="poisson"), tmp_path / "net")
+        Image.new("L", (50, 40), 90).save(tmp_path / "grey.jpg")
+        said = command("predict", tmp_path / "grey.jpg", "--weights", tmp_path / "net" / "model.safetensors")
+        rows = said.splitlines()[2:]
+        assert len(rows) == 5 and {row.split()[0] for row in rows} < set("0123456789")
+        assert command("predict", tmp_path / "grey.jpg", "--weights", tmp_path / "net") == said  # the same spikes
+
+    def test_bad_images(self, command, weights, picture, tmp_path, capsys):
+        assert "no.png does not exist" in command("predict", "no.png", "--weights", weights, status=2)
+        (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:60])
+        assert "broken.png cannot be read" in command(
+            "predict", tmp_path / "broken.png", "--weights", weights, status=2
+        )
+        assert command_line.main(["predict", str(picture), "no.png", "--weights", str(weights)]) == 2
+        assert f"{picture}: " in capsys.readouterr().out  # those before it are answered
+
+    def test_bad_weights(self, command, weights, picture, tmp_path):
+        assert "nothing does not exist" in command("predict", picture, "--weights", tmp_path / "nothing", status=2)
+        assert "has no config.json" in command("predict", picture, "--weights", tmp_path, status=2)
+        assert "weights of a run" in command("predict", picture, "--weights", picture, status=2)
+        save_pretrained(timm.create_model(SMALL, in_chans=2), tmp_path / "events")
+        assert "2 channels" in command("predict", picture, "--weights", tmp_path / "events", status=2)
+        (weights / "model.safetensors").write_bytes(b"")
+        assert "checksum is wrong" in command("predict", picture, "--weights", weights, status=2)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["--version"])
+    assert capsys.readouterr().out == f"gac_sj {gac_sj.__version__}\n"

@@ -1,0 +1,414 @@
+"""Networks that leave PyTorch: split, NIR, ONNX and torch.export, each against the network that it came from."""
+
+import importlib.util
+import os
+import sys
+
+import pytest
+import timm
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import gac_sj
+from gac_sj.export import split, to_nir, to_onnx, to_program
+
+IMAGES = 16
+NAME = "gac_ms_resnet8_cifar"
+RECIPES = ["low_threshold", "reference"]
+needs_nir = pytest.mark.skipif(
+    importlib.util.find_spec("spikingjelly.activation_based.nir_exchange") is None,
+    reason="this SpikingJelly exchanges no NIR graphs",
+)
+
+
+def lively(name=NAME, gate=40.0, **options):
+    """A network in which every layer fires and the gate opens to different widths, as in a trained one."""
+    model = timm.create_model(name, **dict(T=4, spike_driven=True) | options)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.constant_(module.weight, 2.0)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+            module.momentum = None  # the mean of what it has seen
+    if hasattr(model.encoder, "gau"):
+        for part in (model.encoder.gau.temporal, model.encoder.gau.spatial_channel):
+            parameters = list(part.parameters())
+            for parameter in parameters:
+                parameter.data *= gate ** (1 / len(parameters) / 2)
+    nn.init.normal_(model.head.weight)
+    with torch.no_grad():
+        model.train()(torch.randn(8, 3, 32, 32))
+    return model.eval()
+
+
+@torch.no_grad()
+def decisive(model, count=IMAGES):
+    """Images of which no potential meets its threshold within a rounding, so that others round to the same spikes."""
+    images = torch.randn(3 * count, 3, 32, 32)
+    margins = torch.full((len(images),), torch.inf, dtype=torch.float64)
+    encoder, backbone = (part.double() for part in split(model))
+
+    def note(module, inputs):
+        torch.minimum(margins, inputs[0].abs().flatten(1).amin(1), out=margins)
+
+    for module in (*encoder.modules(), *backbone.modules()):
+        if isinstance(module, gac_sj.LIFNode):
+            module.surrogate_function.register_forward_pre_hook(note)
+    backbone(encoder(images.double()))
+    best = margins.topk(count)
+    assert best.values.min() > 2e-6
+    return images[best.indices]
+
+
+@torch.no_grad()
+def spikes(network, x):
+    """The output, and the spikes of every neuron by name."""
+    found = {}
+
+    def note(name):
+        def hook(module, inputs, output):
+            found[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name.removesuffix(".module").replace(".", "_").lstrip("_")))
+        for name, module in network.named_modules()
+        if isinstance(module, neuron.BaseNode) or type(module).__name__ == "_NIRStatefulModule"
+    ]
+    output = network(x)
+    for handle in handles:
+        handle.remove()
+    return output, found
+
+
+@torch.no_grad()
+def assert_same_spikes(backbone, sequence, source, **options):
+    """What is read from ``source`` spikes as the backbone does, in every layer at every step; mean logits too."""
+    from spikingjelly.activation_based.nir_exchange import import_from_nir
+
+    functional.reset_net(backbone)
+    expected_logits, expected = spikes(backbone, sequence)
+    (logits, _), found = spikes(import_from_nir(source, step_mode="m", **options), sequence)
+    assert sorted(found) == sorted(expected) and len(found) > 0
+    for name, of_layer in expected.items():
+        assert of_layer.shape[:2] == sequence.shape[:2]
+        assert torch.equal(found[name], of_layer), name
+        assert 0 < of_layer.mean() < 1, f"{name} is silent, so nothing is compared"
+    if expected_logits.dim() == 2:
+        logits = logits.mean(0)
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-5, atol=1e-5)
+
+
+def own_network(lif=neuron.LIFNode):
+    """A network of SpikingJelly's layers behind the encoder, as in the README."""
+    network = nn.Sequential(
+        gac_sj.GatedAttentionCoding(T=3, in_channels=3, channels=8),
+        layer.Conv2d(8, 12, 3, stride=2, padding=1, bias=False),
+        layer.BatchNorm2d(12),
+        lif(v_threshold=0.25),
+        layer.Dropout(0.5),
+        layer.AdaptiveAvgPool2d(1),
+        layer.Flatten(),
+        layer.Linear(12, 5),
+    )
+    functional.set_step_mode(network, "m")
+    return network.eval()
+
+
+class TestSplit:
+    @pytest.mark.parametrize("recipe", RECIPES)
+    def test_encoder_and_backbone_are_the_network(self, recipe):
+        model = lively(recipe=recipe)
+        encoder, backbone = split(model)
+        images = torch.randn(2, 3, 32, 32)
+        sequence = encoder(images)
+        assert sequence.shape == (4, 2, 16, 32, 32)
+        assert torch.equal(backbone(sequence), model(images))
+        assert torch.equal(backbone.forward_sequence(sequence), model.forward_sequence(images))
+
+    def test_own_network(self):
+        network, images = own_network(), torch.randn(2, 3, 8, 8)
+        encoder, backbone = split(network)
+        assert torch.equal(backbone(encoder(images)), network(images))
+
+    def test_the_parts_are_copies(self):
+        model = lively()
+        encoder, backbone = split(model)
+        for part in (encoder, backbone):
+            for parameter in part.parameters():
+                parameter.data.zero_()
+        assert isinstance(model.encoder, gac_sj.GatedAttentionCoding)
+        assert model.head.weight.any() and model.encoder.stem[0].weight.any()
+
+    def test_without_one_encoder(self):
+        encoder, backbone = split(lively())
+        with pytest.raises(ValueError, match="has 0 encoders"):
+            split(backbone)
+        with pytest.raises(ValueError, match="is an encoder itself"):
+            split(encoder)
+        with pytest.raises(ValueError, match="has 2 encoders"):
+            split(nn.Sequential(encoder, encoder.stem, gac_sj.DirectCoding()))
+
+
+@needs_nir
+class TestNIR:
+    @pytest.fixture(autouse=True)
+    def nir(self):
+        pytest.importorskip("nir", reason="needs the extra nir")
+        pytest.importorskip("nirtorch", reason="needs the extra nir")
+
+    @pytest.mark.parametrize("recipe", RECIPES)
+    def test_spikes_are_equal(self, recipe, tmp_path):
+        """Against the folded backbone, and where no potential is on its threshold against the network itself."""
+        # a gate that saturates meets the threshold exactly: strict neurons must not fire there
+        model = lively(recipe=recipe, gate=40.0 if recipe == "low_threshold" else 4e4)
+        encoder, backbone = split(model)
+        images = torch.randn(IMAGES, 3, 32, 32)
+        sequence = encoder(images).detach()
+        assert recipe != "reference" or (sequence == 1).float().mean() > 0.01
+        graph = to_nir(backbone, sequence[:, :2], tmp_path / "backbone.nir")
+        assert os.listdir(tmp_path) == ["backbone.nir"]
+        assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, tmp_path / "backbone.nir")
+        assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, graph)
+        if recipe == "low_threshold":
+            assert_same_spikes(backbone, encoder(decisive(model)), graph)
+
+    def test_it_has_nothing_but_spiking_layers_and_one_mean(self):
+        import nir
+
+        encoder, backbone = split(lively())
+        graph = to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
+        kinds = [type(node) for node in graph.nodes.values()]
+        assert {kind: kinds.count(kind) for kind in kinds} == {
+            nir.Input: 1,
+            nir.Output: 1,
+            nir.AvgPool2d: 1,
+            nir.Flatten: 1,
+            nir.Conv2d: 6 + 2 + 1,  # blocks, shortcuts, head
+            nir.LIF: 7,
+        }
+        assert tuple(graph.nodes["head"].weight.shape) == (10, 64, 1, 1)
+        threshold = {float(node.v_threshold.flat[0]) for node in graph.nodes.values() if isinstance(node, nir.LIF)}
+        assert threshold == {1.0}
+
+    def test_a_strict_threshold_is_the_next_number(self):
+        import numpy as np
+
+        encoder, backbone = split(lively(recipe="reference"))
+        graph = to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
+        assert float(graph.nodes["lif"].v_threshold.flat[0]) == float(np.nextafter(np.float32(1), np.float32(2)))
+
+    def test_sums_of_many_blocks_round_as_ours(self):
+        """Plain shortcuts, one behind the other; currents are compared as they show what spikes may hide."""
+        from spikingjelly.activation_based.nir_exchange import import_from_nir
+
+        model = lively(blocks=(3, 1, 1))
+        encoder, backbone = split(model)
+        sequence = encoder(torch.randn(2, 3, 16, 16)).detach()
+        network = import_from_nir(to_nir(backbone, sequence), step_mode="m")
+        currents = []
+        for node in (gac_sj.fold_batch_norm(backbone), network):
+            for name, module in node.named_modules():
+                if name.replace(".module", "").replace(".", "_") == "stages_1_0_lif1":
+                    module.register_forward_pre_hook(lambda module, inputs: currents.append(inputs[0]))
+                    break
+            node(sequence)
+        assert torch.equal(*currents)
+
+    @pytest.mark.parametrize("preset", ["imagenet", "sigmoid"])
+    def test_other_neurons(self, preset):
+        """In float64: tau = 4/3 rounds otherwise in SpikingJelly, which float32 could show."""
+        model = lively(neuron=preset).double()
+        encoder, backbone = split(model)
+        sequence = encoder(torch.randn(IMAGES, 3, 32, 32, dtype=torch.float64)).detach()
+        graph = to_nir(backbone, sequence[:, :1])
+        assert_same_spikes(backbone, sequence, graph, dtype=torch.float64)
+
+    def test_imagenet_in_float32(self):
+        """Nothing but potentials within a rounding of the threshold may decide otherwise."""
+        model = lively(neuron="imagenet")
+        encoder, backbone = split(model)
+        sequence = encoder(decisive(model)).detach()
+        assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, to_nir(backbone, sequence[:, :1]))
+
+    @pytest.mark.parametrize(
+        "options",
+        [dict(spike_driven=False), dict(downsample="avg_shortcut"), dict(encoder="direct"), dict(num_classes=3)],
+        ids=str,
+    )
+    @pytest.mark.filterwarnings("ignore:.*something else than spikes")
+    def test_other_networks(self, options):
+        encoder, backbone = split(lively(**options))
+        sequence = encoder(torch.randn(2, 3, 32, 32)).detach()
+        assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, to_nir(backbone, sequence, dt=1e-3), dt=1e-3)
+
+    def test_own_network(self):
+        encoder, backbone = split(own_network())
+        sequence = encoder(torch.randn(IMAGES, 3, 8, 8)).detach()
+        assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, to_nir(backbone, sequence))
+
+    def test_layers_that_receive_floats_are_named(self):
+        encoder, backbone = split(lively(spike_driven=False))
+        with pytest.warns(UserWarning, match=r"stages\.1\.0\.shortcut\.1.*, head receive something.*spike_driven=True"):
+            to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
+
+    def test_what_nir_lacks(self):
+        encoder, backbone = split(lively(downsample="max", neuron="sigmoid"))
+        with pytest.raises(ValueError, match=r"no node for MaxPool2d \(stages\.1\.0\.pool, "):
+            to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
+        x = torch.randn(2, 1, 3, 8, 8)
+        soft = nn.Sequential(layer.Conv2d(3, 4, 3, step_mode="m"), gac_sj.LIFNode(v_reset=None)).eval()
+        with pytest.raises(ValueError, match="soft reset"):
+            to_nir(soft, x)
+        uneven = nn.Sequential(soft[0], gac_sj.LIFNode(), layer.AdaptiveAvgPool2d(4, step_mode="m")).eval()
+        with pytest.raises(ValueError, match=r"2 makes \[4, 4\] pixels of \[6, 6\]"):
+            to_nir(uneven, x)
+
+    def test_functions_are_named(self):
+        class Squared(nn.Sequential):
+            def forward(self, x):
+                return torch.square(super().forward(x))
+
+        network = Squared(layer.Conv2d(3, 4, 3, step_mode="m"), gac_sj.LIFNode()).eval()
+        with pytest.raises(ValueError, match="calls square"):
+            to_nir(network, torch.randn(2, 1, 3, 8, 8))
+
+    def test_wrong_examples(self):
+        encoder, backbone = split(lively())
+        with pytest.raises(ValueError, match=r"\[2, 3, 32, 32\].*encoder's sequence \[T, N, C, H, W\]"):
+            to_nir(backbone, torch.randn(2, 3, 32, 32))
+        with pytest.raises(ValueError, match=r"does not take the example of shape \[4, 1, 3, 32, 32\]"):
+            to_nir(backbone, torch.randn(4, 1, 3, 32, 32))
+        with pytest.raises(ValueError, match="training mode"):
+            to_nir(backbone.train(), encoder(torch.randn(1, 3, 32, 32)))
+
+    def test_without_the_extra(self, monkeypatch):
+        encoder, backbone = split(lively())
+        for name in [name for name in sys.modules if "nir_exchange" in name]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "nirtorch", None)
+        with pytest.raises(ValueError, match=r"NIR needs nirtorch; pip install 'gac_sj\[nir\]'"):
+            to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
+
+
+class TestNoNIR:
+    def test_a_gate_has_no_node(self):
+        model = lively()
+        example = torch.randn(4, 1, 3, 32, 32)
+        for given in (model, model.encoder, own_network()):
+            with pytest.raises(ValueError, match=r"gate has no NIR node; give the backbone of gac_sj\.export\.split"):
+                to_nir(given, example)
+        with pytest.raises(ValueError, match=r"DirectCoding \(encoder\), which stays on the host.*split"):
+            to_nir(lively(encoder="direct"), example)
+
+    def test_a_release_without_exchange(self, monkeypatch):
+        encoder, backbone = split(lively())
+        monkeypatch.setitem(sys.modules, "spikingjelly.activation_based.nir_exchange", None)
+        with pytest.raises(ValueError, match="exchanges no NIR graphs; pip install -U spikingjelly"):
+            to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
+
+
+class TestONNX:
+    @pytest.fixture(autouse=True)
+    def onnx(self):
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(name, reason="needs the extra onnx")
+
+    @staticmethod
+    def run(path, images):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    @pytest.mark.parametrize(
+        "options",
+        [*(dict(recipe=recipe) for recipe in RECIPES), dict(encoder="direct", spike_driven=False, neuron="imagenet")],
+        ids=str,
+    )
+    def test_logits_are_equal(self, options, tmp_path):
+        model = lively(**options)
+        images = decisive(model)
+        to_onnx(model, tmp_path / "model.onnx", images[:1])
+        assert os.listdir(tmp_path) == ["model.onnx"]
+        for batch in (images, images[:1]):
+            with torch.no_grad():
+                torch.testing.assert_close(self.run(tmp_path / "model.onnx", batch), model(batch), rtol=0, atol=1e-4)
+
+    def test_a_sequence(self, tmp_path):
+        model = lively(T=2, encoder="direct")
+        sequence = torch.stack([decisive(model, 1)] * 2)
+        to_onnx(model, tmp_path / "model.onnx", sequence)
+        both = torch.cat([sequence, sequence], 1)
+        logits = self.run(tmp_path / "model.onnx", both)
+        assert torch.equal(logits[0], logits[1]) and logits.shape == (2, 10)
+
+    def test_an_encoder_for_the_host(self, tmp_path):
+        network = own_network()
+        to_onnx(network[0], tmp_path / "encoder.onnx", torch.randn(1, 3, 8, 8))
+        images = torch.randn(3, 3, 8, 8)
+        found = self.run(tmp_path / "encoder.onnx", images)
+        torch.testing.assert_close(found, network[0](images), rtol=0, atol=1e-5)
+
+    def test_a_difference_is_an_error_and_the_file_stays(self, tmp_path):
+        path = tmp_path / "model.onnx"
+        path.write_bytes(b"old")
+        with pytest.raises(ValueError, match=r"logits differs by .* nothing was written"):
+            to_onnx(own_network(gac_sj.LIFNode), path, torch.randn(1, 3, 8, 8), tolerance=-1.0)
+        assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.onnx"]
+
+    def test_without_the_extra(self, monkeypatch, tmp_path):
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(ValueError, match=r"needs onnxruntime; pip install 'gac_sj\[onnx\]'"):
+            to_onnx(lively(), tmp_path / "model.onnx", torch.randn(1, 3, 32, 32))
+
+
+class TestProgram:
+    @pytest.mark.parametrize("options", [dict(recipe=recipe) for recipe in RECIPES] + [dict(encoder="direct")], ids=str)
+    def test_it_loads_back_equal(self, options, tmp_path):
+        model = lively(**options)
+        path = tmp_path / "model.pt2"
+        to_program(model, torch.randn(1, 3, 32, 32), path)
+        assert os.listdir(tmp_path) == ["model.pt2"]
+        loaded = torch.export.load(path).module()
+        with torch.no_grad():
+            for count in (1, 5):
+                images = torch.randn(count, 3, 32, 32)
+                assert torch.equal(loaded(images), model(images))
+                assert torch.equal(loaded(images), model(images))  # nothing is kept from the last call
+
+    def test_the_network_stays_usable(self):
+        model = lively(T=2)
+        images = torch.randn(2, 3, 16, 16)
+        before = model(images)
+        to_program(model, images)
+        assert not any(isinstance(node.v, torch.Tensor) for node in model.modules() if isinstance(node, gac_sj.LIFNode))
+        assert torch.equal(model(images), before)
+
+    @pytest.mark.parametrize("lif", [gac_sj.LIFNode, neuron.LIFNode], ids=["ours", "stock"])
+    def test_own_network(self, lif):
+        network, images = own_network(lif), torch.randn(2, 3, 8, 8)
+        if lif is neuron.LIFNode and not hasattr(functional, "lif_multi_step"):  # 0.0.0.0.14 scripts its neurons
+            with pytest.raises(ValueError, match=r"cannot follow Sequential .*whose neurons are gac_sj\.LIFNode"):
+                to_program(network, images)
+            return
+        program = to_program(network, images).module()
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), network(images))
+
+    def test_errors(self, tmp_path, monkeypatch):
+        model, images = lively(T=2), torch.randn(2, 3, 16, 16)
+        with pytest.raises(ValueError, match=r"got a tensor of shape \[2, 1, 16, 16\]; it needs"):
+            to_program(model, images[:, :1])
+        with pytest.raises(ValueError, match=r"The folder .*missing does not exist"):
+            to_program(model, images, tmp_path / "missing" / "model.pt2")
+        with pytest.raises(ValueError, match="is a folder"):
+            to_program(model, images, tmp_path)
+        with pytest.raises(ValueError, match=r"in training mode .*call eval\(\)"):
+            to_program(model.train(), images)
+        monkeypatch.setenv("GAC_SJ_OPS", "cpp")
+        with pytest.raises(ValueError, match="GAC_SJ_OPS is 'cpp'"):
+            to_program(model.eval(), images)
+        assert not os.listdir(tmp_path)
