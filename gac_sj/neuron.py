@@ -1,8 +1,9 @@
-"""LIFNode: SpikingJelly's, with one order of operations on both releases, and the presets of three recipes."""
+"""LIFNode: SpikingJelly's, with one order of operations on both releases, and the presets of four recipes."""
 
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,22 +113,25 @@ class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
         return spikes.squeeze(0)
 
 
-#: Keyword arguments of :class:`LIFNode` in three published recipes. GAC (arXiv 2308.06582, code): decay 0.5,
+#: Keyword arguments of :class:`LIFNode` in four published recipes. GAC (arXiv 2308.06582, code): decay 0.5,
 #: threshold 1, triangle, reset in the graph; and decay 0.25, threshold 0.5, rectangle, reset detached. Max-ResNet
 #: (arXiv 2505.18608, code): SpikingJelly's defaults (tau 2, input decayed, threshold 1, sigmoid), reset detached.
+#: MA-SNN (arXiv 2209.13929, as SpikingJelly 2.0.0 reads its code): decay 0.3, threshold 0.3, rectangle of half that
+#: width, reset detached; after a spike the published code goes on from the threshold, this one from 0.
 PRESETS: dict[str, dict[str, Any]] = {
     "cifar": dict(tau=2.0, decay_input=False, v_threshold=1.0, detach_reset=False),
     "imagenet": dict(tau=4.0 / 3.0, decay_input=False, v_threshold=0.5, detach_reset=True),
     "sigmoid": dict(tau=2.0, decay_input=True, v_threshold=1.0, detach_reset=True),
+    "ma_snn": dict(tau=10.0 / 7.0, decay_input=False, v_threshold=0.3, detach_reset=True),
 }
-SURROGATES = {"cifar": Triangle, "imagenet": Rectangle}
+SURROGATES = {"cifar": Triangle, "imagenet": Rectangle, "ma_snn": partial(Rectangle, alpha=2.0)}
 
 
 def preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
     """A new :class:`LIFNode` of a published recipe.
 
     Args:
-        name: "cifar", "imagenet" or "sigmoid".
+        name: "cifar", "imagenet", "sigmoid" or "ma_snn".
         strict: fire above the threshold only, as the published code does; SpikingJelly fires at it too. That matters
             where a potential meets the threshold exactly: a gate that saturates at 1 on a spike does.
         changes: keywords of :class:`LIFNode` that replace the preset's.

@@ -14,14 +14,9 @@ from torch import Tensor, nn
 from gac_sj import membrane_attention
 from gac_sj.attention import positive
 from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
-from gac_sj.neuron import PRESETS, SURROGATES, LIFNode
-from gac_sj.surrogate import Rectangle
+from gac_sj.neuron import LIFNode
 
 __all__ = ["MASNN"]
-
-# as SpikingJelly 2.0.0 reads the published code: 30 % of the potential stay; it resets to 0, not to the threshold
-PRESETS["ma_snn"] = dict(tau=10.0 / 7.0, decay_input=False, v_threshold=0.3, detach_reset=True)
-SURROGATES["ma_snn"] = partial(Rectangle, alpha=2.0)
 
 
 class MASNN(EncodedNetwork):
