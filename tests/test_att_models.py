@@ -402,6 +402,13 @@ def test_att_ms_resnet_is_spikingjellys(T):
             torch.testing.assert_close(mine.grad.flatten(), other.grad.flatten(), rtol=1e-8, atol=1e-10)
 
 
+def test_att_ms_resnet18_is_spikingjellys():
+    """SpikingJelly 0.0.0.0.14 has none."""
+    masnn = pytest.importorskip("spikingjelly.activation_based.model.masnn")
+    theirs = masnn.att_ms_resnet18(dropout=0.0)
+    compare(timm.create_model("att_ms_resnet18", drop_rate=0.0), theirs, torch.randn(2, 3, 64, 64).double())
+
+
 def test_ma_snn_is_spikingjellys():
     """SpikingJelly 0.0.0.0.14 has none."""
     masnn = pytest.importorskip("spikingjelly.activation_based.model.masnn")
