@@ -8,8 +8,9 @@ That exporter follows plain layers only. What differs here is rewritten first, t
   which is the same.
 - A network of :mod:`gac_sj.models` classifies every pixel, by a convolution, and averages behind it; other adaptive
   means become means over windows of the example's size.
-- A sum of a sum (behind two blocks with plain shortcuts) passes a Flatten of one dimension, which changes nothing: NIR
-  adds whatever meets at a node, in any order, and the order decides how three numbers round.
+- A sum that is added to another one (behind two blocks with plain shortcuts), or put out, passes a Flatten of one
+  dimension, which changes nothing: NIR adds whatever meets at a layer, in any order, and the order decides how three
+  numbers round.
 
 A decay that is no power of two, as the preset "imagenet" with tau = 4/3, rounds otherwise in SpikingJelly
 (``v - v / tau`` in place of ``(1 - 1 / tau) v``): there a potential within a rounding of its threshold may decide
@@ -22,7 +23,6 @@ import copy
 import io
 import operator
 import os
-import warnings
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -33,9 +33,10 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._compat import nir_exchange
-from gac_sj.analysis import non_spiking_layers
+from gac_sj.analysis import measure_energy
+from gac_sj.attention import GatedAttentionUnit
+from gac_sj.encoder import Encoder
 from gac_sj.export.checks import reason, run, writable, write
-from gac_sj.export.split import encoders_in
 from gac_sj.folding import fold_batch_norm
 from gac_sj.models import MSResNet
 from gac_sj.neuron import LIFNode, reset_states
@@ -49,13 +50,26 @@ _NOTHING_TO_DO = (nn.Identity, nn.Dropout, nn.Dropout2d, layer.Dropout, layer.Dr
 
 
 def to_nir(
-    backbone: nn.Module, example: Tensor, path: str | os.PathLike | None = None, *, dt: float = 1e-4
+    backbone: nn.Module,
+    example: Tensor,
+    path: str | os.PathLike | None = None,
+    *,
+    dt: float = 1e-4,
+    spikes_only: bool = True,
 ) -> NIRGraph:
     """A backbone as a NIR graph: the encoder's sequence in, the logits of every step out.
 
     ``spikingjelly.activation_based.nir_exchange.import_from_nir(path, step_mode="m")`` reads it back: a network from
     the sequence ``[T, N, C, H, W]`` to a pair of logits ``[T, N, K]`` and states, with the same spikes in every layer
-    at every step. Height and width are fixed by the example; T and N are not.
+    at every step. Height and width are fixed by the example; T and N are not. The graph is read back and compared on
+    the example before it is written.
+
+    Example::
+
+        encoder, backbone = split(model.eval())  # of a network of spike_driven=True
+        to_nir(backbone, encoder(images), "backbone.nir")
+        chip = import_from_nir("backbone.nir", step_mode="m")
+        logits = chip(encoder(images))[0].mean(0)
 
     Args:
         backbone: the second of :func:`gac_sj.export.split`, or another SpikingJelly network of convolutions, linear
@@ -63,41 +77,36 @@ def to_nir(
         example: a sequence ``[T, N, C, H, W]``, best a real one: with it is found which layers receive spikes.
         path: of the file to write (``.nir``, HDF5); None writes none.
         dt: seconds of a time step.
-
-    Warns:
-        UserWarning: layers receive something else than spikes.
+        spikes_only: False for simulators: layers may receive something else than spikes.
 
     Raises:
-        ValueError: the network has its encoder still, or a layer that NIR has no node for; it is in training mode, or
-            does not take the example; SpikingJelly 0.0.0.0.14; the extra ``nir`` is missing; a file that cannot be
-            written.
+        ValueError: the network has its encoder still, or a gate; a layer receives something else than spikes, or has no
+            NIR node; a function other than a sum of two layers; a network in training mode, or one that does not take
+            the example; SpikingJelly 0.0.0.0.14; the extra ``nir`` is missing; a file that cannot be written.
     """
     path = None if path is None else writable(path)
-    for name, encoder in encoders_in(backbone).items():
-        has_gate = getattr(encoder, "gau", None) is not None
-        raise ValueError(
-            f"{type(backbone).__name__} has the encoder {type(encoder).__name__}{f' ({name})' if name else ''}, "
-            f"{'whose gate has no NIR node' if has_gate else 'which stays on the host'}; give the backbone of "
-            "gac_sj.export.split(model)."
-        )
+    for name, module in backbone.named_modules():
+        if isinstance(module, (Encoder, GatedAttentionUnit)):
+            given = f"{type(module).__name__}{f' ({name})' if name else ''}"
+            if any(isinstance(part, GatedAttentionUnit) for part in module.modules()):
+                given = f"NIR has no node for the gate of {given}, which"
+            raise ValueError(f"{given} stays on the host; give the backbone of gac_sj.export.split(model).")
     exchange = nir_exchange()
     if example.dim() != 5:
         raise ValueError(
             f"The example has the shape {list(example.shape)}; a backbone takes the encoder's sequence "
             "[T, N, C, H, W]; give encoder(images)."
         )
-    run(backbone, example)
-    floats = non_spiking_layers(backbone, example)
-    if floats:
-        warnings.warn(
-            f"{', '.join(floats)} receive{'s' * (len(floats) == 1)} something else than spikes, which a chip that adds "
-            "weights where spikes arrive cannot run; create the network with spike_driven=True.",
-            stacklevel=2,
-        )
+    if not isinstance(run(backbone, example), Tensor):
+        raise ValueError(f"{type(backbone).__name__} puts out more than a tensor; a NIR graph has one output here.")
+    if spikes_only:
+        _require_spikes(backbone, example)
     network = _plain(backbone, example)
     try:
         with torch.no_grad():
             graph = exchange.export_to_nir(network, example, dt=dt)
+            read = exchange.import_from_nir(graph, dt=dt, device=example.device, dtype=example.dtype, step_mode="m")
+            same = torch.allclose(read(example)[0], network(example))
     except KeyError as error:  # nirtorch looks the class of each layer up
         missing = error.args[0]
         names = [name for name, module in network.named_modules() if type(module) is missing]
@@ -106,6 +115,11 @@ def to_nir(
         raise ValueError(
             f"SpikingJelly cannot write {type(backbone).__name__} as NIR ({reason(error)}); replace what it names."
         ) from error
+    if not same:
+        raise ValueError(
+            f"{type(backbone).__name__} is not the same as a NIR graph, which adds two layers, but no number, no "
+            "parameter and no layer to itself; use layers in their place."
+        )
     if path is not None:
         import nir
 
@@ -113,6 +127,17 @@ def to_nir(
         nir.write(buffer, graph)
         write(path, buffer.getvalue())
     return graph
+
+
+def _require_spikes(backbone: nn.Module, example: Tensor) -> None:
+    floats = [found.name for found in measure_energy(backbone, [example]).layers if found.receives == "floats"]
+    if floats:
+        more = f" and {len(floats) - 4} more" if len(floats) > 4 else ""
+        raise ValueError(
+            f"{', '.join(floats[:4])}{more} of {type(backbone).__name__} get something else than spikes, and a chip "
+            "adds weights where spikes arrive; create the network with spike_driven=True (your own: with neurons in "
+            "front of them), or pass spikes_only=False for a simulator."
+        )
 
 
 def _plain(backbone: nn.Module, example: Tensor) -> fx.GraphModule:
@@ -134,7 +159,7 @@ def _plain(backbone: nn.Module, example: Tensor) -> fx.GraphModule:
     for node in list(plain.graph.nodes):
         if node.op == "call_module":
             _replace_layer(plain, node, example.dtype)
-        elif _is_sum(node):
+        elif _is_sum(node) or node.op == "output":
             for term in filter(_is_sum, list(node.all_input_nodes)):
                 with plain.graph.inserting_after(term):
                     junction = f"{term.name}_sum"
@@ -143,7 +168,7 @@ def _plain(backbone: nn.Module, example: Tensor) -> fx.GraphModule:
         elif node.op in ("call_function", "call_method"):
             raise ValueError(
                 f"{type(backbone).__name__} calls {getattr(node.target, '__name__', node.target)} ({node.name}), and "
-                "NIR has layers and sums only; use a layer in its place."
+                "NIR has layers and sums (a + b) only; use a layer in its place."
             )
     plain.recompile()
     return plain.eval()
@@ -158,7 +183,7 @@ class _Tracer(fx.Tracer):
 
 
 def _is_sum(node: fx.Node) -> bool:
-    return node.target in (operator.add, "add")
+    return node.target is operator.add
 
 
 def _classify_pixels(model: MSResNet, example: Tensor) -> nn.Module:

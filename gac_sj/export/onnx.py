@@ -23,6 +23,12 @@ def to_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, toler
     meets its threshold within a rounding then fires or does not: an image of that kind differs by whole spikes. An
     untrained gate of the recipes "unit_gate" and "low_threshold" is 1 but for thousandths and makes many of them.
 
+    Example::
+
+        to_onnx(model.eval(), "model.onnx", images)
+        session = onnxruntime.InferenceSession("model.onnx")
+        (logits,) = session.run(None, {"images": other_images.numpy()})
+
     Args:
         model, example: see :func:`gac_sj.export.to_program`.
         path: of the file, ``.onnx``.

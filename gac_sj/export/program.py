@@ -23,6 +23,11 @@ def to_program(
     The neurons and the gate are in it as their definitions, not as kernels (:mod:`gac_sj.ops.dispatch`). Each call
     starts from a reset state. ``torch.export.load(path).module()`` is the network again.
 
+    Example::
+
+        to_program(model.eval(), images, "model.pt2")
+        logits = torch.export.load("model.pt2").module()(other_images)  # needs no gac_sj
+
     Args:
         model: a network in evaluation mode.
         example: images ``[N, C, H, W]`` or a sequence ``[T, N, C, H, W]``, on the model's device; other batches have
@@ -41,13 +46,15 @@ def to_program(
     batch_axis = example.dim() - 4
     if example.shape[batch_axis] == 1:
         example = torch.cat([example, example], batch_axis)  # torch.export takes a 1 for a constant
+    shapes = torch.export.ShapesCollection()  # as the signature may be SpikingJelly's forward(*args)
+    shapes[example] = {batch_axis: torch.export.Dim("batch")}
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensors that the neurons keep while they are followed
             program = torch.export.export(
                 copy.deepcopy(model),
                 (example,),
-                dynamic_shapes=({batch_axis: torch.export.Dim("batch")},),
+                dynamic_shapes=shapes,
                 strict=False,
             )
     except Exception as error:  # torch.export raises whatever the network's code raises on symbolic shapes

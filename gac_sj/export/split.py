@@ -8,12 +8,7 @@ from torch import nn
 
 from gac_sj.encoder import Encoder
 
-__all__ = ["encoders_in", "split"]
-
-
-def encoders_in(model: nn.Module) -> dict[str, Encoder]:
-    """The encoders of this package inside ``model``, itself included, by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Encoder)}
+__all__ = ["split"]
 
 
 def split(model: nn.Module) -> tuple[Encoder, nn.Module]:
@@ -24,13 +19,18 @@ def split(model: nn.Module) -> tuple[Encoder, nn.Module]:
     :mod:`gac_sj.models`' ``forward_sequence``. Whether each of its layers receives spikes depends on the network: those
     built with ``spike_driven=True`` do, and of others :func:`gac_sj.analysis.non_spiking_layers` names the exceptions.
 
+    Example::
+
+        encoder, backbone = split(model.eval())
+        logits = backbone(encoder(images))
+
     Args:
         model: a network with one encoder of this package, which is the first to see the images.
 
     Raises:
         ValueError: no encoder, or more than one; the model is an encoder.
     """
-    found = encoders_in(model)
+    found = [name for name, module in model.named_modules() if isinstance(module, Encoder)]
     if "" in found or len(found) != 1:
         given = "is an encoder itself" if "" in found else f"has {len(found)} encoders of gac_sj"
         raise ValueError(f"{type(model).__name__} {given}; split needs a network with one encoder; give the network.")
