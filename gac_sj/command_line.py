@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError) as error:
-        print(f"gac-sj: {error}", file=sys.stderr)
+        print(f"gac-sj: {' '.join(str(error).split())}", file=sys.stderr)  # other packages write several lines
         return 2
     except KeyboardInterrupt:
         print("gac-sj: interrupted.", file=sys.stderr)

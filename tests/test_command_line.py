@@ -10,13 +10,15 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.models import save_for_hf
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import gac_sj
 from gac_sj import command_line, env, export
 from gac_sj.analysis import measure_energy
 from gac_sj.checkpoint import load_pretrained, reference_names, save_pretrained
-from gac_sj.commands import predict, summary
+from gac_sj.commands import predict
+from gac_sj.commands.networks import draw_inputs
 from gac_sj.ops.dispatch import why_not
 
 SMALL = "gac_ms_resnet8_cifar"
@@ -63,6 +65,13 @@ def weights(tmp_path):
 
 
 @pytest.fixture
+def foreign(tmp_path):
+    """A folder of weights of a network that is timm's own."""
+    save_for_hf(timm.create_model("resnet10t", num_classes=3), tmp_path / "foreign", safe_serialization=True)
+    return tmp_path / "foreign"
+
+
+@pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)).save(path)
@@ -96,12 +105,18 @@ class TestShell:
             command_line.main(["env"])
 
     def test_as_a_module_whose_reader_went_away(self):
+        """It ends quietly, and has imported nothing that only other commands need."""
         reading, writing = os.pipe()
         os.close(reading)
-        command = [sys.executable, "-m", "gac_sj", "models", SMALL]
+        command = [sys.executable, "-X", "importtime", "-m", "gac_sj", "models", SMALL]
         result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
         os.close(writing)
-        assert (result.returncode, result.stderr) == (141, "")
+        assert result.returncode == 141
+        lines = result.stderr.splitlines()
+        assert all(line.startswith("import time:") for line in lines)
+        imported = {line.split()[-1] for line in lines}
+        assert "timm" in imported
+        assert not {"matplotlib", "pandas", "sklearn", "cupy", "nir", "onnx", "onnxruntime"} & imported
 
 
 def test_env(command):
@@ -142,7 +157,7 @@ class TestSummary:
 
     def test_of_weights_as_they_are(self, command, weights):
         model = load_pretrained(weights)
-        energy = measure_energy(model, [summary.draw_images(model, 4)])
+        energy = measure_energy(model, [draw_inputs(model, 4)[0]])
         said = command("summary", weights, "--layers")
         assert f"complete {energy.complete_pj / 1e6:,.2f} µJ" in said
         assert str(energy) in said
@@ -161,6 +176,12 @@ class TestSummary:
         said = command("summary", SMALL, "--encoder", "latency", "--options", "{in_chans: 1}", "--images", 1)
         assert "(uniform in [0, 1])" in said and "encoder.neuron" not in said
 
+    def test_event_frames(self, command):
+        """Two channels are events, and their stem (3x3, 2 to 16 channels) runs at every step."""
+        said = command("summary", SMALL, "-T", 2, "--options", "{in_chans: 2, encoder: direct}", "--images", 1)
+        assert f"encoder {2 * 9 * 2 * 16 * 32**2 / 1e6:,.1f} million" in said
+        assert "1 generated sequences of event frames" in said
+
     @pytest.mark.parametrize(
         "arguments,words",
         [
@@ -169,6 +190,8 @@ class TestSummary:
             ([SMALL, "--recipe", "best"], "The recipe 'best' does not exist"),
             ([SMALL, "-T", "0"], "T is 0"),
             ([SMALL, "--options", "{colour: red}"], "colour"),
+            ([SMALL, "--options", "{drop_rate: 3}"], "cannot be built with drop_rate=3: out of range"),
+            ([SMALL, "--options", "{checkpoint_path: a.safetensors}"], "--options has checkpoint_path; for weights"),
             ([SMALL, "--options", "red"], "--options is 'red'"),
             ([SMALL, "--options", "{"], "--options is '{'"),
             ([SMALL, "--images", "0"], "--images is 0"),
@@ -179,6 +202,9 @@ class TestSummary:
 
     def test_weights_have_their_options(self, command, weights):
         assert "leave out T" in command("summary", weights, "-T", 2, status=2)
+
+    def test_a_network_of_timm(self, command, foreign):
+        assert "holds a ResNet, not a network of gac_sj" in command("summary", foreign, status=2)
 
 
 class TestConvert:
@@ -212,6 +238,7 @@ class TestConvert:
             (["--model", SMALL, "-T", 3], "does not fit"),
             (["--model", SMALL, "-T", 3, "--num-classes", 4, "--recipe", "current"], "recipe='reference'"),
             (["--model", SMALL, "-T", 3, "--num-classes", 4, "--dataset", "mnist"], "--dataset is 'mnist'"),
+            (["--model", SMALL, "-T", 3, "--num-classes", 4, "--dataset", "digits"], "--dataset is 'digits'"),
             (["--model", SMALL, "-T", 3, "--num-classes", 4, "--labels", "nothing"], "--labels nothing cannot be read"),
         ],
     )
@@ -225,8 +252,16 @@ class TestConvert:
         published[1].write_bytes(published[1].read_bytes()[:999])
         assert "truncated" in command("convert", published[1], tmp_path / "net", *given, status=2)
         assert "does not exist" in command("convert", "no.safetensors", tmp_path / "net", status=2)
-        said = command("convert", "no.safetensors", tmp_path / "net", "-T", 2, "--dataset", "digits", status=2)
-        assert "leave out T, dataset" in said
+        given = ["-T", 2, "--model", SMALL, "--dataset", "digits"]
+        assert "leave out T, model, dataset" in command("convert", "no.safetensors", tmp_path / "net", *given, status=2)
+
+    def test_a_folder_gets_other_names(self, command, weights, tmp_path):
+        (tmp_path / "names").write_text("Katze\nHund\nAal\n")
+        command("convert", weights, tmp_path / "again", "--labels", tmp_path / "names")
+        before, after = load_pretrained(weights), load_pretrained(tmp_path / "again")
+        assert after.pretrained_cfg["label_names"] == ["Katze", "Hund", "Aal"]
+        assert torch.equal(after.head.weight, before.head.weight)
+        assert "Not a directory" in command("convert", weights, tmp_path / "names" / "net", status=2)
 
 
 class TestExport:
@@ -238,7 +273,7 @@ class TestExport:
             made[name] = mock.create_autospec(getattr(export, name))
             monkeypatch.setattr(export, name, made[name])
         made["to_nir"].side_effect = made["to_program"].side_effect = lambda model, x, path: path.write_text("x")
-        made["to_onnx"].side_effect = lambda model, path, x: path.write_text("x")
+        made["to_onnx"].side_effect = lambda model, path, x, tolerance: path.write_text("x")
         return made
 
     @pytest.mark.parametrize(
@@ -258,6 +293,10 @@ class TestExport:
         (backbone, sequence, _), _ = exporters["to_nir"].call_args
         assert sequence.shape == (3, 2, 16, 8, 8)  # [T, N, C, H, W]
         assert isinstance(backbone.encoder, torch.nn.Identity)
+
+    def test_tolerance(self, command, exporters, weights, tmp_path):
+        command("export", weights, tmp_path / "a.onnx", "--tolerance", 0.5)
+        assert exporters["to_onnx"].call_args.kwargs == {"tolerance": 0.5}
 
     def test_bad_input(self, command, exporters, weights, tmp_path):
         assert "a.txt has no known ending" in command("export", weights, tmp_path / "a.txt", status=2)
@@ -309,7 +348,8 @@ class TestPredict:
         assert command_line.main(["predict", str(picture), "no.png", "--weights", str(weights)]) == 2
         assert f"{picture}: " in capsys.readouterr().out  # those before it are answered
 
-    def test_bad_weights(self, command, weights, picture, tmp_path):
+    def test_bad_weights(self, command, weights, picture, foreign, tmp_path):
+        assert "not a network of gac_sj" in command("predict", picture, "--weights", foreign, status=2)
         assert "nothing does not exist" in command("predict", picture, "--weights", tmp_path / "nothing", status=2)
         assert "has no config.json" in command("predict", picture, "--weights", tmp_path, status=2)
         assert "weights of a run" in command("predict", picture, "--weights", picture, status=2)

@@ -141,6 +141,17 @@ def test_an_entry_point_remembers_as_create_model_does(tmp_path):
     assert torch.equal(logits(load_pretrained(tmp_path / "net")), logits(model))
 
 
+def test_timm_fits_it_to_another_task(tmp_path):
+    """As timm's own weights: a new head, a first convolution for grey images."""
+    model = build()
+    save_pretrained(model, tmp_path / "net")
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True, num_classes=7, in_chans=1)
+    assert loaded.head.out_features == 7
+    stem = model.encoder.stem[0].weight.sum(1, keepdim=True)
+    assert torch.allclose(loaded.encoder.stem[0].weight, stem, atol=1e-6)
+    assert torch.equal(loaded.stages[0][0].conv1.weight, model.stages[0][0].conv1.weight)
+
+
 def test_another_head_another_memory_format_and_a_wrapper(tmp_path):
     model = build()
     model.reset_classifier(7)
@@ -178,11 +189,16 @@ class TestSaving:
     def test_a_folder_that_holds_something_is_left_alone(self, tmp_path):
         (tmp_path / "net").mkdir()
         (tmp_path / "net" / "note").write_text("mine")
-        with pytest.raises(FileExistsError, match="exists and is not an empty folder"):
+        with pytest.raises(FileExistsError, match="exists and holds something"):
             save_pretrained(build(), tmp_path / "net")
         with pytest.raises(FileExistsError, match="exists"):
             save_pretrained(build(), tmp_path / "net" / "note")
         assert [path.name for path in tmp_path.rglob("*")] == ["net", "note"]
+
+    def test_the_current_folder_is_not_replaced(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(FileExistsError, match="where you are"):
+            save_pretrained(build(), ".")
 
     def test_an_empty_folder_is_taken(self, tmp_path):
         (tmp_path / "net").mkdir()
@@ -194,7 +210,7 @@ class TestSaving:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match=r"net cannot be written \(No space"):
             save_pretrained(build(), tmp_path / "net")
         assert not list(tmp_path.iterdir())
 
@@ -251,6 +267,8 @@ class TestDamage:
             ({"model_args": {"T": 3, "num_classes": 3}}, "size mismatch"),
             ({"model_args": {"T": 2, "num_classes": 4}}, "size mismatch"),
             ({"model_args": {"T": 2, "num_classes": 3, "colour": "red"}}, "colour"),
+            ({"model_args": []}, "does not hold the network"),
+            ({"pretrained_cfg": None}, "does not hold the network"),
         ],
     )
     def test_another_architecture(self, folder, changes, words):

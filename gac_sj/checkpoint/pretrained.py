@@ -56,8 +56,8 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
         described["label_names"] = list(label_names)
         if (count := len(described["label_names"])) != model.num_classes:
             raise ValueError(f"label_names has {count} names for {model.num_classes} classes; give one a class.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder; name another one or move it away.")
+    if not folder.name or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise FileExistsError(f"{folder} exists and holds something, or is where you are; name a new folder.")
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     content = save(tensors, {"format": "pt"})
     described["sha256"] = hashlib.sha256(content).hexdigest()
@@ -70,6 +70,8 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
         _check_rebuilds(unfinished, tensors, name)
         (unfinished / WEIGHTS).write_bytes(content)
         unfinished.replace(folder)
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror}); choose another place.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -118,7 +120,7 @@ def load_pretrained(source: str | Path) -> nn.Module:
         model.load_state_dict(load(content))
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}); fetch it again.") from error
-    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder} does not hold the network {architecture!r} and its weights ({reason}).") from error
     return model.eval()
@@ -165,15 +167,15 @@ def _of_run(path: Path) -> nn.Module:
         ValueError: the file is damaged, or no weights of a run.
     """
     # training imports all the rest
-    from gac_sj.data import EVENT_SETS, DataSet
+    from gac_sj.data import DATASETS, DataSet
     from gac_sj.training import Data, load_network, read_weights
 
     settings, weights = read_weights(path)
     default = timm.get_pretrained_cfg(settings.model)
     size = (8, 8) if settings.dataset == "digits" else tuple(default.input_size[1:])
-    channels = 2 if settings.dataset in EVENT_SETS else 1 if settings.dataset == "digits" else 3
+    mean, _ = DATASETS[settings.dataset]
     classes = len(weights.get(f"{default.classifier}.weight", ()))
-    shape = DataSet(None, (), tuple(map(str, range(classes))), channels)
+    shape = DataSet(None, (), tuple(map(str, range(classes))), channels=len(mean))
     model = load_network(settings, weights, Data(shape, shape, size))
     model.pretrained_cfg.update(
         interpolation=settings.interpolation, crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"]

@@ -4,7 +4,7 @@ From a published .pth of GAC or MS-ResNet, by its key names, strictly; the netwo
 
   gac-sj convert gac_cifar100_T6.pth DIR --model gac_ms_resnet18_cifar -T 6 --num-classes 100 --dataset cifar100
 
-From the last.safetensors or best.safetensors of a run, which knows its network:
+From the last.safetensors or best.safetensors of a run, or other weights that know their network:
 
   gac-sj convert runs/mine/best.safetensors DIR --labels names.txt
 
@@ -18,17 +18,20 @@ from pathlib import Path
 
 from torch import nn
 
-from gac_sj.checkpoint import load_pretrained, load_reference_state_dict, read_reference, save_pretrained
-from gac_sj.commands.networks import add_options, build, options, parameters
+from gac_sj.checkpoint import load_reference_state_dict, read_reference, save_pretrained
+from gac_sj.commands.networks import WEIGHTS, add_options, build, open_weights, options, parameters
 from gac_sj.data import DATASETS
+
+#: Data sets of colour images, as all published networks take.
+COLOUR = {name: statistics for name, statistics in DATASETS.items() if len(statistics[0]) == 3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", help="published .pth, or .safetensors of a run")
+    parser.add_argument("weights", help=f"published .pth, or {WEIGHTS}")
     parser.add_argument("folder", type=Path, help="to be made")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
     parser.add_argument("--model", metavar="NAME", help="network of a published file (gac-sj models)")
-    known = ", ".join(DATASETS)
+    known = ", ".join(COLOUR)
     parser.add_argument(
         "--dataset", metavar="NAME", help=f"its pixels' mean and deviation for a published file: {known}"
     )
@@ -41,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: options that do not fit, weights that cannot be read or do not fit, a folder that exists.
     """
-    model = _of_run(args) if args.model is None else _published(args)
+    knows_its_network = args.weights.endswith(".safetensors") or ":" in args.weights or Path(args.weights).is_dir()
+    model = _as_it_is(args) if knows_its_network else _published(args)
     labels = None
     if args.labels:
         try:
@@ -57,11 +61,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _published(args: argparse.Namespace) -> nn.Module:
     """The network of the published code, unless another recipe is asked for, which then says that it does not fit."""
+    if args.model is None:
+        raise ValueError(f"{args.weights} does not say its network; name it with --model (gac-sj models lists them).")
     overlay = {}
     if args.dataset is not None:
-        if args.dataset not in DATASETS:
-            raise ValueError(f"--dataset is {args.dataset!r}; choose one of {', '.join(DATASETS)}.")
-        mean, std = DATASETS[args.dataset]
+        if args.dataset not in COLOUR:
+            raise ValueError(f"--dataset is {args.dataset!r}; choose one of {', '.join(COLOUR)}.")
+        mean, std = COLOUR[args.dataset]
         overlay = {"pretrained_cfg_overlay": {"mean": mean, "std": std}}
     state_dict = read_reference(args.weights)
     model = build(args.model, **{"recipe": "reference"} | options(args) | overlay)
@@ -69,9 +75,8 @@ def _published(args: argparse.Namespace) -> nn.Module:
     return model
 
 
-def _of_run(args: argparse.Namespace) -> nn.Module:
-    if not args.weights.endswith(".safetensors"):
-        raise ValueError(f"{args.weights} does not say its network; name it with --model (gac-sj models lists them).")
-    if given := [*options(args), *(["dataset"] if args.dataset else [])]:
+def _as_it_is(args: argparse.Namespace) -> nn.Module:
+    given = [*options(args), *(name for name in ("model", "dataset") if getattr(args, name))]
+    if given:
         raise ValueError(f"{args.weights} knows its network and data; leave out {', '.join(given)}.")
-    return load_pretrained(args.weights)
+    return open_weights(args.weights)

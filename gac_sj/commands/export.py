@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from gac_sj.commands.networks import add_network, draw_images, open_network
+from gac_sj.commands.networks import add_network, draw_inputs, open_network
 
 ENDINGS = {".onnx": "onnx", ".pt2": "program", ".nir": "nir"}
 
@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     parser.add_argument("file", type=Path, help=f"to be written: {', '.join(f'*{ending}' for ending in ENDINGS)}")
     parser.add_argument("--format", metavar="NAME", help=f"whatever the ending: {', '.join(ENDINGS.values())}")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        metavar="X",
+        help="largest difference of onnxruntime's logits on two generated images (ONNX only; default: %(default)s)",
+    )
 
 
 @torch.no_grad()
@@ -41,9 +48,9 @@ def run(args: argparse.Namespace) -> None:
     from gac_sj.export import split, to_nir, to_onnx, to_program
 
     model, _ = open_network(args)
-    images = draw_images(model, 2)
+    images, _ = draw_inputs(model, 2)
     if kind == "onnx":
-        to_onnx(model, args.file, images)
+        to_onnx(model, args.file, images, tolerance=args.tolerance)
     elif kind == "program":
         to_program(model, images, args.file)
     else:

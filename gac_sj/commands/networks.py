@@ -9,13 +9,25 @@ from typing import Any
 import timm
 import torch
 import yaml
-from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from gac_sj.checkpoint import load_pretrained
 from gac_sj.encoding import ENCODERS, RECIPES
+from gac_sj.models import MODULES
+from gac_sj.models.network import EncodedNetwork
 
-__all__ = ["add_network", "add_options", "build", "draw_images", "names", "open_network", "options", "parameters"]
+__all__ = [
+    "WEIGHTS",
+    "add_network",
+    "add_options",
+    "build",
+    "draw_inputs",
+    "names",
+    "open_network",
+    "open_weights",
+    "options",
+    "parameters",
+]
 
 WEIGHTS = "a folder of gac-sj convert, hf-hub:NAME, or last.safetensors of a run"
 
@@ -40,7 +52,7 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, as keywords.
 
     Raises:
-        ValueError: ``--options`` is no mapping.
+        ValueError: ``--options`` is no mapping, or asks for weights.
     """
     given = {
         name: value for name in ("T", "num_classes", "encoder", "recipe") if (value := getattr(args, name)) is not None
@@ -51,12 +63,14 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
         further = None
     if not isinstance(further, dict) or not all(isinstance(name, str) for name in further):
         raise ValueError(f"--options is {args.options!r}; it needs keywords as YAML: '{{drop_rate: 0.1}}'.")
+    if weights := further.keys() & {"pretrained", "checkpoint_path"}:
+        raise ValueError(f"--options has {', '.join(sorted(weights))}; for weights, give {WEIGHTS}.")
     return further | given
 
 
 def names(pattern: str = "*") -> list[str]:
     """The networks of this package that timm knows."""
-    return [name for name in timm.list_models(pattern) if model_entrypoint(name).__module__.startswith("gac_sj.")]
+    return timm.list_models(pattern, module=MODULES)
 
 
 def build(name: str, **keywords: Any) -> nn.Module:
@@ -72,7 +86,7 @@ def build(name: str, **keywords: Any) -> nn.Module:
         return timm.create_model(name, **keywords)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-        raise ValueError(f"{name} cannot be built with {given}: {error}") from error
+        raise ValueError(f"{name} cannot be built with {given}: {str(error) or 'out of range'}") from error
 
 
 def open_network(args: argparse.Namespace) -> tuple[nn.Module, bool]:
@@ -90,15 +104,36 @@ def open_network(args: argparse.Namespace) -> tuple[nn.Module, bool]:
         )
     if keywords:
         raise ValueError(f"{args.network} holds its own options; leave out {', '.join(keywords)}.")
-    return load_pretrained(args.network), True
+    return open_weights(args.network), True
+
+
+def open_weights(source: str) -> nn.Module:
+    """A network of this package with its weights, in evaluation mode.
+
+    Raises:
+        ValueError, OSError: weights that cannot be loaded, or are those of another network that timm knows.
+    """
+    model = load_pretrained(source)
+    if not isinstance(model, EncodedNetwork):
+        raise ValueError(f"{source} holds a {type(model).__name__}, not a network of gac_sj; give weights of one.")
+    return model
 
 
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def draw_images(model: nn.Module, count: int) -> Tensor:
-    """Images ``[count, C, H, W]`` as :func:`gac_sj.analysis.summarize` draws them, the same at every call."""
-    draw = torch.rand if model.encoder.needs_unit_range else torch.randn
+def draw_inputs(model: nn.Module, count: int) -> tuple[Tensor, str]:
+    """Inputs as a network takes them, the same at every call, and words that say what they are.
+
+    Images ``[count, C, H, W]``, as :func:`gac_sj.analysis.summarize` draws them; for a network of two channels, which
+    are the polarities of events, sequences of frames ``[T, count, 2, H, W]``.
+    """
+    generator = torch.Generator().manual_seed(0)
     size = (count, model.encoder.in_channels, *model.pretrained_cfg["input_size"][1:])
-    return draw(size, generator=torch.Generator().manual_seed(0))
+    if model.encoder.in_channels == 2:
+        frames = torch.full((model.T, *size), 0.1).bernoulli(generator=generator)
+        return frames, f"{count} generated sequences of event frames (each pixel with a chance of 0.1)"
+    if model.encoder.needs_unit_range:
+        return torch.rand(size, generator=generator), f"{count} generated images (uniform in [0, 1])"
+    return torch.randn(size, generator=generator), f"{count} generated images (standard normal pixels)"

@@ -19,8 +19,7 @@ from timm.data import create_transform
 from timm.data.model_config import resolve_input_data_config
 from torch import Tensor, nn
 
-from gac_sj.checkpoint import load_pretrained
-from gac_sj.commands.networks import WEIGHTS
+from gac_sj.commands.networks import WEIGHTS, open_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: weights that cannot be loaded, or are no classifier of images; an unreadable image.
     """
-    model = load_pretrained(args.weights)
+    model = open_weights(args.weights)
     if model.encoder.in_channels not in (1, 3) or not model.num_classes:
         raise ValueError(
             f"{args.weights} holds a network of {model.encoder.in_channels} channels and {model.num_classes} classes; "

@@ -3,8 +3,8 @@
 gac-sj summary gac_ms_resnet18_cifar -T 6 --num-classes 100
 gac-sj summary FOLDER_OF_WEIGHTS --layers
 
-Firing rates and energy are those of generated images, not of a data set (gac_sj.analysis.measure_energy takes one); a
-network without trained weights gets the BatchNorm statistics of these images first.
+Firing rates and energy are those of generated images, or event frames for a network of two channels, not of a data set
+(gac_sj.analysis.measure_energy takes one). A network without trained weights gets their BatchNorm statistics first.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gac_sj import LIFNode
 from gac_sj.analysis import Energy, firing_rates, measure_energy, summarize
 from gac_sj.analysis.modes import in_mode
-from gac_sj.commands.networks import add_network, draw_images, open_network
+from gac_sj.commands.networks import add_network, draw_inputs, open_network
 from gac_sj.ops.dispatch import choose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("--images", type=int, default=4, metavar="N", help="number of generated images (default: 4)")
+    parser.add_argument("--images", type=int, default=4, metavar="N", help="number of them (default: 4)")
     parser.add_argument("--layers", action="store_true", help="operations and energy of every layer")
 
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     if args.images < 1:
         raise ValueError(f"--images is {args.images}; give a number of at least 1.")
     model, trained = open_network(args)
-    images = draw_images(model, args.images)
+    images, generated = draw_inputs(model, args.images)
     if not trained:
         _take_statistics(model, images)
     summary = summarize(model, images)
@@ -56,9 +56,8 @@ def run(args: argparse.Namespace) -> None:
     print()
     print("\n".join(_costs(energy, model.T)))
     print("\n".join(_operators(model, images, launches.names)))
-    drawn = "uniform in [0, 1]" if model.encoder.needs_unit_range else "standard normal pixels"
-    statistics = "" if trained else "; untrained, with the BatchNorm statistics of these images"
-    print(f"firing rates and energy: of {args.images} generated images ({drawn}), not of a data set{statistics}")
+    statistics = "" if trained else "; untrained, with their BatchNorm statistics"
+    print(f"firing rates and energy: of {generated}, not of a data set{statistics}")
     if args.layers:
         print(f"\n{energy}")
 
