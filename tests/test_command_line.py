@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from unittest import mock
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import gac_sj
 from gac_sj import command_line, env, export
+from gac_sj._compat import nir_exchange
 from gac_sj.analysis import measure_energy
 from gac_sj.checkpoint import load_pretrained, reference_names, save_pretrained
 from gac_sj.commands import predict
@@ -116,7 +119,7 @@ class TestShell:
         assert all(line.startswith("import time:") for line in lines)
         imported = {line.split()[-1] for line in lines}
         assert "timm" in imported
-        assert not {"matplotlib", "pandas", "sklearn", "cupy", "nir", "onnx", "onnxruntime"} & imported
+        assert not {"pandas", "sklearn", "nir", "onnx", "onnxruntime", "gac_sj.export.onnx"} & imported
 
 
 def test_env(command):
@@ -272,8 +275,9 @@ class TestExport:
         for name in ("to_nir", "to_onnx", "to_program"):
             made[name] = mock.create_autospec(getattr(export, name))
             monkeypatch.setattr(export, name, made[name])
-        made["to_nir"].side_effect = made["to_program"].side_effect = lambda model, x, path: path.write_text("x")
-        made["to_onnx"].side_effect = lambda model, path, x, tolerance: path.write_text("x")
+        made["to_nir"].side_effect = lambda model, x, path, **options: path.write_text("x")
+        made["to_program"].side_effect = lambda model, x, path: path.write_text("x")
+        made["to_onnx"].side_effect = lambda model, path, x, **options: path.write_text("x")
         return made
 
     @pytest.mark.parametrize(
@@ -294,9 +298,13 @@ class TestExport:
         assert sequence.shape == (3, 2, 16, 8, 8)  # [T, N, C, H, W]
         assert isinstance(backbone.encoder, torch.nn.Identity)
 
-    def test_tolerance(self, command, exporters, weights, tmp_path):
+    def test_options_of_one_format(self, command, exporters, weights, tmp_path):
         command("export", weights, tmp_path / "a.onnx", "--tolerance", 0.5)
         assert exporters["to_onnx"].call_args.kwargs == {"tolerance": 0.5}
+        command("export", weights, tmp_path / "a.nir", "--no-spikes-only")
+        assert exporters["to_nir"].call_args.kwargs == {"spikes_only": False}
+        said = command("export", weights, tmp_path / "a.pt2", "--tolerance", 0.5, "--spikes-only", status=2)
+        assert "is written as program, which has no spikes_only, tolerance" in said
 
     def test_bad_input(self, command, exporters, weights, tmp_path):
         assert "a.txt has no known ending" in command("export", weights, tmp_path / "a.txt", status=2)
@@ -304,6 +312,32 @@ class TestExport:
         assert "neither" in command("export", "nothing", tmp_path / "a.onnx", status=2)
         exporters["to_onnx"].side_effect = ValueError("The export needs onnx; pip install 'gac_sj[onnx]'.")
         assert "needs onnx" in command("export", weights, tmp_path / "a.onnx", status=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["pt2", "onnx", "nir"])
+def test_a_file_of_every_format_computes_the_same(command, tmp_path, ending):
+    model = timm.create_model(SMALL, T=2, recipe="reference", spike_driven=True)
+    x = torch.randn(3, 3, 32, 32)
+    trained(model, x)
+    save_pretrained(model.eval(), tmp_path / "net")
+    path = tmp_path / f"a.{ending}"
+    if ending == "nir" and find_spec("spikingjelly.activation_based.nir_exchange") is None:
+        assert "2.0.0" in command("export", tmp_path / "net", path, status=2)
+        return
+    for package in {"onnx": ("onnx", "onnxscript", "onnxruntime"), "nir": ("nir", "nirtorch")}.get(ending, ()):
+        pytest.importorskip(package, reason=f"needs the extra {ending}")
+    command("export", tmp_path / "net", path)
+    with torch.no_grad():
+        if ending == "pt2":
+            found = torch.export.load(path).module()(x)
+        elif ending == "onnx":
+            session = import_module("onnxruntime").InferenceSession(path)
+            found = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+        else:
+            read = nir_exchange().import_from_nir(path, step_mode="m")
+            found = read(model.encoder(x))[0].mean(0)
+        assert torch.allclose(found, model(x), atol=1e-4)
 
 
 class TestPredict:

@@ -42,7 +42,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
         label_names: of the classes, in order; None keeps those that the model was loaded with.
 
     Raises:
-        FileExistsError: the folder holds something.
+        FileExistsError: the folder holds something, or is ".".
         ValueError: ``timm`` did not build the model, it was changed afterwards (folded, a layer replaced), one of its
             keywords is an object, or the number of names is not that of the classes.
         OSError: the folder cannot be written.

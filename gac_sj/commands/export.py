@@ -17,19 +17,25 @@ import torch
 
 from gac_sj.commands.networks import add_network, draw_inputs, open_network
 
-ENDINGS = {".onnx": "onnx", ".pt2": "program", ".nir": "nir"}
+#: Each format's ending and the options that are its own.
+FORMATS = {"onnx": (".onnx", {"tolerance"}), "program": (".pt2", set()), "nir": (".nir", {"spikes_only"})}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("file", type=Path, help=f"to be written: {', '.join(f'*{ending}' for ending in ENDINGS)}")
-    parser.add_argument("--format", metavar="NAME", help=f"whatever the ending: {', '.join(ENDINGS.values())}")
+    endings = ", ".join(f"*{ending}" for ending, _ in FORMATS.values())
+    parser.add_argument("file", type=Path, help=f"to be written: {endings}")
+    parser.add_argument("--format", metavar="NAME", help=f"whatever the ending: {', '.join(FORMATS)}")
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-4,
         metavar="X",
-        help="largest difference of onnxruntime's logits on two generated images (ONNX only; default: %(default)s)",
+        help="ONNX: how far onnxruntime's logits may be off on two generated images (default: 1e-4)",
+    )
+    parser.add_argument(
+        "--spikes-only",
+        action=argparse.BooleanOptionalAction,
+        help="NIR: whether a layer that receives something else is an error, as on a chip (default), or for simulators",
     )
 
 
@@ -38,22 +44,25 @@ def run(args: argparse.Namespace) -> None:
     """Write the file.
 
     Raises:
-        ValueError, OSError: an unknown format; see :func:`gac_sj.commands.networks.open_network` and
-            :mod:`gac_sj.export`.
+        ValueError, OSError: an unknown format, or options of another one; see
+            :func:`gac_sj.commands.networks.open_network` and :mod:`gac_sj.export`.
     """
-    kind = args.format or ENDINGS.get(args.file.suffix)
-    if kind not in ENDINGS.values():
+    kind = args.format or next((name for name, (ending, _) in FORMATS.items() if ending == args.file.suffix), None)
+    if kind not in FORMATS:
         given = f"--format is {kind!r}" if kind else f"{args.file} has no known ending"
-        raise ValueError(f"{given}; the formats are {', '.join(ENDINGS.values())}; choose one with --format.")
+        raise ValueError(f"{given}; the formats are {', '.join(FORMATS)}; choose one with --format.")
+    given = {name: getattr(args, name) for name in ("tolerance", "spikes_only") if getattr(args, name) is not None}
+    if unknown := given.keys() - FORMATS[kind][1]:
+        raise ValueError(f"{args.file} is written as {kind}, which has no {', '.join(sorted(unknown))}; leave it out.")
     from gac_sj.export import split, to_nir, to_onnx, to_program
 
     model, _ = open_network(args)
     images, _ = draw_inputs(model, 2)
     if kind == "onnx":
-        to_onnx(model, args.file, images, tolerance=args.tolerance)
+        to_onnx(model, args.file, images, **given)
     elif kind == "program":
         to_program(model, images, args.file)
     else:
         encoder, backbone = split(model)
-        to_nir(backbone, encoder(images), args.file)
+        to_nir(backbone, encoder(images), args.file, **given)
     print(f"{args.file}: {kind}, {args.file.stat().st_size / 2**20:,.1f} MiB")

@@ -78,11 +78,11 @@ def _costs(energy: Energy, T: int) -> Iterator[str]:
     encoder = energy.total("dense_macs", lambda layer: layer.in_encoder)
     behind = energy.total("dense_macs", lambda layer: not layer.in_encoder)
     yield (
-        f"arithmetic of one image (dense): encoder {encoder / 1e6:,.1f} million multiply-accumulates in all; "
+        f"arithmetic of one input (dense): encoder {encoder / 1e6:,.1f} million multiply-accumulates in all; "
         f"behind it {behind / T / 1e6:,.1f} million a step, {T} steps"
     )
     yield (
-        f"energy of one image (45 nm, nominal): paper's convention {energy.paper_pj / 1e6:,.2f} µJ; complete "
+        f"energy of one input (45 nm, nominal): paper's convention {energy.paper_pj / 1e6:,.2f} µJ; complete "
         f"{energy.complete_pj / 1e6:,.2f} µJ, {100 * energy.encoder_pj / energy.complete_pj:.1f} % of it in the encoder"
     )
 
