@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
     """
     kind = args.format or next((name for name, (ending, _) in FORMATS.items() if ending == args.file.suffix), None)
     if kind not in FORMATS:
-        given = f"--format is {kind!r}" if kind else f"{args.file} has no known ending"
-        raise ValueError(f"{given}; the formats are {', '.join(FORMATS)}; choose one with --format.")
+        reason = f"--format is {kind!r}" if kind else f"{args.file} has no known ending"
+        raise ValueError(f"{reason}; the formats are {', '.join(FORMATS)}; choose one with --format.")
     given = {name: getattr(args, name) for name in ("tolerance", "spikes_only") if getattr(args, name) is not None}
     if unknown := given.keys() - FORMATS[kind][1]:
         raise ValueError(f"{args.file} is written as {kind}, which has no {', '.join(sorted(unknown))}; leave it out.")

@@ -29,7 +29,7 @@ from gac_sj.ops.dispatch import choose
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("--images", type=int, default=4, metavar="N", help="number of them (default: 4)")
+    parser.add_argument("--images", type=int, default=4, metavar="N", help="how many inputs are generated (default: 4)")
     parser.add_argument("--layers", action="store_true", help="operations and energy of every layer")
 
 
