@@ -1,6 +1,7 @@
 """Moving shapes, and frames of events from the loader to the trained network and its analysis."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,18 +279,18 @@ class TestAnalysis:
         assert stem(torch.rand(4, 1, 2, 32, 32)) == 4 * stem(torch.rand(1, 2, 32, 32))
 
 
-def write_frames(root, name):
-    """Three classes in the layout of SpikingJelly's frames, small: what it finds there is not made again."""
+def write_recordings(root, name):
+    """Three classes of recordings in SpikingJelly's layout, not yet cut into frames; 6,400 to 6,402 events each."""
     splits = {"dvs128_gesture": {"train": 2, "test": 1}, "cifar10_dvs": {".": 10}}[name]
     for split, count in splits.items():
         for label in "abc":
-            folder = root / "frames_number_2_split_by_number" / split / label
+            folder = root / "events_np" / split / label
             folder.mkdir(parents=True)
-            (root / "events_np" / split / label).mkdir(parents=True)
             for number in range(count):
-                frames = np.random.default_rng([ord(label), number]).poisson(0.1, (2, 2, 128, 128))
-                np.savez(folder / f"{label}_{number}.npz", frames=frames.astype(np.float32))
-    return str(root)
+                rng, events = np.random.default_rng([ord(label), number]), 6400 + number % 3
+                x, y, p = (rng.integers(0, most, events) for most in (128, 128, 2))
+                np.savez(folder / f"{label}_{number}.npz", t=np.arange(events), x=x, y=y, p=p)
+    return root
 
 
 @pytest.mark.parametrize(
@@ -299,13 +300,73 @@ def test_recordings_through_the_engine(name, encoder, tmp_path):
     T = {"dvs128_gesture": 16, "cifar10_dvs": 10}[name]
     run = settings(
         f"{name}_gac_T{T}", T=2, model="gac_ms_resnet8_cifar", encoder=encoder, batch_size=4, epochs=1,
-        data_dir=write_frames(tmp_path / "data", name),
+        data_dir=str(write_recordings(tmp_path / "data", name)),
     )  # fmt: skip
     training = Training(run, load_data(run), CPU, tmp_path / "run")
-    assert next(iter(training.test_loader))[0].shape == (2, 3, 2, 128, 128)
+    images, _ = next(iter(training.test_loader))
+    assert images.shape == (2, 3, 2, 128, 128) and images.sum((2, 3, 4)).tolist() == [[3200] * 3] * 2
     evaluation, rates = training.run()
     assert evaluation.images == 3 and rates["encoder.neuron" if encoder == "gac" else "stages.0.0.lif1"] > 0
     assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+class TestFoldersOfRecordings:
+    """What is not there, or not whole, is said in one sentence, and nothing is written."""
+
+    @staticmethod
+    def refused(name, root, **options):
+        before = sorted(root.rglob("*")) if root.exists() else None
+        with pytest.raises(OSError, match=rf"^SpikingJelly cannot prepare {name} in {root} \(.*\)\.$") as caught:
+            load_datasets(name, root, T=2, **options)
+        assert "\n" not in str(caught.value)
+        assert (sorted(root.rglob("*")) if root.exists() else None) == before
+        return str(caught.value)
+
+    @pytest.mark.parametrize("exists", [True, False])
+    @pytest.mark.parametrize(("name", "file"), [("dvs128_gesture", "DvsGesture.tar.gz"), ("cifar10_dvs", "cat.zip")])
+    def test_the_message_says_where_to_put_what(self, name, file, exists, tmp_path):
+        root = tmp_path / "data"
+        if exists:
+            root.mkdir()
+        error = self.refused(name, root)
+        assert f"(put into {root / 'download'}: " in error and file in error and "from https://" in error
+        if exists:
+            (root / "download").mkdir()
+            (root / "download" / file).write_bytes(b"")
+            assert file not in self.refused(name, root)
+
+    def test_a_dry_run_cuts_nothing(self, tmp_path):
+        root = write_recordings(tmp_path, "cifar10_dvs")
+        assert "no frames_number_2_split_by_number yet" in self.refused("cifar10_dvs", root, download=False)
+        load_datasets("cifar10_dvs", root, T=2)
+        assert len(load_datasets("cifar10_dvs", root, T=2, download=False)[1]) == 3
+
+    @pytest.mark.parametrize("name", ["dvs128_gesture", "cifar10_dvs"])
+    def test_frames_that_are_not_whole(self, name, tmp_path):
+        """As an interrupted cutting leaves them."""
+        root = write_recordings(tmp_path, name)
+        train, _ = load_datasets(name, root, T=2)
+        total = {"dvs128_gesture": 9, "cifar10_dvs": 30}[name]
+        for file, lacking in ((train.files[0], 1), (train.files[1], 2)):  # of dvs128_gesture, all of a class
+            Path(file).unlink()
+            error = self.refused(name, root)
+            assert f"lacks {lacking} of {total} recordings, such as " in error
+        frames = root / "frames_number_2_split_by_number"
+        assert f"; remove {frames}*, and it is made again" in error
+        shutil.rmtree(frames)
+        assert [len(part) for part in load_datasets(name, root, T=2)] == {9: [6, 3], 30: [27, 3]}[total]
+
+    def test_frames_that_another_split_has_moved(self, tmp_path):
+        """SpikingJelly's CIFAR10DVSTEBNSplit leaves train/ and test/, which would pass for two classes."""
+        root = write_recordings(tmp_path, "cifar10_dvs")
+        train, _ = load_datasets("cifar10_dvs", root, T=2)
+        for file in map(Path, train.files):
+            moved = file.parents[1] / ("test" if file.stem.endswith("_0") else "train") / file.parent.name / file.name
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(moved)
+        for label in "abc":
+            (Path(train.files[0]).parents[1] / label).rmdir()
+        assert "lacks 30 of 30 recordings" in self.refused("cifar10_dvs", root)
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def load_datasets(
             ``data``), or an image folder; for event sets SpikingJelly's folder; for the others the image folder.
         T: frames per recording of an event set.
         generated: classes, channels and side of synthetic images.
-        download: whether CIFAR may be downloaded.
+        download: whether CIFAR may be downloaded, and recordings be cut into frames.
 
     Raises:
         ValueError: an unknown name, or a folder that is empty or half-written.
@@ -149,7 +149,7 @@ def load_datasets(
             DataSet(
                 part, tuple(part.targets), tuple(part.classes), 2, tuple(path for path, _ in part.samples), index, True
             )
-            for part, index in load_events(name, root, T)
+            for part, index in load_events(name, root, T, prepare=download)
         )
     if name in ("folder", "imagenet") and root is None:
         raise ValueError(f"The data set {name!r} needs data_dir, a folder with train/<class>/* and test/<class>/*.")

@@ -59,7 +59,7 @@ class MovingShapes(Dataset):
     """Sequences of event counts ``[T, 2, 32, 32]`` (bytes) and their classes, all in memory.
 
     Item i is a function of ``seed`` and ``first + i``, and its class is ``(first + i) % 8``, so that classes are
-    balanced; another T cuts the same events into other frames of equal duration.
+    balanced; another T cuts the same events into other frames, as equally long as whole steps allow.
 
     Args:
         count: number of sequences.
