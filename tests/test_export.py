@@ -388,6 +388,15 @@ class TestONNX:
         logits = self.run(tmp_path / "model.onnx", both)
         assert torch.equal(logits[0], logits[1]) and logits.shape == (2, 10)
 
+    def test_pixel_encoders_stay_on_the_host(self, tmp_path):
+        model = timm.create_model(NAME, T=2, encoder="latency").eval()
+        encoder, backbone = split(model)
+        images = torch.rand(2, 3, 16, 16)
+        with pytest.raises(ValueError, match=r"gac_sj\.encode_pixels.*gac_sj\.export\.split"):
+            to_onnx(model, tmp_path / "model.onnx", images)
+        to_onnx(backbone, tmp_path / "backbone.onnx", encoder(images))
+        assert os.listdir(tmp_path) == ["backbone.onnx"]
+
     def test_an_encoder_for_the_host(self, tmp_path):
         network = own_network()
         to_onnx(network[0], tmp_path / "encoder.onnx", torch.randn(1, 3, 8, 8))

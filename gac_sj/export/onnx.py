@@ -35,7 +35,8 @@ def to_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, toler
         tolerance: the largest difference of the output on the example.
 
     Raises:
-        ValueError: as :func:`gac_sj.export.to_program`; the extra ``onnx`` is missing; onnxruntime's logits differ.
+        ValueError: as :func:`gac_sj.export.to_program`; an operator that ONNX lacks, as that of the pixel encoders
+            ("poisson", "latency", "weighted_phase"); the extra ``onnx`` is missing; onnxruntime's logits differ.
     """
     path = writable(path)
     _, _, onnxruntime = require("onnx", "onnx", "onnxscript", "onnxruntime")
@@ -54,7 +55,11 @@ def to_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, toler
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise ValueError(f"ONNX cannot express {type(model).__name__} ({reason(error)}); use to_program.") from error
+        cause = error.__cause__ or error
+        raise ValueError(
+            f"ONNX cannot express {type(model).__name__} ({reason(cause.__cause__ or cause)}); use to_program, or give "
+            "what is behind the encoder (gac_sj.export.split)."
+        ) from error
     content = converted.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (found,) = session.run([output], {"images": example.detach().cpu().numpy()})

@@ -21,12 +21,13 @@ def to_program(
     """A network as a program of PyTorch's own operators, T unrolled, for batches of any size.
 
     The neurons and the gate are in it as their definitions, not as kernels (:mod:`gac_sj.ops.dispatch`). Each call
-    starts from a reset state. ``torch.export.load(path).module()`` is the network again.
+    starts from a reset state. ``torch.export.load(path).module()`` is the network again; with a pixel encoder
+    ("poisson", "latency", "weighted_phase"), which is an operator of ours, it needs ``import gac_sj``.
 
     Example::
 
         to_program(model.eval(), images, "model.pt2")
-        logits = torch.export.load("model.pt2").module()(other_images)  # needs no gac_sj
+        logits = torch.export.load("model.pt2").module()(other_images)
 
     Args:
         model: a network in evaluation mode.
