@@ -1,7 +1,8 @@
 """Gated Attention Coding (GAC) for SpikingJelly. Importing it registers the models with timm."""
 
-from gac_sj import checkpoint, functional, models
+from gac_sj import checkpoint, export, functional, models
 from gac_sj.analysis import summarize
+from gac_sj.attach import Attached, attach
 from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
 from gac_sj.encoder import Encoder
 from gac_sj.encoding import (
@@ -19,6 +20,7 @@ from gac_sj.surrogate import Rectangle, Triangle
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attached",
     "AttendedDirectCoding",
     "DirectCoding",
     "Encoder",
@@ -33,8 +35,10 @@ __all__ = [
     "TemporalAttention",
     "Triangle",
     "WeightedPhaseCoding",
+    "attach",
     "checkpoint",
     "create_encoder",
+    "export",
     "fold_batch_norm",
     "functional",
     "models",
