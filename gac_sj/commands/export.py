@@ -5,7 +5,7 @@ gac-sj export DIR network.pt2
 gac-sj export DIR backbone.nir
 
 The format is that of the file's ending, or --format's. The encoder's gate has no NIR node, so NIR holds what is behind
-the encoder, which stays on the host (gac_sj.export.split); networks of spike_driven=True suit it.
+the encoder, which stays on the host (gac_sj.export.split), of networks of spike_driven=True only.
 """
 
 from __future__ import annotations
