@@ -50,6 +50,8 @@ MEANINGS = {
     "firing rate": "Spikes per neuron and step on the test set, mean over layers.",
     "paper, complete": "Energy of one image. Paper: the convention of GAC's authors, without attention and elementwise "
     "products. Complete: whatever ran. 4.6 pJ for a multiply-accumulate (MAC), 0.9 pJ for an accumulation (AC).",
+    "attention": "What of the complete energy attention takes, the gate included: one in the encoder, or one in every "
+    "block.",
     "encoder's share": "Of the complete energy.",
     "dense MACs, effective MACs, effective ACs": "Operations for one image and all steps, with and without zeros.",
     "non-spiking layers": "Layers behind the encoder that receive something else than spikes.",

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from gac_sj.training import Settings, as_text, build_model, load_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import run_cifar
+from reporting.results import attention_energy
 
 NAMES = [f"att_ms_resnet{size}" for size in ("8_cifar", "18_cifar", "18", "34", "104")] + ["ma_snn"]
 
@@ -331,6 +333,9 @@ def test_energy_of_attention_in_every_block_against_one_in_the_encoder():
     assert dense == sum(18 * side**2 + 4 * C * side**2 for C, side in ((16, 16), (32, 8), (64, 4)))
     assert energy.encoder_pj < energy.complete_pj - energy.attention_pj
     assert "stages.0.0.attention.spatial.convolution" in non_spiking_layers(energy)
+    for found in (one, energy):  # a row knows it by the names of layers
+        row = {"energy_by_layer": json.dumps({layer.name: [0, layer.complete_pj] for layer in found.layers})}
+        assert attention_energy(row) == pytest.approx(found.attention_pj)
     events = measure_energy(small_ma_snn(), [torch.rand(4, 2, 2, 32, 32).round()])
     assert {"attention.channel.squeeze", "hidden.attention.temporal", "stages.0.0.attention (gate)"} <= {
         layer.name for layer in events.layers if layer.in_attention

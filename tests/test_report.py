@@ -42,6 +42,10 @@ def row(encoder="gac", seed=0, last=60.0, best=None, analysed=None, **changes):
             "energy_encoder_pj": analysed * 1e6, "dense_macs": 3_000_000, "effective_macs": analysed * 2e6,
             "effective_acs": analysed * 1e6, "non_spiking_layers": '["lif", "head"]', "silent": analysed / 10,
             "firing_rates_by_step": json.dumps({"lif": [analysed / 10, 0.5]}), "time_to_repeat": analysed,
+            "energy_by_layer": json.dumps({
+                "encoder.gau.temporal": [0, analysed * 1e6], "encoder.gau (gate)": [0, analysed * 5e5],
+                "stages.0.0.attention.spatial.convolution": [0, analysed * 2.5e5], "lif": [analysed, analysed],
+            }),
             "time_to_first_spike": "nan", "readout_by_step": json.dumps([0.5, analysed / 10]),
         }  # fmt: skip
     return {name: str(value) for name, value in (found | measured).items()}
@@ -109,6 +113,7 @@ class TestTables:
         line = cells(result_tables(rows)[1], "gac")
         # 2 and 4 million picojoules are 2 and 4 microjoules
         assert line["paper (µJ)"] == "3.00 ± 1.41" and line["complete (µJ)"] == "12.00 ± 5.66"
+        assert line["attention (µJ)"] == "5.25 ± 2.47"  # of 3.5 and 7 million picojoules
         assert line["encoder's share (%)"] == "25.0 ± 0.0" and line["non-spiking layers"] == "2"
         assert line["dense MACs (million)"] == "3" and line["effective MACs (million)"] == "6.0 ± 2.8"
         assert line["effective ACs (million)"] == "3.0 ± 1.4"
@@ -545,6 +550,7 @@ class TestBlocks:
         write(tmp_path / readme.CIFAR, rows + seeds("direct_matched", [1.0, 2.0]))
         write(tmp_path / readme.DIGITS, seeds("gac", [90, 91, 92, 93, 94], analysed=3))
         write(tmp_path / readme.STEPS, seeds("gac", [80.0, 81.0, 82.0], T=8))
+        write(tmp_path / readme.ATTENTION, seeds("direct", [70.0, 71.0], model_options={"block_attention": "TCSA"}))
         (tmp_path / readme.FORMS).parent.mkdir(parents=True)
         (tmp_path / readme.FORMS).write_bytes(FORMS.read_bytes())
         for path in (readme.ROBUST_CIFAR, readme.ROBUST_DIGITS):

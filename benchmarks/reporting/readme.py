@@ -41,6 +41,7 @@ FORMS = "experiments/encoder_forms/results.csv"
 CIFAR = "experiments/results/cifar10_small/results.csv"
 DIGITS = "benchmarks/results/digits/results.csv"
 STEPS = "benchmarks/results/digits_steps/results.csv"
+ATTENTION = "benchmarks/results/digits_attention/results.csv"
 ROBUST_CIFAR = "experiments/results/cifar10_small/robustness.csv"
 ROBUST_DIGITS = "benchmarks/results/digits/robustness.csv"
 SPEED = "benchmarks/results/speed.csv"
@@ -61,6 +62,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     STEPS: tuple(
         f"{RUN} digits --encoders gac direct -T {T} --output benchmarks/results/digits_steps" for T in (1, 2, 4, 8)
+    ),
+    ATTENTION: (
+        f"{RUN} digits --seeds 0 1 2 3 4 --encoders gac direct direct:block_attention=TCSA direct:block_attention=TA "
+        "direct:block_attention=CA direct:block_attention=SA --output benchmarks/results/digits_attention",
     ),
     ROBUST_CIFAR: (
         f"{TEST} runs/cifar10_small --data-dir DIR --images 100 --output experiments/results/cifar10_small",
@@ -89,6 +94,8 @@ PAIRS = (
     ("gac", "direct_lif"),
     ("gac", "direct_matched"),
     ("gac:current", "direct"),
+    ("gac", "direct:block_attention=TCSA"),
+    ("direct:block_attention=TCSA", "direct"),
     ("gac:spike_driven=True", "gac"),
     ("direct:spike_driven=True", "direct"),
 )
@@ -198,6 +205,7 @@ BLOCKS: dict[str, Callable[[Page], str]] = {
     "cifar10 small": partial(results, path=CIFAR, titles=("Accuracy", "Energy of one image")),
     "digits": partial(results, path=DIGITS, titles=("Accuracy", "Energy of one image")),
     "digits steps": partial(results, path=STEPS, titles=("Accuracy",)),
+    "digits attention": partial(results, path=ATTENTION, titles=("Accuracy", "Energy of one image")),
     "dynamics": dynamics,
     "robustness cifar10": partial(robustness, path=ROBUST_CIFAR),
     "robustness digits": partial(robustness, path=ROBUST_DIGITS),

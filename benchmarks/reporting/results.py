@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from itertools import takewhile
 
 from gac_sj.encoding import DEFAULT_RECIPE
 from gac_sj.training import MEASURED
 from reporting.table import Column, Row, Steps, Table, column, json_of, number, tabulate, values
 
-__all__ = ["by_encoder", "by_settings", "label", "network_name", "provenance", "result_tables", "settings_of", "spread"]
+__all__ = [
+    "attention_energy", "by_encoder", "by_settings", "label", "network_name", "provenance", "result_tables",
+    "settings_of", "spread",
+]  # fmt: skip
 
 #: What the rows of one table may differ in: a line is one encoder with its recipe and options.
 VARYING = ("encoder", "recipe", "model_options", "seed")
@@ -121,6 +125,8 @@ def result_tables(rows: list[Row]) -> list[Table]:
 
 
 ENERGIES = ("energy_paper_pj", "energy_complete_pj")
+#: A part of the name of every layer of attention in the networks of gac_sj.models.
+ATTENTION = {"gau", "attention"}
 OPERATIONS = ("dense_macs", "effective_macs", "effective_acs")
 ACCURACY = (
     column("last epoch (%)", "accuracy_last"),
@@ -147,10 +153,20 @@ SPEED = (
 )
 
 
+def attention_energy(row: Row, unit: float = 1.0) -> float | None:
+    """What of the complete energy attention takes, in units of so many picojoules."""
+    layers = json_of(row, "energy_by_layer")
+    if layers is None:
+        return None
+    parts = {name: set(name.removesuffix(" (gate)").split(".")) for name in layers}
+    return sum(complete for name, (_, complete) in layers.items() if parts[name] & ATTENTION) / unit
+
+
 def _energy_columns(joules: str, unit: float, counted: str, thousands: float) -> tuple[Column, ...]:
     return (
         column(f"paper ({joules})", "energy_paper_pj", unit=unit),
         column(f"complete ({joules})", "energy_complete_pj", unit=unit),
+        Column(f"attention ({joules})", partial(attention_energy, unit=unit)),
         Column("encoder's share (%)", _encoder_share, 1),
         column(f"dense MACs ({counted})", "dense_macs", 1, unit=thousands, exact=True),
         column(f"effective MACs ({counted})", "effective_macs", 1, unit=thousands),
