@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 _BLOCK = 128  # threads
-_REGISTERS = 64  # of a thread for numbers of all steps; measured: more of them slow a GPU down
+_REGISTERS = 48  # of a thread for numbers of all steps; measured: more of them slow a GPU down
 _GRAIN = 1 << 15  # fewer elements than that are not worth a further thread of a CPU
 
 
