@@ -100,15 +100,18 @@ speed() {
 
 lif=(lif --elements 16777216) # far more than a GPU's cache holds
 network=(network --model gac_ms_resnet18_cifar -T 6 --batch 128)
+forms=(--also channels_last spikes_as_bytes channels_last+spikes_as_bytes cuda_graph channels_last+cuda_graph)
+compiled=(--also channels_last+compile channels_last+compile+cuda_graph --modes forward+backward)
 
 part env 20 "$python" -m gac_sj.env
 part tests 150 make test-gpu PYTHON="$python"
-speed 'speed encoder' 40 encoder
+speed 'speed encoder' 30 encoder
+speed 'speed encoder bf16' 30 encoder --dtype bfloat16
 speed 'speed lif' 35 "${lif[@]}" --dtype float32
 speed 'speed lif bf16' 35 "${lif[@]}" --dtype bfloat16
-speed 'speed network' 60 "${network[@]}" --dtype float32
-speed 'speed network bf16' 45 "${network[@]}" --dtype bfloat16
-speed 'speed memory' 35 memory
+speed 'speed network' 60 "${network[@]}" --dtype float32 "${forms[@]}"
+speed 'speed network bf16' 60 "${network[@]}" --dtype bfloat16 "${forms[@]}"
+speed 'speed memory' 40 memory --also spikes_as_bytes grad_checkpointing
 
 images=(--dataset cifar10 --data-dir "$data")
 if [ -z "$data" ]; then
@@ -132,6 +135,7 @@ print("60,000 images")
 fi
 part training 80 "$python" experiments/train.py --model gac_ms_resnet18_cifar -T 6 "${images[@]}" --loader resident \
     --batch-size 128 --epochs 1 --amp bf16 --device cuda --output "$scratch/training"
+speed 'speed compiled' 150 "${network[@]}" --dtype bfloat16 "${compiled[@]}"
 mkdir -p "$folder/training"
 cp "$scratch"/training/*.csv "$scratch"/training/*.yaml "$folder/training" # not the weights
 

@@ -13,13 +13,13 @@ from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
 from gac_sj.attention import positive
-from gac_sj.neuron import MemoryDroppedOnCopy, reset_states
+from gac_sj.neuron import PlainMemories, reset_states
 from gac_sj.stem import conv_bn, forward_once, forward_sequence, repeats_itself, use_multi_step
 
 __all__ = ["Encoder"]
 
 
-class Encoder(MemoryDroppedOnCopy, base.MemoryModule):
+class Encoder(PlainMemories, base.MemoryModule):
     """Base of all encoders: the contract of this module. A subclass implements :meth:`encode`.
 
     Args:

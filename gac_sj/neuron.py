@@ -17,17 +17,23 @@ from gac_sj.surrogate import Rectangle, Triangle
 __all__ = ["PRESETS", "LIFNode", "preset", "reset_states"]
 
 
-class MemoryDroppedOnCopy:
-    """Mixin: ``deepcopy`` and pickling leave the memories (SpikingJelly's word for state) at their reset values.
+class PlainMemories:
+    """Mixin: memories (SpikingJelly's word for state) that ``torch.compile``, ``deepcopy`` and pickling can handle.
 
-    After a training step the memories hold tensors of the graph, which torch refuses to copy.
+    Copies have them at their reset values: after a training step they hold tensors of the graph, which torch refuses
+    to copy.
     """
+
+    def reset(self) -> None:
+        for name, value in self._memories_rv.items():  # deepcopy is nothing that older compilers of torch can follow
+            plain = value is None or isinstance(value, (int, float))
+            self._memories[name] = value if plain else copy.deepcopy(value)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_memories": copy.deepcopy(self._memories_rv)}
 
 
-class LIFNode(MemoryDroppedOnCopy, neuron.LIFNode):
+class LIFNode(PlainMemories, neuron.LIFNode):
     """SpikingJelly's ``LIFNode``, equal on both releases and in training and evaluation.
 
     Input and spikes are ``[T, N, *]`` in step mode "m" and ``[N, *]`` in "s". The membrane potential ``v`` stays

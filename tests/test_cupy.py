@@ -30,7 +30,7 @@ class Sequence:
     is_cuda, device = True, SimpleNamespace(index=3)
 
     def __init__(self, tensor: Tensor):
-        self.T, self.dtype = len(tensor), tensor.dtype
+        self.T, self.dtype, self.element_size = len(tensor), tensor.dtype, tensor.element_size
 
     def __len__(self):
         return self.T
@@ -72,7 +72,8 @@ def launches(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "T,neurons,lanes,blocks", [(4, 4 * 300, 4, 3), (12, 2 * 130, 2, 2), (4, 1027, 1, 9), (20, 128, 1, 1)]
+    "T,neurons,lanes,blocks",
+    [(4, 4 * 300, 4, 3), (12, 2 * 131, 2, 2), (4, 1027, 1, 9), (20, 4 * 150, 2, 3), (40, 128, 1, 1)],
 )
 def test_lif(launches, T, neurons, lanes, blocks):
     x = torch.randn(T, neurons) + 0.4

@@ -351,6 +351,21 @@ class TestOnCuda:
             graph.replay()
             assert all(map(torch.equal, captured, step(z)))
 
+    def test_a_network_as_graphs(self):
+        """torch's own way to train with CUDA graphs."""
+        torch.manual_seed(0)
+        plain = timm.create_model("gac_ms_resnet8_cifar", T=4).to(DEVICE)
+        images = torch.randn(8, 3, 32, 32, device=DEVICE)
+        graphed = torch.cuda.make_graphed_callables(copy.deepcopy(plain), (images,))
+        graphed.load_state_dict(plain.state_dict())  # warming up has moved running statistics
+        results = []
+        for model in (graphed, plain):
+            logits = model(images)
+            nn.functional.cross_entropy(logits, torch.arange(8, device=DEVICE)).backward()
+            results.append([logits, *(parameter.grad for parameter in model.parameters())])
+        for ours, theirs in zip(*results):
+            assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
+
     def test_offsets_pass_two_to_the_31(self):
         if torch.cuda.mem_get_info()[0] < 30 * 2**30:
             pytest.skip("it needs 30 GiB of the GPU's memory")

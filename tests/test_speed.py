@@ -111,14 +111,16 @@ class TestCommands:
         assert [(row["variant"], row["dtype"]) for row in read(path)] == [(name, "bfloat16") for name in OF_NETWORK]
 
     def test_further_forms(self, tmp_path):
-        """One folded for inference has no training."""
+        """One folded for inference has no training; SpikingJelly's network gets the memory format too."""
         path = tmp_path / "speed.csv"
-        run(*SMALL["network"], "--also", "channels_last", "folded", "--repeats", 1, "--output", path)
+        forms = ["channels_last", "folded+channels_last"]
+        run(*SMALL["network"], "--also", *forms, "--repeats", 1, "--output", path)
         found = {mode: [row["variant"] for row in read(path) if row["mode"] == mode] for mode in MODES}
+        theirs = [f"{name}+channels_last" for name in OF_NETWORK if name == "spikingjelly"]
         forward, training = MODES
         assert found == {
-            forward: [*OF_NETWORK, "channels_last", "folded"],
-            training: [*OF_NETWORK, "channels_last"],
+            forward: [*OF_NETWORK, "channels_last", "channels_last+folded", *theirs],
+            training: [*OF_NETWORK, "channels_last", *theirs],
         }
 
     def test_a_form_that_is_wrong(self, monkeypatch, capsys):
@@ -161,6 +163,20 @@ class TestCommands:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("form", "words"),
+        [
+            ("faster", "'faster' is no form; choose from channels_last,"),
+            ("folded+spikes_as_bytes", "joins a form of inference and one of training"),
+            ("compile+spikes_as_bytes", "exclude each other"),
+        ],
+    )
+    def test_forms(self, form, words, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            run(*SMALL["network"], "--also", form)
+        assert stopped.value.code == 2
+        assert words in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [

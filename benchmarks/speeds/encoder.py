@@ -22,7 +22,8 @@ QUICK = {"repeats": 5}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-T", type=int, default=6, help="time steps (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=4, help="images (default: %(default)s)")
+    batch = 128 if torch.cuda.is_available() else 4
+    parser.add_argument("--batch", type=int, default=batch, help="images (default here: %(default)s)")
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels (default: %(default)s)")
     parser.add_argument("--channels", type=int, default=64, help="channels of the sequence (default: %(default)s)")
     add_dtype(parser)

@@ -33,7 +33,7 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
         ValueError: no network of that name, or a form that has no training.
         WrongResultError: a variant is wrong; then none is measured.
     """
-    if "folded" in args.also:
+    if any("folded" in form for form in args.also):
         raise ValueError("folded is a form for inference, and memory is that of training; leave it out of --also.")
     networks = Networks(args)
     networks.add(args.also)

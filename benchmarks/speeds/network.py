@@ -17,21 +17,21 @@ from speeds.checking import DRAWS, require_equal_as_timed, require_equal_exactly
 from speeds.encoder import add_dtype
 from speeds.measuring import Comparison, multiplying, peak_memory
 from speeds.naive import naive_network
-from speeds.passes import DTYPES, FORWARD, TRAINING, Variant
+from speeds.passes import DTYPES, FORWARD, MODES, TRAINING, Variant
 from speeds.stock import path_of_stock, stock_network, why_no_network
 
 __all__ = ["HELP", "QUICK", "Networks", "add_arguments", "add_forms", "add_network", "compare"]
 
 HELP = "a network: ours, SpikingJelly's MSResNet, a loop over steps behind a stem that runs T times"
 QUICK = {"model": "gac_ms_resnet8_cifar", "T": 4, "batch": 2, "repeats": 3}
-#: Forms of ours, and the one mode of those that have one alone.
+#: Forms of ours, and their modes; several may be joined by "+".
 FORMS = {
-    "channels_last": None,
-    "compile": None,
-    "folded": FORWARD,
-    "cuda_graph": None,
-    "spikes_as_bytes": TRAINING,
-    "grad_checkpointing": TRAINING,
+    "channels_last": MODES,
+    "folded": (FORWARD,),
+    "spikes_as_bytes": (TRAINING,),
+    "grad_checkpointing": (TRAINING,),
+    "compile": MODES,
+    "cuda_graph": MODES,
 }
 #: Images of a check: in float64 a large batch of the slowest variant needs too much memory.
 CHECKED = 4
@@ -48,8 +48,24 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 def add_forms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--also", nargs="+", choices=FORMS, default=[], metavar="FORM", help=f"of ours: {', '.join(FORMS)}"
+        "--also", nargs="+", type=_form, default=[], metavar="FORM", help=f"of ours: {', '.join(FORMS)}, joined by +"
     )
+
+
+def _form(name: str) -> str:
+    parts = name.split("+")
+    if unknown := [part for part in parts if part not in FORMS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no form; choose from {', '.join(FORMS)}, joined by +.")
+    if not _modes(name):
+        raise argparse.ArgumentTypeError(f"{name} joins a form of inference and one of training; leave one out.")
+    if {"compile", "spikes_as_bytes"} <= {*parts}:
+        raise argparse.ArgumentTypeError("compile and spikes_as_bytes exclude each other; leave one out.")
+    return "+".join(part for part in FORMS if part in parts)
+
+
+def _modes(variant: str) -> list[str]:
+    """Those that a variant has."""
+    return [mode for mode in MODES if all(mode in FORMS.get(part, MODES) for part in variant.split("+"))]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,26 +139,32 @@ class Networks:
         Raises:
             ValueError: a CUDA graph without a GPU.
         """
-        ours, path = self.variants["ours"].module, self.variants["ours"].path
-        if "cuda_graph" in forms and self.device.type != "cuda":
-            raise ValueError("cuda_graph needs a GPU, and this run is on another device; leave it out of --also.")
         for form in forms:
-            module = copy.deepcopy(ours)
-            if form == "channels_last":
-                module = module.to(memory_format=torch.channels_last)
-            elif form == "compile":
-                module = torch.compile(module, dynamic=False)  # the checks have fewer images
-            elif form == "folded":
-                module = gac_sj.fold_batch_norm(module.eval())
-            elif form == "spikes_as_bytes":
-                module.set_spikes_as_bytes()
-            elif form == "grad_checkpointing":
-                module.set_grad_checkpointing()
-            self.variants[form] = Variant(module, path, form == "cuda_graph", form == "channels_last")
+            parts = form.split("+")
+            if "cuda_graph" in parts and self.device.type != "cuda":
+                raise ValueError("cuda_graph needs a GPU, and this run is on another device; leave it out of --also.")
+            self.variants[form] = self._form_of("ours", parts)
+        if "channels_last" in forms and "spikingjelly" in self.variants:
+            self.variants["spikingjelly+channels_last"] = self._form_of("spikingjelly", ["channels_last"])
+
+    def _form_of(self, variant: str, parts: list[str]) -> Variant:
+        """A copy of a variant in a form."""
+        module, path = copy.deepcopy(self.variants[variant].module), self.variants[variant].path
+        if "channels_last" in parts:
+            module = module.to(memory_format=torch.channels_last)
+        if "folded" in parts:
+            module = gac_sj.fold_batch_norm(module.eval())
+        if "spikes_as_bytes" in parts:
+            module.set_spikes_as_bytes()
+        if "grad_checkpointing" in parts:
+            module.set_grad_checkpointing()
+        if "compile" in parts:
+            module = torch.compile(module, dynamic=False)  # the checks have fewer images
+        return Variant(module, path, "cuda_graph" in parts, "channels_last" in parts)
 
     def of_mode(self, mode: str) -> list[str]:
         """The variants that have it."""
-        return [name for name in self.variants if FORMS.get(name) in (None, mode)]
+        return [name for name in self.variants if mode in _modes(name)]
 
     def inputs(self, mode: str) -> tuple[Tensor, Tensor | None, torch.dtype | None]:
         """Images, gradient of the logits, autocast."""
@@ -158,12 +180,12 @@ class Networks:
             for naive, names in self._groups(mode):
                 draws = list(self._draws(mode))
                 variants = {name: self.variants[name] for name in names}
-                exact = {name: variant for name, variant in variants.items() if name != "compile"}
+                exact = {name: variant for name, variant in variants.items() if "compile" not in name}
                 require_equal_exactly(exact, naive, *draws[0])
                 require_equal_as_timed(variants, naive, draws, self.autocast)
 
     def _groups(self, mode: str) -> Iterator[tuple[Variant, list[str]]]:
-        direct = [name for name in ("ours_direct", "spikingjelly") if name in self.variants]
+        direct = [name for name in self.variants if name.startswith(("ours_direct", "spikingjelly"))]
         yield self.variants["naive"], [name for name in self.of_mode(mode) if name not in direct]
         yield self.naive_direct, direct
 

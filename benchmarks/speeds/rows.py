@@ -42,7 +42,7 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
     rates = {name: amount / medians[name] * 1000 for name, (_, amount) in comparison.limits.items()}
     for variant in comparison.runs:
         values = times[variant]
-        low, *_, high = statistics.quantiles(values, n=5) if len(values) > 1 else values * 2
+        low, *_, high = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else values * 2
         median = medians[variant]
         measured = {"median_ms": median, "low_ms": low, "high_ms": high}
         measured["speedup"] = medians[comparison.baseline] / median

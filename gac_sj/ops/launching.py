@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _BLOCK = 128  # threads
+_REGISTERS = 48  # of a thread for numbers of all steps; measured: more of them slow a GPU down
 _GRAIN = 1 << 15  # fewer elements than that are not worth a further thread of a CPU
 
 
@@ -34,19 +35,22 @@ class Launch:
         size: elements that are shared out, in each of ``rows`` rows.
         rows: parts that no thread shares.
         most: threads that share the elements of a row at most.
+        held: numbers of each step that the kernels hold in registers.
     """
 
     sequence: Tensor
     size: int
     rows: int = 1
     most: int = 1 << 40
+    held: int = 1
 
     @property
     def lanes(self) -> int:
         """Neighbours that a thread takes where memory is aligned: a power of two that divides ``size``."""
-        most = 16  # the vector registers of a CPU
-        if self.sequence.is_cuda:  # 16 bytes of float; fewer where registers would not hold all steps
-            most = 4 if len(self.sequence) <= 8 else 2 if len(self.sequence) <= 16 else 1
+        if not self.sequence.is_cuda:
+            return min(16, self.size & -self.size)  # the vector registers of a CPU
+        registers = _REGISTERS // (len(self.sequence) * self.held)
+        most = min(16 // self.sequence.element_size(), 1 << max(registers, 1).bit_length() - 1)
         return min(most, self.size & -self.size)
 
     @property

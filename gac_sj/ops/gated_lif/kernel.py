@@ -88,7 +88,7 @@ def _gated_lif_backward(
     images, size = like.shape[1], like[0, 0].numel() if like.shape[1] else 0
     shape = images, size, gain
     inputs = z, temporal.contiguous(), spatial_channel
-    launch = Launch(grad, size, images, _MOST)
+    launch = Launch(grad, size, images, _MOST, held=2)
     sums = temporal.new_zeros(launch.threads, images, len(temporal))
     launch(
         "gated_lif",
