@@ -17,6 +17,7 @@ from torch import nn
 import gac_sj
 from gac_sj.analysis import measure_energy, non_spiking_layers
 from gac_sj.membrane_attention import ATTENTIONS, ChannelAttention, MembraneAttention, SpatialAttention
+from gac_sj.export import split
 from gac_sj.models import MASNN, MODULES, MSBlock, MSResNet
 from gac_sj.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training import Settings, as_text, build_model, load_data
@@ -255,6 +256,16 @@ def test_classifier_can_be_replaced_and_removed(build, draw):
     assert build(num_classes=0)(draw()).shape == (2, model.head_hidden_size)
     with pytest.raises(ValueError, match="'max'"):
         model.reset_classifier(3, "max")
+    for refused in (lambda: model.reset_classifier(-1), lambda: build(num_classes=-1)):
+        with pytest.raises(ValueError, match="num_classes is -1"):
+            refused()
+
+
+@pytest.mark.parametrize("build,draw", KINDS)
+def test_encoder_and_backbone_are_the_network(build, draw):
+    model, x = build().eval(), draw()
+    encoder, backbone = split(model)
+    assert torch.equal(backbone(encoder(x)), model(x))
 
 
 @pytest.mark.parametrize("build,draw", KINDS)

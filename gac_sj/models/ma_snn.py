@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gac_sj import membrane_attention
 from gac_sj.attention import positive
+from gac_sj.encoder import Encoder
 from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
 from gac_sj.neuron import LIFNode
 
@@ -122,7 +123,8 @@ class MASNN(EncodedNetwork):
         return self._linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[-2:]) != self.img_size:
+        # without its encoder it takes sequences of other sizes
+        if isinstance(self.encoder, Encoder) and tuple(x.shape[-2:]) != self.img_size:
             raise ValueError(
                 f"MASNN got frames of {' x '.join(map(str, x.shape[-2:]))} pixels and was built for "
                 f"{' x '.join(map(str, self.img_size))}; build it with img_size={tuple(x.shape[-2:])} or resize them."

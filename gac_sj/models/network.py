@@ -48,6 +48,9 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
     Args:
         T: number of time steps, at least 1.
         num_classes: logits; 0 gives what the classifier receives.
+
+    Raises:
+        ValueError: ``num_classes`` is below 0.
     """
 
     def __init__(self, T: int, num_classes: int):
@@ -55,7 +58,7 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         self.step_mode = "m"
         self.grad_checkpointing = False
         self.T = T
-        self.num_classes = num_classes
+        self.num_classes = _classes(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Spikes of the last neuron in front of the head, ``[T, N, num_features, h, w]``."""
@@ -111,11 +114,11 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         """A new, randomly initialised classifier; 0 classes removes it. The pooling stays as it is.
 
         Raises:
-            ValueError: ``global_pool`` asks for anything else than "avg".
+            ValueError: ``global_pool`` asks for anything else than "avg", or a number below 0.
         """
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool is {global_pool!r}; {self._get_name()} pools in one way; leave it out.")
-        self.num_classes = num_classes
+        self.num_classes = _classes(num_classes)
         weight = next(self.parameters())
         self.head = self.new_head(num_classes).to(weight.device, weight.dtype)
 
@@ -167,6 +170,12 @@ def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretra
     recipe = {"recipe": model.encoder.recipe} if hasattr(model.encoder, "recipe") else {}
     model._model_args = {"T": model.T, "encoder": kwargs["encoder"]} | recipe | given
     return model
+
+
+def _classes(number: int) -> int:
+    if number < 0:
+        raise ValueError(f"num_classes is {number}; give the number of classes, or 0 for no classifier.")
+    return number
 
 
 class _Again:
