@@ -16,8 +16,8 @@ from torch import nn
 
 import gac_sj
 from gac_sj.analysis import measure_energy, non_spiking_layers
-from gac_sj.membrane_attention import ATTENTIONS, ChannelAttention, MembraneAttention, SpatialAttention
 from gac_sj.export import split
+from gac_sj.membrane_attention import ATTENTIONS, ChannelAttention, MembraneAttention, SpatialAttention
 from gac_sj.models import MASNN, MODULES, MSBlock, MSResNet
 from gac_sj.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training import Settings, as_text, build_model, load_data
