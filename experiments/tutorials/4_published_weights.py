@@ -1,0 +1,100 @@
+"""From published weights to a picture of the gate.
+
+python experiments/tutorials/4_published_weights.py --weights gac_cifar100_T6.pth --image cat.png
+python experiments/tutorials/4_published_weights.py     # random weights stand in for the published ones
+"""
+
+# %%
+import argparse
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from timm.data import create_transform
+from timm.data.model_config import resolve_input_data_config
+
+from gac_sj.analysis import figures
+from gac_sj.checkpoint import load_reference_state_dict, read_reference, reference_names
+from gac_sj.data import DATASETS
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--weights", type=Path, metavar="PTH", help="the published file for CIFAR-100, T = 6")
+parser.add_argument("--image", type=Path, metavar="FILE", help="default: a flower that comes with scikit-learn")
+parser.add_argument("--output", type=Path, default=Path("runs/tutorials/gate"), metavar="DIR")
+args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebook has its own arguments
+
+# %% [markdown]
+# The one checkpoint that GAC's authors published is MS-ResNet-18 for CIFAR-100 with T = 6. `recipe="reference"` builds
+# exactly the published encoder; the default one has a gate of another size. The network also has to know how the pixels
+# were normalised.
+
+# %%
+mean, std = DATASETS["cifar100"]
+torch.manual_seed(0)
+model = timm.create_model(
+    "gac_ms_resnet18_cifar",
+    T=6,
+    num_classes=100,
+    recipe="reference",
+    pretrained_cfg_overlay={"mean": mean, "std": std},
+)
+
+# %% [markdown]
+# A `.pth` file from somewhere may run code when it is opened; `read_reference` takes tensors only.
+# `load_reference_state_dict` goes by the published names and is strict: a tensor too many, too few or of another shape
+# is an error that names it.
+
+# %%
+weights = args.weights
+if weights is None:
+    args.output.mkdir(parents=True, exist_ok=True)
+    weights = args.output / "stand_in.pth"
+    torch.save({reference_names(name)[0]: value for name, value in model.state_dict().items()}, weights)
+    print(f"No --weights: {weights} stands in, random numbers in the published layout. Its gate has learned nothing.")
+try:
+    load_reference_state_dict(model, read_reference(weights))
+    photo = Image.open(args.image).convert("RGB") if args.image else Image.fromarray(load_sample_image("flower.jpg"))
+except (ValueError, OSError) as error:
+    parser.error(str(error))
+print(f"{weights}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
+
+# %% [markdown]
+# The image as the network was taught to see it.
+
+# %%
+model.eval()
+transform = create_transform(**resolve_input_data_config(model), is_training=False)
+image = transform(photo)  # [3, 32, 32]
+pixels = (image * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)).permute(1, 2, 0).clamp(0, 1)
+
+# %% [markdown]
+# Inside the encoder: the stem's current `[C, H, W]` is the same at every step, since the image is. Spatial-channel
+# attention looks at it once, temporal attention has one number per step, and the gate is the sigmoid of their product.
+
+# %%
+encoder = model.encoder
+with torch.no_grad():
+    current = encoder.features(image.unsqueeze(0))
+    spatial = encoder.gau.spatial_channel(current)[0, 0]  # [C, H, W]
+    temporal = encoder.gau.temporal(current).flatten()  # [T]
+    gate = encoder.gau(current)[:, 0]  # [T, C, H, W]
+    output = encoder(image.unsqueeze(0))[:, 0]
+print("step  temporal attention  gate: mean, deviation  spikes that pass it")
+for step in range(encoder.T):
+    spikes = (output[step] != 0).float().mean()
+    print(f"{step + 1:4}  {temporal[step]:18.3f}  {gate[step].mean():10.3f}, {gate[step].std():9.3f}  {spikes:19.1%}")
+
+# %% [markdown]
+# How much the gate changes from step to step is written in the weights of temporal attention alone: on a static image
+# every step shows it the same. The picture has both attentions, and the gate at every step on one scale.
+
+# %%
+for path in figures.save(figures.gates(pixels, gate, temporal, spatial), args.output / "gate"):
+    print(path)
+
+# %% [markdown]
+# With the published weights, go on: `gac-sj convert` makes a folder of them that timm loads
+# (`timm.create_model("local-dir:DIR", pretrained=True)`), and `gac-sj predict IMAGE --weights DIR` classifies images.

@@ -1,0 +1,120 @@
+"""The tutorials run as they stand, in less than two minutes of two cores, and show what their text says."""
+
+import ast
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TUTORIALS = Path(__file__).resolve().parent.parent / "experiments" / "tutorials"
+SCRIPTS = sorted(TUTORIALS.glob("*.py"))
+SECONDS = 2 * 120
+
+
+def run(name, folder, *arguments, status=0):
+    """What it printed, in a folder of its own, and on standard error; it must not need more than its time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TUTORIALS / f"{name}.py"), *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == status, done.stderr
+    # of computing, so that what else the machine does is no matter
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS
+    return done.stderr if status else done.stdout
+
+
+def percentages(text):
+    return [float(number) for number in re.findall(r"([\d.]+) ?%", text)]
+
+
+def test_the_index_has_them_all_and_they_are_cells():
+    assert len(SCRIPTS) == 5
+    index = (TUTORIALS / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\((\d\w+\.py)\)", index) == [path.name for path in SCRIPTS]
+    for path in SCRIPTS:
+        text = path.read_text(encoding="utf-8")
+        assert f"python experiments/tutorials/{path.name}" in ast.get_docstring(ast.parse(text))
+        assert len(re.findall(r"^# %%$", text, re.MULTILINE)) >= 3
+        assert len(re.findall(r"^# %% \[markdown\]$", text, re.MULTILINE)) >= 3
+
+
+def test_ten_lines_are_ten():
+    text = (TUTORIALS / "1_your_network.py").read_text(encoding="utf-8")
+    (cell,) = [cell for cell in text.split("\n# %%") if "gac_sj.attach(Network()" in cell]
+    assert len(cell.strip().splitlines()) == 10
+
+
+@pytest.mark.parametrize("option", ["--weights", "--image"])
+def test_a_file_that_is_not_there_is_one_sentence(option, tmp_path):
+    said = run("4_published_weights", tmp_path, option, "absent", status=2)
+    assert said.startswith("usage: ") and len(re.findall(r"^\S+ error: .*absent", said, re.MULTILINE)) == 1
+
+
+@pytest.mark.slow
+class TestTheyRun:
+    def test_your_network(self, tmp_path):
+        printed = run("1_your_network", tmp_path)
+        assert "it replaces conv1 (Conv2d), bn1 (BatchNorm2d), sn1 (LIFNode)" in printed
+        assert printed.endswith("of 360 test images are right\n")
+        assert percentages(printed)[-1] > 95
+
+    def test_which_encoder(self, tmp_path):
+        first = run("2_which_encoder", tmp_path)
+        assert len(re.findall(r"^\[\d/9\] ", first, re.MULTILINE)) == 9
+        means = dict(re.findall(r"^\| (\w+) \| 3 \| ([\d.]+) ± ", first, re.MULTILINE))
+        assert means.keys() == {"gac", "direct", "direct_lif"}
+        assert min(map(float, means.values())) > 85
+        intervals = re.findall(r"^last epoch: A - B = (\S+) points, 95 % .* \[(\S+), (\S+)\]", first, re.MULTILINE)
+        for (mean, *_), other in zip(intervals, ("direct", "direct_lif"), strict=True):
+            assert float(mean) == pytest.approx(float(means["gac"]) - float(means[other]), abs=0.02)
+        energy = dict(re.findall(r"^(\w+) .* complete +([\d.]+) nJ   \(3 seeds\)", first, re.MULTILINE))
+        assert float(energy["gac"]) > 2 * float(energy["direct_lif"]) > 0
+        assert (tmp_path / "runs/tutorials/encoders/report.html").exists()
+
+    def test_which_encoder_of_a_folder_that_is_not_there(self, tmp_path):
+        said = run("2_which_encoder", tmp_path, "--data-dir", "absent", status=2)
+        assert said.startswith("run_cifar.py: ") and said.count("\n") == 1 and "absent" in said
+
+    def test_energy(self, tmp_path):
+        printed = run("3_energy", tmp_path)
+        rows = dict(re.findall(r"^(gac|direct|direct_lif|poisson) +(\S+%.*)$", printed, re.MULTILINE))
+        assert list(rows) == ["gac", "direct", "direct_lif", "poisson"]
+        accuracy, paper, complete, _, attention, floats = zip(*(row.split() for row in rows.values()))
+        assert min(percentages(" ".join(accuracy))) > 85
+        # the attention is what the paper leaves out; spikes of a neuron are all that the network then receives
+        assert float(complete[0]) > 5 * float(paper[0]) and float(complete[2]) < float(paper[2])
+        assert percentages(attention[0])[0] > 50 and attention[1:] == ("0.0%",) * 3
+        assert floats == ("1", "1", "0", "1")
+        total = re.search(r"^total .* (\S+)$", printed, re.MULTILINE)[1]
+        assert float(total.replace(",", "")) == pytest.approx(float(complete[0]), abs=0.01)
+
+    def test_published_weights(self, tmp_path):
+        printed = run("4_published_weights", tmp_path)
+        assert printed.startswith("No --weights: ") and "learned nothing" in printed
+        folder = tmp_path / "runs/tutorials/gate"
+        assert (folder / "gate.png").read_bytes()[:4] == b"\x89PNG" and "<svg" in (folder / "gate.svg").read_text()
+        # other weights under the published names, of another temporal attention
+        weights = torch.load(folder / "stand_in.pth", weights_only=True)
+        weights["encoding.TA.sharedMLP.0.weight"] *= 0
+        torch.save({"state_dict": weights}, tmp_path / "published.pth")
+        changed = run("4_published_weights", tmp_path, "--weights", "published.pth", "--output", "other")
+        assert "No --weights" not in changed and "12,679,368 parameters" in changed
+        found = (re.findall(r"^ +[1-6] +(\S+) +(\S+), +(\S+) ", text, re.MULTILINE) for text in (printed, changed))
+        first, second = ([tuple(map(float, step)) for step in steps] for steps in found)
+        # the first gate differs from step to step; without temporal attention it is a half everywhere
+        assert len(set(first)) == 6 and second == [(0.0, 0.5, 0.0)] * 6
+        assert (tmp_path / "other/gate.png").read_bytes() != (folder / "gate.png").read_bytes()
+
+    def test_many_gpus(self, tmp_path):
+        printed = run("5_many_gpus", tmp_path)
+        assert "killed: exit status 0" not in printed and "killed: exit status " in printed
+        assert "weights after the kill equal those of the whole run, bit for bit" in printed
+        rows = re.findall(r"^(\w+): processes (\d), amp (\w+), test accuracy ([\d.]+) %$", printed, re.MULTILINE)
+        assert [row[:3] for row in rows] == [("whole", "2", "none"), ("killed", "2", "none"), ("bf16", "1", "bf16")]
+        assert rows[0][3] == rows[1][3] and min(float(row[3]) for row in rows) > 50
