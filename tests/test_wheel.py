@@ -1,0 +1,112 @@
+"""What is published: the wheel holds the whole package and works without the repository."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gac_sj import __version__
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SMOKE = """
+import importlib, pkgutil
+import gac_sj, timm, torch
+from gac_sj.ops.source import PROBE, read, source
+
+for module in pkgutil.walk_packages(gac_sj.__path__, "gac_sj."):
+    importlib.import_module(module.name)
+assert "extern" in source("lif", PROBE) and "extern" in source("gated_lif", PROBE) and read("host.h")
+encoder = gac_sj.GatedAttentionCoding(T=3, in_channels=1, channels=4)
+sequence = encoder(torch.rand(2, 1, 8, 8))
+sequence.sum().backward()
+assert sequence.shape == (3, 2, 4, 8, 8) and encoder.stem[0].weight.grad.abs().sum() > 0
+assert timm.create_model("gac_ms_resnet8_cifar", T=2)(torch.rand(2, 3, 16, 16)).shape == (2, 10)
+print(gac_sj.__file__, gac_sj.__version__)
+"""
+
+
+def call(*command, **options):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy, since setuptools leaves its work beside the sources and takes up what an older one left."""
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = folder / "sources"
+    shutil.copytree(REPOSITORY / "gac_sj", sources / "gac_sj", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, sources)
+    # a setuptools that is too old, or not there, comes from the package registry
+    try:
+        here = int(metadata.version("setuptools").partition(".")[0]) >= 77
+    except metadata.PackageNotFoundError:
+        here = False
+    isolation = ["--no-build-isolation"] if here else []
+    call(sys.executable, "-m", "pip", "wheel", "--no-deps", *isolation, "-w", folder, sources)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Python of a new environment with the wheel, which sees the installed packages but not the repository."""
+    folder = tmp_path_factory.mktemp("environment")
+    call(sys.executable, "-m", "venv", "--without-pip", folder)
+    python = folder / "bin" / "python"
+    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    (own,) = folder.glob("lib/python*/site-packages")
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (own / "packages.pth").write_text("\n".join(packages))
+    return python
+
+
+def run(python, *arguments, folder):
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # of another SpikingJelly
+    paths = [path for path in paths if path and Path(path).resolve() != REPOSITORY]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return call(python, *arguments, cwd=folder, env=environment)
+
+
+def test_the_version_has_an_entry_and_is_the_one_to_cite():
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[(\S+)\]", changes, re.MULTILINE)[1] == __version__
+    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
+
+
+@pytest.mark.slow
+def test_it_holds_every_file_of_the_package_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as content:
+        names = set(content.namelist())
+        described = content.read(f"gac_sj-{__version__}.dist-info/METADATA").decode()
+    ours = {name for name in names if ".dist-info/" not in name}
+    files = (path for path in (REPOSITORY / "gac_sj").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    assert ours == {path.relative_to(REPOSITORY).as_posix() for path in files}
+    kinds = {Path(name).suffix for name in ours}
+    assert kinds == {".py", ".cu", ".cuh", ".h", ".typed"}
+    assert f"gac_sj-{__version__}.dist-info/licenses/LICENSE" in names
+    assert re.search(r"^License(-Expression)?: Apache-2\.0$", described, re.MULTILINE)
+    assert "# gac_sj: Gated Attention Coding" in described
+
+
+@pytest.mark.slow
+def test_it_works_without_the_repository(installed, tmp_path):
+    place, version = run(installed, "-c", SMOKE, folder=tmp_path).split()
+    assert Path(place).is_relative_to(installed.parent.parent) and version == __version__
+
+
+@pytest.mark.slow
+def test_its_commands(installed, tmp_path):
+    listed = run(installed, "-m", "gac_sj", "models", folder=tmp_path)
+    assert "gac_ms_resnet18_cifar" in listed
+    assert run(installed.parent / "gac-sj", "models", folder=tmp_path) == listed
+    assert "conv" in run(installed.parent / "gac-sj", "summary", "gac_ms_resnet8_cifar", folder=tmp_path)
