@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from gac_sj.analysis import summarize
+from gac_sj.data import EVENT_SETS
 from gac_sj.training import (
     InterruptedRunError,
     Settings,
@@ -37,6 +38,8 @@ def preview(settings: Settings, world: World) -> str:
     try:
         data = load_data(settings, download=False)
     except (ValueError, OSError) as error:
+        if settings.dataset in EVENT_SETS:
+            raise  # images cannot stand in for frames
         note = f"The data set cannot be read, so generated images stand in for it: {error}\n"
         data = generate_data(settings)
     training = Training(settings, data, world)

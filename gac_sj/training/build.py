@@ -149,7 +149,7 @@ def _with_calm_workers(loader: Loader) -> Loader:
 
 
 def load_data(settings: Settings, download: bool = True) -> Data:
-    """The data of a run; CIFAR may be downloaded.
+    """The data of a run; CIFAR may be downloaded, and recordings be cut into frames.
 
     Raises:
         ValueError, OSError: see :func:`gac_sj.data.load_datasets`; a training set that is too small for its limit.
