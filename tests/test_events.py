@@ -130,10 +130,13 @@ class TestMovingShapes:
         cut = MovingShapes(4, T).data
         assert cut.shape[1] == T and np.array_equal(cut.sum(1), MovingShapes(4, 4).data.sum(1))
 
-    @pytest.mark.parametrize("T", [0, STEPS + 1])
-    def test_more_frames_than_steps(self, T):
-        with pytest.raises(ValueError, match=rf"^T is {T}, .* from 1 to 48\.$"):
-            MovingShapes(4, T)
+    @pytest.mark.parametrize(
+        "count,T,words",
+        [(4, STEPS + 1, r"T is 49, .* from 1 to 48\."), (4, 0, "T is 0"), (4, 2.5, "T is 2.5"), (-1, 4, "count is -1")],
+    )
+    def test_numbers_that_do_not_fit(self, count, T, words):
+        with pytest.raises(ValueError, match=f"^{words}"):
+            MovingShapes(count, T)
 
     def test_time_tells_the_direction_and_one_frame_does_not(self):
         _, test = parts()

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from gac_sj.attention import positive
+
 __all__ = ["DIRECTIONS", "SHAPES", "MovingShapes", "events_of"]
 
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -68,13 +70,14 @@ class MovingShapes(Dataset):
         seed: of the set.
 
     Raises:
-        ValueError: more frames than there are steps.
+        ValueError: a number is no positive whole number, or more frames than there are steps.
     """
 
     classes = tuple(f"{shape}_{direction}" for shape in SHAPES for direction in DIRECTIONS)
 
     def __init__(self, count: int, T: int, first: int = 0, seed: int = 0):
-        if not 1 <= T <= STEPS:
+        count = positive("count", count)
+        if positive("T", T) > STEPS:
             raise ValueError(f"T is {T}, and moving shapes have {STEPS} steps; give a T from 1 to {STEPS}.")
         numbers = range(first, first + count)
         self.targets = tuple(number % len(self.classes) for number in numbers)
