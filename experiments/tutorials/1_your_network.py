@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import gac_sj
 
 torch.manual_seed(0)
+torch.set_num_threads(1)  # in a network as small as this one, more wait for each other
 
 # %% [markdown]
 # Say this is your network. Its first convolution, BatchNorm and neuron turn images into spikes: they are the stem, and

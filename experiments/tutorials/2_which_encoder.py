@@ -6,6 +6,7 @@ python experiments/tutorials/2_which_encoder.py --data-dir my_images  # yours: t
 
 # %%
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from gac_sj.training import read_results
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="an image folder (default: digits)")
-parser.add_argument("--output", type=Path, default=Path("runs/tutorials/encoders"), metavar="DIR")
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebook has its own arguments
 REPOSITORY = Path(__file__).resolve().parents[2]
+OUTPUT = Path("runs/tutorials/encoders", Path(args.data_dir or "digits").resolve().name)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in a network as small as this one, more threads wait for each other
 
 
 def run(script, *arguments):
@@ -39,7 +41,7 @@ data = ["--dataset", "folder", "--data-dir", args.data_dir]
 if args.data_dir is None:
     data = ["--dataset", "digits", "--train-limit", 500, "--epochs", 8, "--eval-every", 8]
 encoders = ["gac", "direct", "direct_lif"]
-run("benchmarks/run_cifar.py", *data, "--encoders", *encoders, "--seeds", 0, 1, 2, "--output", args.output)
+run("benchmarks/run_cifar.py", *data, "--encoders", *encoders, "--seeds", 0, 1, 2, "--output", OUTPUT)
 
 # %% [markdown]
 # Means hide what seeds do, so compare pairs: runs of one seed see the same images in the same order. An interval that
@@ -47,7 +49,7 @@ run("benchmarks/run_cifar.py", *data, "--encoders", *encoders, "--seeds", 0, 1, 
 # one was chosen with the test set, and flatters.
 
 # %%
-results = args.output / "results.csv"
+results = OUTPUT / "results.csv"
 for other in encoders[1:]:
     run("experiments/compare.py", f"{results}:gac", f"{results}:{other}")
 

@@ -13,6 +13,7 @@ from torch import nn
 import gac_sj
 from gac_sj.analysis import measure_energy, non_spiking_layers
 
+torch.set_num_threads(1)  # in networks as small as these, more wait for each other
 T = 4
 digits = load_digits()
 pixels = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16  # [N, 1, 8, 8]
