@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import gac_sj
 from gac_sj.checkpoint import load_pretrained, save_pretrained
 from gac_sj.data import DataSet
+from gac_sj.encoding import create_encoder
 from gac_sj.training import Data, Settings, build_model
 
 
@@ -170,7 +172,14 @@ def test_names_of_classes(tmp_path):
     assert load_pretrained(tmp_path / "again").pretrained_cfg["label_names"] == ["cat", "dog", "eel"]
     with pytest.raises(ValueError, match="label_names has 2 names for 3 classes"):
         save_pretrained(build(), tmp_path / "third", ["cat", "dog"])
+    with pytest.raises(ValueError, match="label_names is 3; it needs the names of the classes in a list"):
+        save_pretrained(build(), tmp_path / "third", 3)
     assert not (tmp_path / "third").exists()
+
+
+def test_names_that_are_numbers_of_an_array(tmp_path):
+    save_pretrained(build(), tmp_path / "net", np.arange(3))
+    assert load_pretrained(tmp_path / "net").pretrained_cfg["label_names"] == ["0", "1", "2"]
 
 
 def test_what_timm_pushes_to_the_hub_is_the_same_network(hub):
@@ -220,6 +229,35 @@ class TestSaving:
         with pytest.raises(ValueError, match="not the network that its keywords build"):
             save_pretrained(gac_sj.fold_batch_norm(build()), tmp_path / "net")
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        "name,changed",
+        [
+            ("gac_ms_resnet8_cifar", lambda model: setattr(model.encoder, "neuron", None)),
+            ("gac_ms_resnet8_cifar", lambda model: setattr(model.encoder.neuron, "v_threshold", 3.0)),
+            ("gac_ms_resnet8_cifar", lambda model: setattr(model.encoder.gau, "gain", 0.5)),
+            (
+                "ms_resnet8_cifar",
+                lambda model: setattr(model, "encoder", create_encoder("direct_lif", T=2, channels=16)),
+            ),
+        ],
+        ids=["no neuron", "threshold", "gain", "encoder"],
+    )
+    def test_a_change_without_tensors_is_refused(self, tmp_path, name, changed):
+        model = build(name)
+        changed(model)
+        with pytest.raises(ValueError, match=r"not the network that its keywords build \(encoder"):
+            save_pretrained(model, tmp_path / "net")
+        assert not list(tmp_path.iterdir())
+
+    def test_what_is_not_kept_is_no_change(self, tmp_path):
+        """Synchronised BatchNorms, half precision; of timm's own networks dropped paths are kept."""
+        save_pretrained(torch.nn.SyncBatchNorm.convert_sync_batchnorm(build()).half(), tmp_path / "net")
+        loaded = load_pretrained(tmp_path / "net")
+        assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+        convnext = timm.create_model("test_convnext", drop_path_rate=0.1)
+        save_pretrained(convnext, tmp_path / "convnext")
+        assert repr(load_pretrained(tmp_path / "convnext")) == repr(convnext)
 
 
 class TestDamage:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,8 @@ from safetensors.torch import load, save
 from timm.models._hub import HF_SAFE_WEIGHTS_NAME as WEIGHTS
 from timm.models._hub import download_from_hf, save_config_for_hf
 from timm.utils import unwrap_model
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["load_pretrained", "save_pretrained"]
 
@@ -34,7 +36,8 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
     """Write a network that ``timm.create_model`` built into a new folder, whole or not at all.
 
     To the Hub: ``timm.models.push_to_hf_hub(model, "me/name")``, which writes the same but the checksum, or upload the
-    folder. Memory format and wrappers (DistributedDataParallel, ``torch.compile``) are not kept.
+    folder. Memory format, type (``load_pretrained`` gives float32), a neuron's backend and wrappers
+    (DistributedDataParallel, ``torch.compile``) are not kept.
 
     Args:
         model: its keywords are written too, so ``timm`` rebuilds it without them.
@@ -43,17 +46,21 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
 
     Raises:
         FileExistsError: the folder holds something, or is ".".
-        ValueError: ``timm`` did not build the model, it was changed afterwards (folded, a layer replaced), one of its
-            keywords is an object, or the number of names is not that of the classes.
+        ValueError: ``timm`` did not build the model, it was changed afterwards (folded, a layer replaced or set
+            otherwise), one of its keywords is an object, or the names are not one a class.
         OSError: the folder cannot be written.
     """
     model, folder = unwrap_model(model), Path(folder)
-    name = type(model).__name__
     if "architecture" not in (getattr(model, "pretrained_cfg", None) or {}):
-        raise ValueError(f"The model is a {name} that timm did not create, so no config rebuilds it; use create_model.")
+        raise ValueError(
+            f"The model is a {type(model).__name__} that timm did not create, so no config rebuilds it; use "
+            "create_model."
+        )
     described: dict[str, Any] = {}
     if label_names is not None:
-        described["label_names"] = list(label_names)
+        if isinstance(label_names, str) or not isinstance(label_names, Iterable):
+            raise ValueError(f"label_names is {label_names!r}; it needs the names of the classes in a list.")
+        described["label_names"] = list(map(str, label_names))
         if (count := len(described["label_names"])) != model.num_classes:
             raise ValueError(f"label_names has {count} names for {model.num_classes} classes; give one a class.")
     if not folder.name or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
@@ -62,12 +69,13 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
     content = save(tensors, {"format": "pt"})
     described["sha256"] = hashlib.sha256(content).hexdigest()
     # timm leaves out dropout, which changes nothing in evaluation, but training goes on with it
-    dropout = {key: rate for key, rate in getattr(model, "_model_args", {}).items() if key.endswith("drop_rate")}
+    keywords = getattr(model, "_model_args", {})
+    dropout = {key: rate for key, rate in keywords.items() if "drop" in key and key.endswith("rate")}
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir(parents=True)
         save_config_for_hf(model, unfinished / CONFIG, model_config=described, model_args=dropout)
-        _check_rebuilds(unfinished, tensors, name)
+        _check_rebuilds(unfinished, model)
         (unfinished / WEIGHTS).write_bytes(content)
         unfinished.replace(folder)
     except OSError as error:
@@ -76,20 +84,30 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _check_rebuilds(folder: Path, tensors: dict[str, Tensor], name: str) -> None:
-    """Raise ValueError where the config in ``folder`` builds a network with other tensors."""
+def _check_rebuilds(folder: Path, model: nn.Module) -> None:
+    """Raise ValueError where the config in ``folder`` builds a network with other tensors or layers."""
     with torch.device("meta"):
-        rebuilt = timm.create_model(f"local-dir:{folder}").state_dict()
-    differing = [
-        key
-        for key in {**rebuilt, **tensors}
-        if key not in rebuilt or key not in tensors or rebuilt[key].shape != tensors[key].shape
-    ]
-    if differing:
+        rebuilt = _describe(timm.create_model(f"local-dir:{folder}"))
+    given = _describe(model)
+    if differing := [key for key in rebuilt | given if rebuilt.get(key) != given.get(key)]:
         shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
         raise ValueError(
-            f"The {name} is not the network that its keywords build ({shown}); save it before it is folded or changed."
+            f"The {type(model).__name__} is not the network that its keywords build ({shown}); save it before it is "
+            "folded or changed."
         )
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    """What the layers say of themselves, and the shapes of the tensors.
+
+    Without what changes no result: a neuron's backend, and whether BatchNorms are synchronised.
+    """
+    layers = {
+        name or "itself": (type(module).__name__, re.sub(r", backend=\w+", "", module.extra_repr()))
+        for name, module in model.named_modules()
+        if not isinstance(module, _BatchNorm)
+    }
+    return layers | {key: value.shape for key, value in model.state_dict().items()}
 
 
 def load_pretrained(source: str | Path) -> nn.Module:
