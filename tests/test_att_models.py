@@ -15,7 +15,8 @@ from spikingjelly.activation_based import functional
 from torch import nn
 
 import gac_sj
-from gac_sj.analysis import measure_energy, non_spiking_layers
+from gac_sj.analysis import measure_energy, non_spiking_layers, summarize
+from gac_sj.checkpoint import save_pretrained
 from gac_sj.export import split
 from gac_sj.membrane_attention import ATTENTIONS, ChannelAttention, MembraneAttention, SpatialAttention
 from gac_sj.models import MASNN, MODULES, MSBlock, MSResNet
@@ -359,6 +360,12 @@ def test_energy_of_attention_in_every_block_against_one_in_the_encoder():
         (small, dict(block_attention="ACS"), "'ACS' does not exist; choose one of TA, CA, SA, TCA, TSA, CSA, TCSA"),
         (small, dict(spike_driven=True), "spike_driven and block_attention='TCSA'.*leave one out"),
         (small, dict(block_channel_reduction=0), "reduction is 0"),
+        (small, dict(block_attention="none", block_temporal_reduction=-5), "block_temporal_reduction is -5"),
+        (small_ma_snn, dict(channels=[]), r"channels is \[\]; it needs one number or more"),
+        (small_ma_snn, dict(block_attention="none", block_channel_reduction=0), "block_channel_reduction is 0"),
+        (small_ma_snn, dict(hidden=0), "hidden is 0"),
+        (small_ma_snn, dict(img_size="abc"), "img_size is 'abc'; it must be a whole number"),
+        (small_ma_snn, dict(img_size=[32]), r"img_size is \[32\].*multiple of 16"),
         (small_ma_snn, dict(img_size=20), "img_size is 20.*multiple of 16"),
         (small_ma_snn, dict(input_pool=0), "input_pool is 0"),
         (small_ma_snn, dict(block_attention="XA"), "'XA' does not exist"),
@@ -367,6 +374,23 @@ def test_energy_of_attention_in_every_block_against_one_in_the_encoder():
 def test_bad_arguments_are_named(build, options, words):
     with pytest.raises(ValueError, match=words):
         build(**options)
+
+
+def test_ma_snn_says_its_size_and_is_summarised():
+    model = small_ma_snn(img_size=(32, 64))
+    assert model.pretrained_cfg["input_size"] == (2, 32, 64)
+    summary = summarize(model)
+    assert summary.shapes["lif"] == (4, 8, 16, 2, 4)  # 8 sequences of events, 1/16 of the pixels
+
+
+@pytest.mark.parametrize("num_classes", [0, 4])
+def test_ma_snn_is_fitted_to_another_task(tmp_path, num_classes):
+    model = small_ma_snn()
+    nn.init.uniform_(model.hidden.norm.weight)
+    save_pretrained(model, tmp_path / "net")
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True, num_classes=num_classes)
+    assert torch.equal(loaded.hidden.norm.weight, model.hidden.norm.weight)
+    assert loaded(torch.rand(4, 2, 2, 32, 32)).shape == (2, num_classes or 12)
 
 
 def test_bad_inputs_are_named():

@@ -19,9 +19,9 @@ import gac_sj
 from gac_sj import command_line, env, export
 from gac_sj._compat import nir_exchange
 from gac_sj.analysis import measure_energy
+from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.checkpoint import load_pretrained, reference_names, save_pretrained
 from gac_sj.commands import predict
-from gac_sj.commands.networks import draw_inputs
 from gac_sj.ops.dispatch import why_not
 
 SMALL = "gac_ms_resnet8_cifar"
@@ -119,7 +119,7 @@ class TestShell:
         assert all(line.startswith("import time:") for line in lines)
         imported = {line.split()[-1] for line in lines}
         assert "timm" in imported
-        assert not {"pandas", "sklearn", "nir", "onnx", "onnxruntime", "gac_sj.export.onnx"} & imported
+        assert not {"pandas", "sklearn", "nir", "onnx", "onnxruntime"} & imported
 
 
 def test_env(command):
@@ -185,6 +185,11 @@ class TestSummary:
         assert f"encoder {2 * 9 * 2 * 16 * 32**2 / 1e6:,.1f} million" in said
         assert "1 generated sequences of event frames" in said
 
+    def test_frames_of_another_size(self, command):
+        options = "{img_size: 32, channels: [4, 4], hidden: 8}"
+        said = command("summary", "ma_snn", "-T", 2, "--images", 1, "--options", options)
+        assert "[2, 1, 4, 4, 4]" in said  # 32 x 32, of which 4 x 4 are summed, then 2 x 2 averaged
+
     @pytest.mark.parametrize(
         "arguments,words",
         [
@@ -193,7 +198,8 @@ class TestSummary:
             ([SMALL, "--recipe", "best"], "The recipe 'best' does not exist"),
             ([SMALL, "-T", "0"], "T is 0"),
             ([SMALL, "--options", "{colour: red}"], "colour"),
-            ([SMALL, "--options", "{drop_rate: 3}"], "cannot be built with drop_rate=3: out of range"),
+            ([SMALL, "--options", "{drop_rate: 3}"], "drop_rate is 3, a probability; give at least 0 and less than 1"),
+            ([SMALL, "--options", "{features_only: true}"], "features_only is given"),
             ([SMALL, "--options", "{checkpoint_path: a.safetensors}"], "--options has checkpoint_path; for weights"),
             ([SMALL, "--options", "red"], "--options is 'red'"),
             ([SMALL, "--options", "{"], "--options is '{'"),
@@ -254,9 +260,12 @@ class TestConvert:
         assert "nothing.pth does not exist" in command("convert", "nothing.pth", tmp_path / "net", *given, status=2)
         published[1].write_bytes(published[1].read_bytes()[:999])
         assert "truncated" in command("convert", published[1], tmp_path / "net", *given, status=2)
-        assert "does not exist" in command("convert", "no.safetensors", tmp_path / "net", status=2)
+        for name in ("nothing.pth", "nothing", "no.safetensors"):
+            assert f"{name} does not exist" in command("convert", name, tmp_path / "net", status=2)
         given = ["-T", 2, "--model", SMALL, "--dataset", "digits"]
-        assert "leave out T, model, dataset" in command("convert", "no.safetensors", tmp_path / "net", *given, status=2)
+        (tmp_path / "run").mkdir()
+        said = command("convert", tmp_path / "run", tmp_path / "net", *given, status=2)
+        assert "leave out T, model, dataset" in said
 
     def test_a_folder_gets_other_names(self, command, weights, tmp_path):
         (tmp_path / "names").write_text("Katze\nHund\nAal\n")
@@ -304,7 +313,7 @@ class TestExport:
         command("export", weights, tmp_path / "a.nir", "--no-spikes-only")
         assert exporters["to_nir"].call_args.kwargs == {"spikes_only": False}
         said = command("export", weights, tmp_path / "a.pt2", "--tolerance", 0.5, "--spikes-only", status=2)
-        assert "is written as program, which has no spikes_only, tolerance" in said
+        assert "is written as program, which has no --spikes-only, --tolerance" in said
 
     def test_bad_input(self, command, exporters, weights, tmp_path):
         assert "a.txt has no known ending" in command("export", weights, tmp_path / "a.txt", status=2)
@@ -312,6 +321,14 @@ class TestExport:
         assert "neither" in command("export", "nothing", tmp_path / "a.onnx", status=2)
         exporters["to_onnx"].side_effect = ValueError("The export needs onnx; pip install 'gac_sj[onnx]'.")
         assert "needs onnx" in command("export", weights, tmp_path / "a.onnx", status=2)
+
+
+def test_nir_advises_options(command, tmp_path):
+    said = command("export", SMALL, tmp_path / "a.nir", status=2)
+    if find_spec("spikingjelly.activation_based.nir_exchange") is None:
+        assert "2.0.0" in said
+    elif find_spec("nir") and find_spec("nirtorch"):
+        assert "with --options '{spike_driven: true}' (" in said and "or pass --no-spikes-only for" in said
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from encoders import AVAILABLE
-from spikingjelly.activation_based import base, functional, neuron, surrogate
+from spikingjelly.activation_based import base, functional, layer, neuron, surrogate
 from timm.data import resolve_data_config
 from torch import nn
 
@@ -329,6 +329,12 @@ def test_the_reference_recipe_is_strict_everywhere():
         (dict(neuron="sigmoid", recipe="reference"), "'sigmoid' fires at the threshold.*'reference'"),
         (dict(neuron="sigmoid", encoder="direct", recipe="reference"), "'sigmoid' fires at the threshold"),
         (dict(init="xavier"), "'xavier'"),
+        (dict(channels=[]), r"channels is \[\]; it needs one number or more"),
+        (dict(blocks=3), "blocks is 3; it needs one number or more"),
+        (dict(blocks=(1, 1)), r"blocks, channels and strides are \(1, 1\), .* equally long"),
+        (dict(strides=[0, 0, 0]), "strides is 0"),
+        (dict(drop_rate=5), "drop_rate is 5.*give at least 0 and less than 1"),
+        (dict(features_only=True), "features_only is given.*forward_features"),
     ],
 )
 def test_bad_arguments_are_named(options, words):
@@ -352,6 +358,24 @@ def test_summary_reports_firing_rates_and_leaves_the_model_as_it_was():
     ours = summarize(small(recipe="unit_gate")).firing_rates["stages.0.0.lif1"]
     assert ours > 3 * summary.firing_rates["stages.0.0.lif1"]
     assert summarize(small(encoder="poisson")).firing_rates
+
+
+def test_summary_of_a_network_with_an_attached_encoder():
+    """Its encoder has another name, and its neurons keep their state between calls."""
+    network = nn.Sequential(
+        *(layer.Conv2d(3, 4, 3, bias=False), layer.BatchNorm2d(4), neuron.LIFNode()),
+        *(layer.Conv2d(4, 4, 3, bias=False), neuron.LIFNode()),
+    )
+    functional.set_step_mode(network, "m")
+    gac_sj.attach(network, T=2, at="0")
+    network(images(4))
+    for count in (1, 2):
+        summary = summarize(network, images(count))
+        assert summary.parameters - summary.encoder_parameters == 4 * 4 * 9
+        assert summary.shapes["4"] == (2, count, 4, 12, 12)
+    assert network[4].v == 0.0
+    with pytest.raises(ValueError, match=r"Sequential does not say which inputs it takes.*give some"):
+        summarize(network)
 
 
 def test_firing_rates_count_spikes_over_all_calls():

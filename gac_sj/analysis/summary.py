@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gac_sj.analysis.firing_rates import firing_rates
+from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.analysis.modes import in_mode
+from gac_sj.encoder import Encoder
+from gac_sj.neuron import reset_states
 
 __all__ = ["Summary", "summarize"]
 
@@ -48,19 +51,18 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
     """Run a network once as it is, with batch statistics as in training, and report its firing rates.
 
     At initialisation this shows layers that never fire, which train slowly (the published encoder has one).
-    Weights and running statistics are left as they were.
+    Weights and running statistics are left as they were, neurons reset.
 
     Args:
-        model: a network of :mod:`gac_sj.models`.
-        images: ``[N, C, H, W]`` or a sequence; None draws 8 images of the model's input size, standard normal as
-            normalised pixels are, or uniform in [0, 1] where the encoder needs that.
+        model: a network of :mod:`gac_sj.models`, or one changed by :func:`gac_sj.attach`; in step mode "m".
+        images: ``[N, C, H, W]`` or a sequence; None draws 8 inputs (:func:`gac_sj.analysis.inputs.draw_inputs`), which
+            only the former allow.
+
+    Raises:
+        ValueError: no images, and the network does not say which it takes.
     """
     if images is None:
-        size = (8, model.encoder.in_channels, *model.pretrained_cfg["input_size"][1:])
-        generator = torch.Generator().manual_seed(0)
-        draw = torch.rand if model.encoder.needs_unit_range else torch.randn
-        parameter = next(model.parameters())
-        images = draw(size, generator=generator).to(parameter.device, parameter.dtype)
+        images, _ = draw_inputs(model, 8)
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = [
         module.register_forward_hook(
@@ -69,18 +71,22 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
         for name, module in model.named_modules()
     ]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    reset_states(model)
     try:
         with in_mode(model, training=True), firing_rates(model) as rates, FlopCounterMode(display=False) as arithmetic:
             model(images)
     finally:
         for hook in hooks:
             hook.remove()
+        reset_states(model)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     return Summary(
         name=model._get_name(),
         parameters=sum(p.numel() for p in model.parameters()),
-        encoder_parameters=sum(p.numel() for p in model.encoder.parameters()),
+        encoder_parameters=sum(
+            p.numel() for module in model.modules() if isinstance(module, Encoder) for p in module.parameters()
+        ),
         macs=arithmetic.get_total_flops() // (2 * images.shape[-4]),
         shapes=shapes,
         firing_rates=rates,

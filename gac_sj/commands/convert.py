@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import nn
 
 from gac_sj.checkpoint import load_reference_state_dict, read_reference, save_pretrained
-from gac_sj.commands.networks import WEIGHTS, add_options, build, open_weights, options, parameters
+from gac_sj.commands.networks import WEIGHTS, add_options, build, is_there, open_weights, options, parameters
 from gac_sj.data import DATASETS
 
 #: Data sets of colour images, as all published networks take.
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: options that do not fit, weights that cannot be read or do not fit, a folder that exists.
     """
+    if not is_there(args.weights):
+        raise ValueError(f"{args.weights} does not exist; give a published .pth, or {WEIGHTS}.")
     knows_its_network = args.weights.endswith(".safetensors") or ":" in args.weights or Path(args.weights).is_dir()
     model = _as_it_is(args) if knows_its_network else _published(args)
     labels = None

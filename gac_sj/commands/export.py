@@ -15,10 +15,13 @@ from pathlib import Path
 
 import torch
 
-from gac_sj.commands.networks import add_network, draw_inputs, open_network
+from gac_sj.analysis.inputs import draw_inputs
+from gac_sj.commands.networks import add_network, open_network
 
 #: Each format's ending and the options that are its own.
 FORMATS = {"onnx": (".onnx", {"tolerance"}), "program": (".pt2", set()), "nir": (".nir", {"spikes_only"})}
+#: What the exporters advise, as options.
+ADVICE = {"spike_driven=True": "--options '{spike_driven: true}'", "pass spikes_only=False": "pass --no-spikes-only"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{reason}; the formats are {', '.join(FORMATS)}; choose one with --format.")
     given = {name: getattr(args, name) for name in ("tolerance", "spikes_only") if getattr(args, name) is not None}
     if unknown := given.keys() - FORMATS[kind][1]:
-        raise ValueError(f"{args.file} is written as {kind}, which has no {', '.join(sorted(unknown))}; leave it out.")
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unknown))
+        raise ValueError(f"{args.file} is written as {kind}, which has no {named}; leave it out.")
     from gac_sj.export import split, to_nir, to_onnx, to_program
 
     model, _ = open_network(args)
@@ -64,5 +68,11 @@ def run(args: argparse.Namespace) -> None:
         to_program(model, images, args.file)
     else:
         encoder, backbone = split(model)
-        to_nir(backbone, encoder(images), args.file, **given)
+        try:
+            to_nir(backbone, encoder(images), args.file, **given)
+        except ValueError as error:
+            said = str(error)
+            for keyword, option in ADVICE.items():
+                said = said.replace(keyword, option)
+            raise ValueError(said) from error
     print(f"{args.file}: {kind}, {args.file.stat().st_size / 2**20:,.1f} MiB")

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from gac_sj.checkpoint import load_pretrained
 from gac_sj.encoding import ENCODERS, RECIPES
@@ -21,7 +21,7 @@ __all__ = [
     "add_network",
     "add_options",
     "build",
-    "draw_inputs",
+    "is_there",
     "names",
     "open_network",
     "open_weights",
@@ -86,7 +86,7 @@ def build(name: str, **keywords: Any) -> nn.Module:
         return timm.create_model(name, **keywords)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-        raise ValueError(f"{name} cannot be built with {given}: {str(error) or 'out of range'}") from error
+        raise ValueError(f"{name} cannot be built with {given}: {error}") from error
 
 
 def open_network(args: argparse.Namespace) -> tuple[nn.Module, bool]:
@@ -98,13 +98,18 @@ def open_network(args: argparse.Namespace) -> tuple[nn.Module, bool]:
     keywords = options(args)
     if args.network in names():
         return build(args.network, **keywords).eval(), False
-    if ":" not in args.network and not Path(args.network).exists():
+    if not is_there(args.network):
         raise ValueError(
             f"{args.network!r} is neither a network nor a folder or file of weights; gac-sj models lists the networks."
         )
     if keywords:
         raise ValueError(f"{args.network} holds its own options; leave out {', '.join(keywords)}.")
     return open_weights(args.network), True
+
+
+def is_there(source: str) -> bool:
+    """Whether a file or folder exists; what has a colon, :func:`open_weights` looks up."""
+    return ":" in source or Path(source).exists()
 
 
 def open_weights(source: str) -> nn.Module:
@@ -121,19 +126,3 @@ def open_weights(source: str) -> nn.Module:
 
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def draw_inputs(model: nn.Module, count: int) -> tuple[Tensor, str]:
-    """Inputs as a network takes them, the same at every call, and words that say what they are.
-
-    Images ``[count, C, H, W]``, as :func:`gac_sj.analysis.summarize` draws them; for a network of two channels, which
-    are the polarities of events, sequences of frames ``[T, count, 2, H, W]``.
-    """
-    generator = torch.Generator().manual_seed(0)
-    size = (count, model.encoder.in_channels, *model.pretrained_cfg["input_size"][1:])
-    if model.encoder.in_channels == 2:
-        frames = torch.full((model.T, *size), 0.1).bernoulli(generator=generator)
-        return frames, f"{count} generated sequences of event frames (each pixel with a chance of 0.1)"
-    if model.encoder.needs_unit_range:
-        return torch.rand(size, generator=generator), f"{count} generated images (uniform in [0, 1])"
-    return torch.randn(size, generator=generator), f"{count} generated images (standard normal pixels)"

@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gac_sj import LIFNode
 from gac_sj.analysis import Energy, firing_rates, measure_energy, summarize
+from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.analysis.modes import in_mode
-from gac_sj.commands.networks import add_network, draw_inputs, open_network
+from gac_sj.commands.networks import add_network, open_network
 from gac_sj.ops.dispatch import choose
 
 

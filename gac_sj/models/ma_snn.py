@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gac_sj import membrane_attention
 from gac_sj.attention import positive
 from gac_sj.encoder import Encoder
-from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
+from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create, positives
 from gac_sj.neuron import LIFNode
 
 __all__ = ["MASNN"]
@@ -52,8 +52,8 @@ class MASNN(EncodedNetwork):
         frames ``[T, N, in_chans, H, W]`` or images ``[N, in_chans, H, W]`` -> rates ``[N, num_classes]`` in [0, 1].
 
     Raises:
-        ValueError: an unknown encoder, preset or attention; a size that cannot be divided; input of another shape (on
-            the call).
+        ValueError: an unknown encoder, preset or attention; a number that is no positive whole number; a size that
+            cannot be divided; input of another shape (on the call).
         TypeError: a keyword that the encoder does not have.
     """
 
@@ -75,15 +75,18 @@ class MASNN(EncodedNetwork):
         **encoder_options: Any,
     ):
         super().__init__(T, num_classes)
-        self.img_size = tuple(to_2tuple(img_size))
+        channels = positives("channels", channels)
+        self.img_size = positives("img_size", to_2tuple(img_size))
         divisor = positive("input_pool", input_pool) * 2 ** (len(channels) - 1)
-        if any(side % divisor for side in self.img_size):
+        if len(self.img_size) != 2 or any(side % divisor for side in self.img_size):
             raise ValueError(
                 f"img_size is {img_size}, and {input_pool} x {input_pool} pixels are summed, later 2 x 2 averaged "
                 f"{len(channels) - 1} times; give a multiple of {divisor}, or another input_pool."
             )
+        positive("block_temporal_reduction", block_temporal_reduction)
+        positive("block_channel_reduction", block_channel_reduction)
         self.num_features = channels[-1]
-        self.head_hidden_size = hidden
+        self.head_hidden_size = positive("hidden", hidden)
         self.encoder, make_neuron = build_encoder(
             encoder,
             recipe,
@@ -194,4 +197,14 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def ma_snn(pretrained: bool = False, **kwargs: Any) -> MASNN:
     """The MA-SNN convolutional network for DVS128 Gesture (arXiv 2209.13929): 60 frames of 128 x 128 pixels."""
-    return create(MASNN, "ma_snn", {}, pretrained, kwargs)
+    return create(MASNN, "ma_snn", {"pretrained_filter_fn": _for_task}, pretrained, kwargs)
+
+
+def _for_task(weights: dict[str, Tensor], model: MASNN) -> dict[str, Tensor]:
+    """Without the head's BatchNorm where it has other classes, as timm leaves out ``head.linear``."""
+    own = model.state_dict()
+    return {
+        name: value
+        for name, value in weights.items()
+        if not (name.startswith("head.norm.") and name in own and value.shape != own[name].shape)
+    }

@@ -18,7 +18,8 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gac_sj import membrane_attention
-from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
+from gac_sj.attention import positive
+from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create, positives
 from gac_sj.stem import conv_bn
 
 __all__ = ["MSBlock", "MSResNet"]
@@ -131,8 +132,9 @@ class MSResNet(EncodedNetwork):
 
     Raises:
         ValueError: an unknown encoder, stem, preset, downsampling or attention; the recipe "reference" with the neuron
-            "sigmoid", which fires at the threshold; ``spike_driven`` with attention, which receives no spikes; T below
-            1; input of another shape (on the call).
+            "sigmoid", which fires at the threshold; ``spike_driven`` with attention, which receives no spikes; a number
+            out of its range; ``blocks``, ``channels`` and ``strides`` of different lengths; input of another shape (on
+            the call).
         TypeError: a keyword that the encoder does not have.
     """
 
@@ -164,6 +166,16 @@ class MSResNet(EncodedNetwork):
                 f"spike_driven and block_attention={block_attention!r} are given, and attention on membrane potentials "
                 "receives no spikes; leave one out."
             )
+        blocks = positives("blocks", blocks)
+        channels, strides = positives("channels", channels), positives("strides", strides)
+        if not len(blocks) == len(channels) == len(strides):
+            raise ValueError(
+                f"blocks, channels and strides are {blocks}, {channels} and {strides}; make them equally long."
+            )
+        positive("block_temporal_reduction", block_temporal_reduction)
+        positive("block_channel_reduction", block_channel_reduction)
+        if not 0 <= drop_rate < 1:
+            raise ValueError(f"drop_rate is {drop_rate}, a probability; give at least 0 and less than 1.")
         self.downsample = downsample
         self.spike_driven = spike_driven
         self.drop_rate = drop_rate
@@ -186,7 +198,7 @@ class MSResNet(EncodedNetwork):
             return MSBlock(channels_in, channels_out, stride, make_neuron, downsample, spike_driven, attention)
 
         stages, width = [], stem_channels
-        for depth, out, stride in zip(blocks, channels, strides, strict=True):
+        for depth, out, stride in zip(blocks, channels, strides):
             firsts = [(width, stride)] + [(out, 1)] * (depth - 1)
             stages.append(nn.Sequential(*(block(i, out, s) for i, s in firsts)))
             width = out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from gac_sj.attention import positive
 from gac_sj.encoder import Encoder
 from gac_sj.encoding import ENCODERS, create_encoder
 from gac_sj.models.spike_bytes import spikes_as_bytes
 from gac_sj.neuron import LIFNode, preset, reset_states
 
-__all__ = ["EncodedNetwork", "SpikingBlock", "build_encoder", "create"]
+__all__ = ["EncodedNetwork", "SpikingBlock", "build_encoder", "create", "positives"]
 
 #: Keywords of timm's builder, not of a network.
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
@@ -157,6 +158,8 @@ def build_encoder(
 def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]):
     """A network as timm builds it; direct coding is the default where the variant's name does not begin with gac_."""
     given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
+    if kwargs.get("features_only"):
+        raise ValueError(f"features_only is given, and {variant} cannot be cut by timm; call its forward_features.")
     kwargs = defaults | {"encoder": "gac" if variant.startswith("gac_") else "direct"} | kwargs
     encoder = ENCODERS.get(kwargs["encoder"])
     if encoder is not None and encoder.needs_unit_range:
@@ -167,9 +170,22 @@ def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretra
     model = build_model_with_cfg(kind, variant, pretrained, **kwargs)
     # timm writes both into a folder of weights; what is a default today may be another one tomorrow
     model.in_chans = model.encoder.in_channels
+    if hasattr(model, "img_size"):  # after the loading, which compares what the weights were made for
+        model.pretrained_cfg["input_size"] = (model.pretrained_cfg["input_size"][0], *model.img_size)
     recipe = {"recipe": model.encoder.recipe} if hasattr(model.encoder, "recipe") else {}
     model._model_args = {"T": model.T, "encoder": kwargs["encoder"]} | recipe | given
     return model
+
+
+def positives(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    """``values`` as ints.
+
+    Raises:
+        ValueError: no list, an empty one, or a number that is no whole number of at least 1.
+    """
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError(f"{name} is {values!r}; it needs one number or more, in a list; give at least 1 each.")
+    return tuple(positive(name, value) for value in values)
 
 
 def _classes(number: int) -> int:
