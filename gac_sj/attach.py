@@ -34,6 +34,10 @@ STEMS: dict[str, tuple[str, ...]] = {
 }
 
 
+#: Keywords of the encoder that the network and its stem decide.
+_DECIDED = {"stem", "in_channels", "channels", "step_mode"}
+
+
 @dataclass(frozen=True)
 class Attached:
     """What :func:`attach` did to a network; ``str()`` says it in words.
@@ -101,7 +105,9 @@ def attach(
 
     Feed images ``[N, C, H, W]`` or a sequence ``[T, N, C, H, W]`` (the encoder's step mode is that of the network's
     neurons; in "s" feed T times the same images). An image that the network repeats itself before its stem is encoded
-    T times; SpikingJelly's models no longer do that. Load a checkpoint of the bare network before attaching.
+    T times; SpikingJelly's models no longer do that. Load a checkpoint of the bare network before attaching. Attach
+    before a network around this one is first reset: SpikingJelly 2.0.0 keeps a list of what it resets (else call
+    ``functional.invalidate_reset_cache`` on the outer one).
 
     Args:
         network: a model of the table, or any network with ``at``.
@@ -112,31 +118,41 @@ def attach(
             first layer.
         until: name of the stem's last module; None is the first neuron after ``at``.
         neuron: "stem" is the stem's own, or what the encoder brings where the stem has none. A preset or a module
-            replaces it. With None, and in encoders that take no neuron, there is none in the encoder (GAC's gate weighs
-            the current), and the stem's own stays behind it.
-        encoder_options: further keywords of the encoder's class.
+            replaces it. The stem's own is kept as it is: of GAC's recipe only gain and output count then. With None,
+            and in encoders that take no neuron, there is none in the encoder (GAC's gate weighs the current), and the
+            stem's own stays behind it.
+        encoder_options: further keywords of the encoder's class, but for those that the stem and the network decide.
 
     Returns:
         ``network``, with an :class:`Attached` as its attribute ``attached``.
 
     Raises:
         ValueError: no recognisable stem, a name that does not fit, an encoder that is there already, another T than the
-            network was built for, or what the encoder refuses. The network is as it was then.
+            network was built for, a neuron that stands elsewhere too or has no place in the encoder, or what the
+            encoder refuses. The network is as it was then.
     """
     for name, module in network.named_modules():
         if isinstance(module, Encoder):
             there = f"{_kind(network)} has an encoder already ({name or 'itself'}, {_kind(module)})"
             raise ValueError(f"{there}; attach needs a network with its own stem; build it anew.")
+    for keyword, name in dict(at=at, until=until).items():
+        if not isinstance(name, str | None):
+            raise ValueError(f"{keyword}= is no name but {_kind(name)}; give a module's name, as in {keyword}='conv1'.")
+    if decided := _DECIDED.intersection(encoder_options):
+        raise ValueError(f"{', '.join(sorted(decided))}: the network and its stem decide that; leave it out.")
     parts, own = _find_stem(network, at or _known_stem(network), until)
-    if neuron == "stem" and encoder == "gac" and _weighs_current(**encoder_options):
-        neuron = None
     layers = [child for name in parts for child in _layers(network.get_submodule(name))]
-    options = _neuron_options(encoder, neuron, network.get_submodule(own) if own else None)
-    if own and options.get("neuron") is not None:
-        parts.append(own)
     modes = (getattr(module, "step_mode", "m") for module in network.modules() if _is_neuron(module))
-    options |= dict(T=_steps(network, T), step_mode=next(modes, "m"), **_channels(layers))
-    built = create_encoder(encoder, stem=nn.Sequential(*layers), **options | encoder_options)
+    options = dict(T=_steps(network, T), step_mode=next(modes, "m"), **_channels(layers)) | encoder_options
+    try:
+        options = _neuron_options(encoder, neuron, own and network.get_submodule(own), encoder_options) | options
+        built = create_encoder(encoder, stem=nn.Sequential(*layers), **options)
+    except TypeError as error:  # Python's own, about keywords
+        raise ValueError(f"The encoder {encoder!r} refuses what it was given: {error}; change that.") from error
+    if own and options.get("neuron") is not None:
+        if built.neuron is network.get_submodule(own):
+            _require_one_place(network, own)
+        parts.append(own)
     _match(built, network)
 
     before = set(network.parameters())
@@ -164,8 +180,8 @@ def attach(
     return network
 
 
-def _kind(module: nn.Module) -> str:
-    return type(module).__name__
+def _kind(of: object) -> str:
+    return type(of).__name__
 
 
 def _is_neuron(module: nn.Module) -> bool:
@@ -262,18 +278,38 @@ def _weighs_current(recipe: str = DEFAULT_RECIPE, output: str | None = None, **_
     return (output or (recipe in RECIPES and RECIPES[recipe].output)) == "current"
 
 
-def _neuron_options(encoder: str, neuron: nn.Module | str | None, own: nn.Module | None) -> dict[str, Any]:
+def _neuron_options(
+    encoder: str, neuron: nn.Module | str | None, own: nn.Module | None, encoder_options: dict[str, Any]
+) -> dict[str, Any]:
     """The encoder's keywords that concern its neuron."""
     kind = ENCODERS.get(encoder, Encoder)
     accepted = signature(kind).parameters.get("neuron")
+    if kind is GatedAttentionCoding and _weighs_current(**encoder_options):
+        if neuron not in ("stem", None):
+            given = neuron if isinstance(neuron, str) else _kind(neuron)
+            raise ValueError(
+                f"The gate weighs the current, and neuron={given!r} has no place there; leave neuron= out."
+            )
+        neuron = None
     if neuron == "stem":
         return {} if accepted is None or own is None else {"neuron": own}
-    if neuron is None and (accepted is None or kind is GatedAttentionCoding):
+    if neuron is None and (
+        accepted is None or (kind is GatedAttentionCoding and encoder_options.get("output") != "spikes")
+    ):
         return {"output": "current"} if accepted else {}
     if accepted is None or (neuron is None and accepted.default is not None):
         needs = "takes no" if accepted is None else "needs a"
         raise ValueError(f"The encoder {encoder!r} {needs} neuron, and neuron is {neuron!r}; leave neuron= out.")
     return {"neuron": neuron}
+
+
+def _require_one_place(network: nn.Module, own: str) -> None:
+    node = network.get_submodule(own)
+    places = [name for name, module in network.named_modules(remove_duplicate=False) if module is node]
+    if len(places) > 1:
+        raise ValueError(
+            f"{' and '.join(places)} are one neuron, which the encoder would reset for both; give each its own."
+        )
 
 
 def _steps(network: nn.Module, T: int | None) -> int:

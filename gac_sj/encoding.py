@@ -82,8 +82,8 @@ class GatedAttentionCoding(Encoder):
         attention: "both", or "temporal" or "spatial" alone (:class:`gac_sj.attention.GatedAttentionUnit`).
 
     Raises:
-        ValueError: an unknown recipe or output, a neuron where the gate is on the current, a number out of its range;
-            on the call, a stem with other channels.
+        ValueError: an unknown recipe, output or preset, a neuron where the gate is on the current, a number out of its
+            range; on the call, a stem with other channels.
     """
 
     def __init__(
@@ -120,15 +120,14 @@ class GatedAttentionCoding(Encoder):
         self.gau = GatedAttentionUnit(
             T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain, attention
         )
-        self.neuron = None
-        if output == "spikes":
-            self.neuron = neuron if isinstance(neuron, nn.Module) else form.neuron(neuron)
+        node = neuron if isinstance(neuron, nn.Module) else form.neuron(neuron)
+        self.neuron = node if output == "spikes" else None
 
     @property
     def is_reference(self) -> bool:
         """Whether this is the published recipe, and its gate, parts and output are not overridden."""
-        published = self.recipe == "reference" and self.gau.gain == 1.0 and self.neuron is not None
-        return published and self.gau.attention == "both"
+        strict = getattr(getattr(self.neuron, "surrogate_function", None), "strict", False)
+        return self.recipe == "reference" and self.gau.gain == 1.0 and strict and self.gau.attention == "both"
 
     def encode(self, x: Tensor) -> Tensor:
         z = self.features(x)

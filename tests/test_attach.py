@@ -218,7 +218,7 @@ def test_where_the_stem_has_no_neuron_the_encoder_brings_one(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_copies_files_and_step_modes(name):
+def test_copies_and_files(name):
     network = attached(name)
     expected = run(network, images())
     copies = [copy.deepcopy(network)]
@@ -405,6 +405,17 @@ def test_the_encoder_has_the_type_and_the_training_mode_of_the_network():
         (dict(at="conv1", encoder="gack"), "encoder 'gack' does not exist"),
         (dict(at="conv1", encoder="poisson", neuron="cifar"), "'poisson' takes no neuron"),
         (dict(at="conv1", encoder="direct_matched", neuron=None), "'direct_matched' needs a neuron"),
+        (dict(at="conv1", encoder="direct", output="current"), "'direct' refuses .*'output'"),
+        (dict(at="conv1", encoder="poisson", recipe="current"), "'poisson' refuses .*'recipe'"),
+        (dict(at="conv1", encoder=["gac"]), r"\['gac'\] refuses"),
+        (dict(at="conv1", foo=1), "'gac' refuses .*'foo'"),
+        (dict(at="conv1", stem=None, channels=12), "^channels, stem: the network and its stem decide that"),
+        (dict(at="conv1", in_channels=3, step_mode="s"), "^in_channels, step_mode: the network"),
+        (dict(at=nn.Conv2d(2, 6, 3)), "at= is no name but Conv2d; give a module's name"),
+        (dict(at="conv1", until=nn.Identity()), "until= is no name but Identity; give a module's name"),
+        (dict(at="conv1", neuron="cifar", recipe="current"), "weighs the current, and neuron='cifar' has no place"),
+        (dict(at="conv1", neuron=neuron.IFNode(), output="current"), "and neuron='IFNode' has no place"),
+        (dict(at="conv1", neuron=None, output="spikes"), "'gac' needs a neuron, and neuron is None"),
         (dict(at="conv1", T=0), "T is 0"),
     ],
     ids=str,
@@ -415,6 +426,20 @@ def test_errors_say_what_to_do_and_change_nothing(names, words):
     with pytest.raises(ValueError, match=words):
         attach(network, **names)
     assert str(network) == before
+
+
+def test_a_neuron_in_two_places_is_an_error_where_the_encoder_would_take_it():
+    network = Own()
+    network.body.append(network.sn1)
+    with pytest.raises(ValueError, match=r"sn1 and body\.1 are one neuron"):
+        attach(network, at="conv1")
+    assert isinstance(network.conv1, nn.Conv2d)
+    assert attach(network, at="conv1", neuron="cifar").body[1] is not encoder_of(network).neuron
+
+
+def test_with_a_neuron_that_fires_at_the_threshold_it_is_not_the_published_encoder():
+    assert not encoder_of(attach(Own(), at="conv1", recipe="reference")).is_reference
+    assert encoder_of(attach(Own(), at="conv1", recipe="reference", neuron="cifar")).is_reference
 
 
 def test_an_encoder_that_is_there_already_is_an_error():

@@ -380,6 +380,7 @@ def test_inputs_of_another_shape_are_named(name, shape, words):
     "call,words",
     [
         (lambda: create_encoder("rate"), "'rate' does not exist; choose one of gac, direct"),
+        (lambda: GatedAttentionCoding(neuron="nope", output="current"), "'nope' does not exist; choose one of cifar"),
         (lambda: GatedAttentionCoding(recipe="best"), "'best' does not exist; choose one of reference"),
         (lambda: GatedAttentionCoding(output="membrane"), "'membrane'"),
         (lambda: GatedAttentionCoding(output="current", neuron=gac_sj.LIFNode()), "no neuron"),
