@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
 
 import pytest
@@ -246,9 +247,8 @@ class TestNIR:
         [
             (lambda: lively(spike_driven=False), 32, r"stages\.1\.0\.shortcut\.1, .*, head of MSResNet"),
             (lambda: own_network(), 8, "^1, 7 of Sequential"),  # gated spikes, means
-            (lambda: timm.create_model("att_ms_resnet8_cifar").eval(), 32, "and 9 more of MSResNet"),
         ],
-        ids=["shortcuts", "behind the gate", "attention"],
+        ids=["shortcuts", "behind the gate"],
     )
     def test_layers_without_spikes(self, network, size, named, tmp_path):
         encoder, backbone = split(network())
@@ -256,9 +256,23 @@ class TestNIR:
         with pytest.raises(ValueError, match=f"{named} get something else than spikes.*spike_driven=True"):
             to_nir(backbone, sequence, tmp_path / "backbone.nir")
         assert not os.listdir(tmp_path)
-        if "more" not in named:  # attention has no NIR node either
-            graph = to_nir(backbone, sequence, spikes_only=False)
-            assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, graph)
+        graph = to_nir(backbone, sequence, spikes_only=False)
+        assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, graph)
+
+    def test_a_network_that_computes_something_else(self):
+        class Doubled(gac_sj.models.MSResNet):
+            def forward(self, x):
+                return 2 * super().forward(x) + 1
+
+        encoder, backbone = split(lively())
+        sequence = encoder(torch.randn(1, 3, 32, 32)).detach()
+        hook = backbone.head.register_forward_hook(lambda module, inputs, output: 2 * output + 1)
+        with pytest.raises(ValueError, match="a hook was changed, which NIR would lose"):
+            to_nir(backbone, sequence)
+        hook.remove()
+        backbone.__class__ = Doubled
+        with pytest.raises(ValueError, match=r"^Doubled calls movedim"):
+            to_nir(backbone, sequence)
 
     def test_what_nir_lacks(self):
         encoder, backbone = split(lively(downsample="max", neuron="sigmoid"))
@@ -342,6 +356,14 @@ class TestNoNIR:
         with pytest.raises(ValueError, match=r"^DirectCoding \(encoder\) stays on the host.*split"):
             to_nir(lively(encoder="direct"), example)
 
+    @pytest.mark.parametrize("name", ["att_ms_resnet8_cifar", "ma_snn"])
+    def test_attention_in_the_blocks_has_none(self, name):
+        _, backbone = split(timm.create_model(name).eval())
+        with pytest.raises(
+            ValueError, match=r"attention on membrane potentials \(.*no part behind its encoder fits NIR"
+        ):
+            to_nir(backbone, torch.zeros(4, 1, 16, 32, 32))
+
     def test_a_release_without_exchange(self, monkeypatch):
         encoder, backbone = split(lively())
         monkeypatch.setitem(sys.modules, "spikingjelly.activation_based.nir_exchange", None)
@@ -407,9 +429,28 @@ class TestONNX:
     def test_a_difference_is_an_error_and_the_file_stays(self, tmp_path):
         path = tmp_path / "model.onnx"
         path.write_bytes(b"old")
-        with pytest.raises(ValueError, match=r"logits differs by .* nothing was written"):
-            to_onnx(own_network(gac_sj.LIFNode), path, torch.randn(1, 3, 8, 8), tolerance=-1.0)
+        encoder, images = gac_sj.DirectCoding(T=2, channels=8).eval(), 1e6 * torch.randn(1, 3, 32, 32)
+        with pytest.raises(ValueError, match=r"output differs by .* nothing was written"):
+            to_onnx(encoder, path, images, tolerance=0.0)
+        for tolerance in (-1.0, float("nan")):
+            with pytest.raises(ValueError, match=rf"tolerance is {tolerance}; .*give a number from 0"):
+                to_onnx(encoder, path, images, tolerance=tolerance)
         assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.onnx"]
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+    def test_types_that_onnxruntime_lacks(self, dtype, tmp_path):
+        encoder = gac_sj.GatedAttentionCoding(T=2, channels=4).to(dtype).eval()
+        with pytest.raises(ValueError, match=rf"cannot run GatedAttentionCoding in {dtype} .*; export float32"):
+            to_onnx(encoder, tmp_path / "encoder.onnx", torch.randn(1, 3, 8, 8, dtype=dtype))
+        assert not os.listdir(tmp_path)
+
+    def test_one_output(self, tmp_path):
+        class Two(nn.Conv2d):
+            def forward(self, x):
+                return (super().forward(x),) * 2
+
+        with pytest.raises(ValueError, match="Two puts out more than a tensor"):
+            to_onnx(Two(3, 4, 1).eval(), tmp_path / "two.onnx", torch.randn(1, 3, 8, 8))
 
     def test_without_the_extra(self, monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -457,6 +498,24 @@ class TestProgram:
         program = to_program(network, images).module()
         with torch.no_grad():
             torch.testing.assert_close(program(images), network(images))
+
+    @pytest.mark.skipif(not hasattr(functional, "lif_multi_step"), reason="this SpikingJelly scripts its neurons")
+    def test_spikingjellys_neurons_load_without_spikingjelly(self, tmp_path):
+        kinds = neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode
+        nodes = [kind(v_threshold=0.25, step_mode="m") for kind in kinds]
+        network = nn.Sequential(gac_sj.DirectCoding(T=2, channels=4), *nodes).eval()
+        images = torch.randn(2, 3, 8, 8)
+        with torch.no_grad():
+            expected = network(images)
+        assert 0 < expected.mean() < 1
+        to_program(network, images, tmp_path / "model.pt2")
+        torch.save((images, expected), tmp_path / "case.pt")
+        code = (
+            "import torch; images, expected = torch.load('case.pt');"
+            "assert torch.equal(torch.export.load('model.pt2').module()(images), expected)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
     def test_errors(self, tmp_path, monkeypatch):
         model, images = lively(T=2), torch.randn(2, 3, 16, 16)

@@ -38,6 +38,7 @@ from gac_sj.attention import GatedAttentionUnit
 from gac_sj.encoder import Encoder
 from gac_sj.export.checks import reason, run, writable, write
 from gac_sj.folding import fold_batch_norm
+from gac_sj.membrane_attention import MembraneAttention
 from gac_sj.models import MSResNet
 from gac_sj.neuron import LIFNode, reset_states
 
@@ -80,11 +81,18 @@ def to_nir(
         spikes_only: False for simulators: layers may receive something else than spikes.
 
     Raises:
-        ValueError: the network has its encoder still, or a gate; a layer receives something else than spikes, or has no
-            NIR node; a function other than a sum of two layers; a network in training mode, or one that does not take
-            the example; SpikingJelly 0.0.0.0.14; the extra ``nir`` is missing; a file that cannot be written.
+        ValueError: the network has its encoder still, a gate, or attention in its blocks; a layer receives something
+            else than spikes, or has no NIR node; a function other than a sum of two layers; a network in training mode,
+            or one that does not take the example; SpikingJelly 0.0.0.0.14; the extra ``nir`` is missing; a file that
+            cannot be written.
     """
     path = None if path is None else writable(path)
+    attended = [name or "itself" for name, module in backbone.named_modules() if isinstance(module, MembraneAttention)]
+    if attended:
+        raise ValueError(
+            f"{type(backbone).__name__} has attention on membrane potentials ({attended[0]}), for which NIR has no "
+            "node, so that no part behind its encoder fits NIR; create it with block_attention='none'."
+        )
     for name, module in backbone.named_modules():
         if isinstance(module, (Encoder, GatedAttentionUnit)):
             given = f"{type(module).__name__}{f' ({name})' if name else ''}"
@@ -143,9 +151,13 @@ def _require_spikes(backbone: nn.Module, example: Tensor) -> None:
 def _plain(backbone: nn.Module, example: Tensor) -> fx.GraphModule:
     """A copy, of layers and sums only, with the names of the backbone's layers."""
     has_norms = any(isinstance(module, _BatchNorm) for module in backbone.modules())
-    network = fold_batch_norm(backbone) if has_norms else copy.deepcopy(backbone)
-    if isinstance(network, MSResNet):
-        network = _classify_pixels(network, example)
+    network = (fold_batch_norm(backbone) if has_norms else copy.deepcopy(backbone)).eval()
+    if type(network) is MSResNet:  # a subclass is traced as what it is
+        expected = run(network, example)
+        network = _classify_pixels(network, example).eval()
+        difference = (run(network, example).mean(0) - expected).abs().max()
+        if difference > torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max():  # more than rounding
+            raise ValueError("This MSResNet's forward or a hook was changed, which NIR would lose; export it as built.")
     try:
         plain = fx.GraphModule(network, _Tracer().trace(network))
     except (fx.proxy.TraceError, TypeError) as error:

@@ -32,15 +32,20 @@ def to_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, toler
     Args:
         model, example: see :func:`gac_sj.export.to_program`.
         path: of the file, ``.onnx``.
-        tolerance: the largest difference of the output on the example.
+        tolerance: the largest difference of the output on the example, at least 0.
 
     Raises:
         ValueError: as :func:`gac_sj.export.to_program`; an operator that ONNX lacks, as that of the pixel encoders
-            ("poisson", "latency", "weighted_phase"); the extra ``onnx`` is missing; onnxruntime's logits differ.
+            ("poisson", "latency", "weighted_phase"); more than one output; a type that onnxruntime cannot run, as
+            float64; the extra ``onnx`` is missing; onnxruntime's output differs; a tolerance below 0.
     """
     path = writable(path)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance}; it is a difference; give a number from 0.")
     _, _, onnxruntime = require("onnx", "onnx", "onnxscript", "onnxruntime")
     expected = run(model, example)
+    if not isinstance(expected, Tensor):
+        raise ValueError(f"{type(model).__name__} puts out more than a tensor; an ONNX file has one output here.")
     program = to_program(model, example)
     output = "sequence" if isinstance(model, Encoder) else "logits"
     try:
@@ -61,12 +66,18 @@ def to_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, toler
             "what is behind the encoder (gac_sj.export.split)."
         ) from error
     content = converted.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (found,) = session.run([output], {"images": example.detach().cpu().numpy()})
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        (found,) = session.run([output], {"images": example.detach().cpu().numpy()})
+    except Exception as error:  # onnxruntime's have no base of their own
+        raise ValueError(
+            f"onnxruntime cannot run {type(model).__name__} in {example.dtype} ({reason(error)}); export float32: "
+            "model.float(), example.float()."
+        ) from error
     difference = (torch.from_numpy(found) - expected.cpu()).abs().max().item()
     if not difference <= tolerance:
         raise ValueError(
-            f"onnxruntime's {output} differs by {difference:.2g} on the example, more than {tolerance:g}, so nothing "
+            f"onnxruntime's output differs by {difference:.2g} on the example, more than {tolerance:g}, so nothing "
             "was written; a spike near the threshold may have flipped: give other images, or a larger tolerance."
         )
     write(path, content)

@@ -20,9 +20,10 @@ def to_program(
 ) -> torch.export.ExportedProgram:
     """A network as a program of PyTorch's own operators, T unrolled, for batches of any size.
 
-    The neurons and the gate are in it as their definitions, not as kernels (:mod:`gac_sj.ops.dispatch`). Each call
-    starts from a reset state. ``torch.export.load(path).module()`` is the network again; with a pixel encoder
-    ("poisson", "latency", "weighted_phase"), which is an operator of ours, it needs ``import gac_sj``.
+    The neurons and the gate are in it as their definitions, not as kernels (:mod:`gac_sj.ops.dispatch`); so are
+    SpikingJelly's neurons where the model is on the CPU. Each call starts from a reset state.
+    ``torch.export.load(path).module()`` is the network again; with a pixel encoder ("poisson", "latency",
+    "weighted_phase"), which is an operator of ours, it needs ``import gac_sj``.
 
     Example::
 
@@ -57,7 +58,7 @@ def to_program(
                 (example,),
                 dynamic_shapes=shapes,
                 strict=False,
-            )
+            ).run_decompositions({})  # SpikingJelly's operators, which a process without it could not load
     except Exception as error:  # torch.export raises whatever the network's code raises on symbolic shapes
         raise ValueError(
             f"torch.export cannot follow {type(model).__name__} ({reason(error)}); give a network without "
