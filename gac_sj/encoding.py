@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gac_sj._compat import attention_layer, has_other_backend
-from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention
+from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention, positive
 from gac_sj.encoder import Encoder
 from gac_sj.neuron import LIFNode, preset
 from gac_sj.ops.dispatch import KERNELS, choose, require_numbers
@@ -263,7 +263,8 @@ class AttendedDirectCoding(Encoder):
         step_mode: str = "m",
     ):
         super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
-        temporal_reduction, channel_reduction = min(T, temporal_reduction), min(channels, channel_reduction)
+        temporal_reduction = min(T, positive("temporal_reduction", temporal_reduction))
+        channel_reduction = min(channels, positive("channel_reduction", channel_reduction))
         if attention == "temporal_wise":
             self.attention = attention_layer("TemporalWiseAttention", T, reduction=temporal_reduction)
         elif attention == "multi_dimensional":

@@ -473,3 +473,5 @@ class TestAttendedDirectCoding:
     def test_an_unknown_attention(self):
         with pytest.raises(ValueError, match="attention is 'gac'; choose temporal_wise or multi_dimensional"):
             create_encoder("temporal_wise", T=4, attention="gac")
+        with pytest.raises(ValueError, match="temporal_reduction is 0"):
+            create_encoder("temporal_wise", T=4, temporal_reduction=0)
