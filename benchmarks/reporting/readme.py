@@ -53,7 +53,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{SMALL} 5 --epochs 10 --encoders gac:reference gac:unit_gate gac:low_threshold gac:current direct "
         "--output experiments/encoder_forms",
     ),
-    CIFAR: (f"{SMALL} 3 --epochs 15 --encoders {_ENCODERS} --output experiments/results/cifar10_small",),
+    CIFAR: (
+        f"{SMALL} 3 --epochs 15 --encoders {_ENCODERS} --output experiments/results/cifar10_small",
+        f"{SMALL} 3 --epochs 15 --encoders direct:block_attention=TCSA --output experiments/results/cifar10_small",
+    ),
     DIGITS: (
         f"{RUN} digits --seeds 0 1 2 3 4 --encoders {_ENCODERS} temporal_wise multi_dimensional gac:temporal "
         "gac:spatial gac:reference gac:unit_gate gac:kernel_size=3 gac:depth=1 --output benchmarks/results/digits",
