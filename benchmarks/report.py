@@ -35,7 +35,7 @@ from reporting.speed import speed_table
 from reporting.table import TIMES, Row, json_of, number, values
 
 from gac_sj.analysis import figures
-from gac_sj.training.checkpoints import write_atomically
+from gac_sj.files import write_atomically
 
 __all__ = ["label", "spread", "write_report"]
 

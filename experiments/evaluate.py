@@ -13,8 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+from gac_sj.files import write_atomically
 from gac_sj.training import Evaluation, Settings, World, evaluate, join_world, load_data, load_network, read_weights
-from gac_sj.training.checkpoints import write_atomically
 
 
 def measure(settings: Settings, weights: dict, world: World) -> tuple[Evaluation, tuple[str, ...]]:

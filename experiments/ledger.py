@@ -21,8 +21,8 @@ from pathlib import Path
 from result_sets import SHARED, Row, group, label, read_rows, result_files, spread
 
 from gac_sj.configuration import read_yaml
+from gac_sj.files import write_atomically
 from gac_sj.training import Settings, as_text
-from gac_sj.training.checkpoints import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 LEDGER, RESULTS = FOLDER / "RESULTS.md", FOLDER / "results"

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from numbers import Integral
 
 from torch import Tensor, nn
 
 from gac_sj import functional
+from gac_sj.validation import positive
 
 __all__ = ["GatedAttentionUnit", "SpatialChannelAttention", "TemporalAttention"]
-
-
-def positive(name: str, value: int) -> int:
-    """``value`` as an int.
-
-    Raises:
-        ValueError: it is no whole number of at least 1.
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number; give at least 1.")
-    return int(value)
 
 
 class TemporalAttention(nn.Module):

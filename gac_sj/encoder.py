@@ -12,9 +12,9 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
-from gac_sj.attention import positive
 from gac_sj.neuron import PlainMemories, reset_states
 from gac_sj.stem import conv_bn, forward_once, forward_sequence, repeats_itself, use_multi_step
+from gac_sj.validation import positive
 
 __all__ = ["Encoder"]
 

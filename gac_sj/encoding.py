@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gac_sj._compat import attention_layer, has_other_backend
-from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention, positive
+from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention
 from gac_sj.encoder import Encoder
 from gac_sj.neuron import LIFNode, preset
 from gac_sj.ops.dispatch import KERNELS, choose, require_numbers
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.pixel_coding import LatencyCoding, PoissonCoding, WeightedPhaseCoding
+from gac_sj.validation import positive
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -120,6 +121,7 @@ class GatedAttentionCoding(Encoder):
         self.gau = GatedAttentionUnit(
             T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain, attention
         )
+        # built in either case, so that an unknown preset is always an error
         node = neuron if isinstance(neuron, nn.Module) else form.neuron(neuron)
         self.neuron = node if output == "spikes" else None
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gac_sj.attention import TemporalAttention, positive
+from gac_sj.attention import TemporalAttention
+from gac_sj.validation import positive
 
 __all__ = ["ATTENTIONS", "ChannelAttention", "MembraneAttention", "SpatialAttention", "block_attention"]
 

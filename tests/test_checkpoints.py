@@ -12,7 +12,8 @@ from functools import partial
 import pytest
 import torch
 
-from gac_sj.training.checkpoints import Checkpoints, write_atomically
+from gac_sj.files import write_atomically
+from gac_sj.training.checkpoints import Checkpoints
 
 
 def state(step):

@@ -28,16 +28,10 @@ import figures as figures_script  # noqa: E402
 import robustness  # noqa: E402
 import train as train_script  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = ["-c", str(EXPERIMENTS / "moving_shapes_gac_T4.yaml"), "-T", "2", "--train-limit", "32", "--epochs", "1",
          "--warmup-epochs", "0", "--batch-size", "16", "--device", "cpu"]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

@@ -33,18 +33,12 @@ sys.path.insert(0, str(EXPERIMENTS))
 import compare  # noqa: E402
 import ledger  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIGS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 PAIRS = [(name, name.replace("_gac", "_direct")) for name in CONFIGS if "_gac" in name]
 README = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def settings(name, **changes):

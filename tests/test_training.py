@@ -42,6 +42,8 @@ from gac_sj.training.losses import cross_entropy, tet
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 import train as train_script
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = World(0, 1, torch.device("cpu"))
 SMALL = dict(
     model="gac_ms_resnet8_cifar", T=2, dataset="digits", loader="resident", epochs=2, batch_size=16, lr=0.05,
@@ -50,14 +52,6 @@ SMALL = dict(
 EXACT = dict(rtol=0, atol=0)
 #: columns of summary.csv and result.csv that depend on time
 PASSING = ("train_seconds", "images_per_second", "date", "commit")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache

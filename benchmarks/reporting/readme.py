@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gac_sj.training.checkpoints import write_atomically
+from gac_sj.files import write_atomically
 from reporting.results import by_encoder, by_settings, result_tables
 from reporting.robustness import robustness_sets, robustness_tables
 from reporting.rows import read_folder

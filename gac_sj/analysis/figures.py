@@ -26,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from gac_sj.encoding import ENCODERS
+from gac_sj.files import write_atomically
 
 __all__ = [
     "accuracy_against_T", "accuracy_against_energy", "encoder_outputs", "firing_rates_by_step", "gates", "grad_cam",
@@ -237,8 +238,6 @@ def save(figure: Figure, path: Path) -> list[Path]:
     Raises:
         OSError: they cannot be written.
     """
-    from gac_sj.training.checkpoints import write_atomically  # training imports gac_sj.analysis
-
     contents = {}
     for kind, metadata in (("png", None), ("svg", {"Date": None})):
         figure.savefig(buffer := io.BytesIO(), format=kind, dpi=200, metadata=metadata)

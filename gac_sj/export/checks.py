@@ -11,8 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from gac_sj.files import write_atomically
 from gac_sj.neuron import reset_states
-from gac_sj.training.checkpoints import write_atomically
 
 __all__ = ["reason", "require", "run", "writable", "write"]
 

@@ -12,10 +12,10 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gac_sj import membrane_attention
-from gac_sj.attention import positive
 from gac_sj.encoder import Encoder
-from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create, positives
+from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
 from gac_sj.neuron import LIFNode
+from gac_sj.validation import positive, positives
 
 __all__ = ["MASNN"]
 

@@ -18,9 +18,9 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gac_sj import membrane_attention
-from gac_sj.attention import positive
-from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create, positives
+from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
 from gac_sj.stem import conv_bn
+from gac_sj.validation import positive, positives
 
 __all__ = ["MSBlock", "MSResNet"]
 

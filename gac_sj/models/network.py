@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from gac_sj.attention import positive
 from gac_sj.encoder import Encoder
 from gac_sj.encoding import ENCODERS, create_encoder
 from gac_sj.models.spike_bytes import spikes_as_bytes
 from gac_sj.neuron import LIFNode, preset, reset_states
 
-__all__ = ["EncodedNetwork", "SpikingBlock", "build_encoder", "create", "positives"]
+__all__ = ["EncodedNetwork", "SpikingBlock", "build_encoder", "create"]
 
 #: Keywords of timm's builder, not of a network.
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
@@ -175,17 +174,6 @@ def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretra
     recipe = {"recipe": model.encoder.recipe} if hasattr(model.encoder, "recipe") else {}
     model._model_args = {"T": model.T, "encoder": kwargs["encoder"]} | recipe | given
     return model
-
-
-def positives(name: str, values: Sequence[int]) -> tuple[int, ...]:
-    """``values`` as ints.
-
-    Raises:
-        ValueError: no list, an empty one, or a number that is no whole number of at least 1.
-    """
-    if not isinstance(values, list | tuple) or not values:
-        raise ValueError(f"{name} is {values!r}; it needs one number or more, in a list; give at least 1 each.")
-    return tuple(positive(name, value) for value in values)
 
 
 def _classes(number: int) -> int:

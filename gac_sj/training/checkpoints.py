@@ -5,34 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Checkpoints", "write_atomically"]
+from gac_sj.files import write_atomically
+
+__all__ = ["Checkpoints"]
 
 _logger = logging.getLogger(__name__)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it finds the old content or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name
-    finally:
-        os.close(folder)
 
 
 class Checkpoints:

@@ -25,9 +25,10 @@ from tqdm import tqdm
 from gac_sj.analysis import firing_rates
 from gac_sj.data import BatchAugmentation
 from gac_sj.data.randomness import derive, random_state, seed_all, seeded, set_random_state
+from gac_sj.files import write_atomically
 from gac_sj.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data, build_model
-from gac_sj.training.checkpoints import Checkpoints, write_atomically
+from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import World
 from gac_sj.training.evaluation import Evaluation, evaluate
 from gac_sj.training.objective import Objective

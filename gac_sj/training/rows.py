@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gac_sj.training.checkpoints import write_atomically
+from gac_sj.files import write_atomically
 
 __all__ = ["Rows", "commit", "device_name", "read_rows", "versions"]
 
