@@ -6,10 +6,15 @@
     python benchmarks/speed.py network --model gac_ms_resnet34 -T 4 --batch 1 --modes forward
     python benchmarks/speed.py memory
     python benchmarks/speed.py loaders --data-dir DIR
+    python benchmarks/speed.py lif --against REV
 
 ``ours`` is the package on the path that it takes by itself (or that GAC_SJ_OPS names), ``spikingjelly`` the installed
 release, ``naive`` the published way: a loop over steps behind a stem that runs T times. Prints the median, the 20 % and
 80 % quantiles and the ratio of medians, and adds rows to --output where that is given.
+
+``--against REV`` (encoder, lif, network) runs the same in this checkout and in a temporary worktree of a git revision,
+in pairs of processes, and prints how many times as long this checkout takes: the median of the pairs' ratios and their
+5, 25, 75 and 95 % quantiles.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import sys
 from pathlib import Path
 
 import torch
-from speeds import encoder, lif, loaders, memory, network
+from speeds import against, encoder, lif, loaders, memory, network
 from speeds.checking import WrongResultError
 from speeds.passes import MODES
 from speeds.rows import open_rows, report
@@ -45,6 +50,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         commands[name].add_argument(
             "--modes", nargs="+", choices=MODES, default=[*MODES], metavar="MODE", help=f"default: {' '.join(MODES)}"
         )
+        against.add_arguments(commands[name])
     for name, command in commands.items():
         add = command.add_argument
         add("--repeats", type=int, metavar="N", help="timings of each variant")
@@ -108,6 +114,11 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = ["all", *arguments]
     try:
         args = parse(arguments)
+        if hasattr(args, "against"):
+            against.compare(args, arguments)
+            return 0
+        if hasattr(args, "pairs"):
+            raise ValueError("--pairs needs --against REV.")
         names = ALL if args.benchmark == "all" else (args.benchmark,)
         for name in names:
             run(parse([name, *arguments[1:]]))

@@ -1,0 +1,268 @@
+"""A sub-command of speed.py in this checkout and in another revision: how many times as long this checkout takes.
+
+Each side is timed by its own speed.py in processes of its own, in pairs whose order alternates, so that a machine that
+becomes slower or faster does so for both. Only the command line and the columns of the rows are shared by the sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+__all__ = ["Checkout", "add_arguments", "compare", "measure_pairs", "quantiles", "ratio_lines"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MIN_PAIRS = 15
+MIN_PAIRS_QUICK = 2
+#: Columns that must be equal on both sides; defaults may differ between revisions.
+SETTINGS = ("benchmark", "model", "dtype", "T", "batch", "size", "channels", "repeats", "versions", "device")
+
+#: The rows of one process by mode and variant.
+Rows = dict[tuple[str, str], dict[str, str]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options ``--against`` and ``--pairs``, which are absent from the result unless they are given."""
+    group = parser.add_argument_group("comparison with another revision")
+    group.add_argument(
+        "--against",
+        metavar="REV",
+        default=argparse.SUPPRESS,
+        help="print how many times as long this checkout takes as this git revision",
+    )
+    group.add_argument(
+        "--pairs",
+        type=int,
+        metavar="N",
+        default=argparse.SUPPRESS,
+        help=f"pairs of processes, one of each side; default and minimum: {MIN_PAIRS}, with --quick {MIN_PAIRS_QUICK}",
+    )
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A clean checkout of one commit.
+
+    Args:
+        name: what messages call it.
+        folder: its root.
+        commit: the full hash.
+    """
+
+    name: str
+    folder: Path
+    commit: str
+
+    def measure(self, arguments: list[str]) -> Rows:
+        """Run this checkout's speed.py once.
+
+        Args:
+            arguments: the sub-command and its options.
+
+        Returns:
+            Its rows.
+
+        Raises:
+            ValueError: the process fails, or it measures a ``gac_sj`` of another commit.
+        """
+        paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]  # in front of an installed gac_sj
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "rows.csv"
+            process = subprocess.run(
+                [sys.executable, "benchmarks/speed.py", *arguments, "--output", str(output)],
+                cwd=self.folder,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                capture_output=True,
+                text=True,
+            )
+            if process.returncode != 0:
+                raise ValueError(f"speed.py of {self.name} failed: {_last_line(process.stderr)}")
+            with open(output, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        for row in rows:
+            commit = row.get("commit") or "unknown"
+            if not self.commit.startswith(commit):
+                raise ValueError(
+                    f"speed.py of {self.name} must measure gac_sj of commit {self.commit[:12]}, got {commit}; "
+                    "check which gac_sj it imports, and leave the checkout unchanged while it is measured."
+                )
+        return {(row["mode"], row["variant"]): row for row in rows}
+
+
+def compare(args: argparse.Namespace, arguments: list[str]) -> None:
+    """Measure a sub-command in this checkout and in a temporary worktree of a revision, and print the ratios.
+
+    Args:
+        args: the parsed arguments.
+        arguments: the same unparsed; the processes get them without the options of :func:`add_arguments`.
+
+    Raises:
+        ValueError: arguments, a git repository or a revision that cannot be used, or a process that fails.
+    """
+    minimum = MIN_PAIRS_QUICK if args.quick else MIN_PAIRS
+    pairs = getattr(args, "pairs", minimum)
+    if pairs < minimum:
+        advice = "" if args.quick else f"; with --quick {MIN_PAIRS_QUICK} are enough"
+        raise ValueError(f"--pairs must be at least {minimum}, got {pairs}{advice}.")
+    if args.output:
+        raise ValueError("--output cannot be used with --against, which writes no rows; omit one of them.")
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_arguments(own)
+    _, passed_on = own.parse_known_args(arguments)
+    commit = _resolve(args.against)
+    here = Checkout("this checkout", REPOSITORY, _git("rev-parse", "HEAD"))
+    with _worktree(commit) as folder:
+        there = Checkout(args.against, folder, commit)
+        measured = measure_pairs(here, there, passed_on, pairs)
+    print(
+        f"this checkout ({here.commit[:12]}) against {there.name} ({commit[:12]}), {pairs} pairs: "
+        "ratios of time here / time there, above 1 where this checkout is slower"
+    )
+    for line in ratio_lines(measured):
+        print(line)
+
+
+def measure_pairs(here: Checkout, there: Checkout, arguments: list[str], pairs: int) -> list[tuple[Rows, Rows]]:
+    """Measure two checkouts in turns: A B, B A, A B, ...
+
+    Args:
+        here: a checkout.
+        there: the other one.
+        arguments: the sub-command and its options.
+        pairs: how many; one more is measured first and not returned, because it may compile kernels.
+
+    Returns:
+        The rows of ``here`` and of ``there`` for each pair.
+
+    Raises:
+        ValueError: a process fails, or the sides do not measure the same.
+    """
+    measured = []
+    for pair in tqdm(range(1 + pairs), desc="pairs, one to warm up", disable=None, leave=False):
+        order = (here, there) if pair % 2 else (there, here)
+        rows = {checkout: checkout.measure(arguments) for checkout in order}
+        _require_same_settings(here, rows[here], there, rows[there])
+        measured.append((rows[here], rows[there]))
+    return measured[1:]
+
+
+def ratio_lines(measured: list[tuple[Rows, Rows]]) -> Iterator[str]:
+    """Describe the ratios of times.
+
+    Args:
+        measured: the rows of this checkout and of the other one for each pair.
+
+    Yields:
+        A line of settings, one for each mode of each own variant, and one for each that a side lacks.
+    """
+    first_here, first_there = measured[0]
+    settings = next(iter(first_here.values()))
+    yield ", ".join(f"{name} {settings[name]}" for name in SETTINGS[1:] if settings.get(name))
+    for mode, variant in dict.fromkeys([*first_here, *first_there]):
+        if variant.startswith(("naive", "spikingjelly")):
+            continue
+        label = f"{settings['benchmark']:<8} {mode:<17} {variant:<13}"
+        pairs = [(here.get((mode, variant)), there.get((mode, variant))) for here, there in measured]
+        if None in (present := pairs[0]):
+            yield f"{label} not compared: only {'there' if present[0] is None else 'here'}"
+            continue
+        times = [[float(row["median_ms"]) for row in side] for side in zip(*pairs)]
+        low, lower, median, upper, high = quantiles([here / there for here, there in zip(*times)])
+        paths = " / ".join(dict.fromkeys(row["ops_path"] for row in present))
+        milliseconds = " / ".join(f"{statistics.median(side):.3f}" for side in times)
+        yield (
+            f"{label} {paths:<7} takes {median:.3f} times as long  "
+            f"[5 %: {low:.3f}, 25 %: {lower:.3f}, 75 %: {upper:.3f}, 95 %: {high:.3f}]  {milliseconds} ms here / there"
+        )
+
+
+def quantiles(values: list[float]) -> tuple[float, float, float, float, float]:
+    """The 5, 25, 50, 75 and 95 % quantiles of at least two values, interpolated linearly."""
+    twentieths = statistics.quantiles(values, n=20, method="inclusive")
+    return twentieths[0], twentieths[4], twentieths[9], twentieths[14], twentieths[18]
+
+
+def _require_same_settings(here: Checkout, rows: Rows, there: Checkout, others: Rows) -> None:
+    """Refuse to compare different work.
+
+    Raises:
+        ValueError: no variant ``ours`` is on both sides, or a setting differs.
+    """
+    common = rows.keys() & others.keys()
+    if not any(variant == "ours" for _, variant in common):
+        raise ValueError(f"speed.py of {here.name} and of {there.name} have no mode of the variant ours in common.")
+    for key in common:
+        for name in SETTINGS:
+            one, other = rows[key].get(name), others[key].get(name)
+            if None not in (one, other) and one != other:
+                raise ValueError(
+                    f"{name} must be equal on both sides, got {one} in {here.name} and {other} in {there.name}; "
+                    "give it on the command line if it is an option."
+                )
+
+
+def _resolve(rev: str) -> str:
+    """The commit of a revision, once this checkout is known to be clean.
+
+    Raises:
+        ValueError: there is no git repository or no such revision, or files that git tracks have changed.
+    """
+    if not (REPOSITORY / ".git").exists():
+        raise ValueError(f"--against needs a git checkout, and {REPOSITORY} is not one; clone the repository.")
+    if _git("status", "--porcelain", "--untracked-files=no"):
+        raise ValueError("--against compares commits, and this checkout has uncommitted changes; commit or stash them.")
+    try:
+        return _git("rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}")
+    except ValueError as error:
+        raise ValueError(
+            f"--against must name a commit of this repository, got {rev!r}; `git log` lists them, and a shallow clone "
+            "may have to fetch it."
+        ) from error
+
+
+@contextmanager
+def _worktree(commit: str) -> Iterator[Path]:
+    """A temporary worktree, removed however the block ends; SIGTERM ends it like Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gac_sj_") as parent:
+            folder = Path(parent) / commit[:12]
+            try:
+                _git("worktree", "add", "--quiet", "--detach", str(folder), commit)
+                yield folder
+            finally:
+                if folder.exists():
+                    _git("worktree", "remove", "--force", "--force", str(folder))  # twice: even while it is locked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _git(*arguments: str) -> str:
+    """What git prints.
+
+    Raises:
+        ValueError: it is not installed, or it fails.
+    """
+    try:
+        process = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True)
+    except OSError as error:
+        raise ValueError(f"--against needs git, which does not run ({error.strerror}); install it.") from error
+    if process.returncode != 0:
+        raise ValueError(f"git {arguments[0]} failed: {_last_line(process.stderr)}")
+    return process.stdout.strip()
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it printed no error"])[-1]
