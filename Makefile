@@ -47,7 +47,7 @@ test-gpu:
 	@$(PYTHON) -c 'import torch' 2>/dev/null || \
 	    { echo "$(PYTHON) cannot import PyTorch; name another one: make PYTHON=... test-gpu"; exit 1; }
 	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
-	    { echo "make test-gpu needs a GPU, and PyTorch finds none; python -m gac_sj.env says more."; exit 1; }
+	    { echo "make test-gpu needs a GPU, and PyTorch finds none; python -m gac_sj env says more."; exit 1; }
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m pytest -m gpu $$(grep -l 'mark\.gpu' tests/test_*.py)
 
 lint: $(READY)

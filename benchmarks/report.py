@@ -18,8 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from reporting.page import Section, page
-from reporting.results import (
+
+from gac_sj._utils.files import write_atomically
+from gac_sj.analysis import figures
+from gac_sj.results.files import Found, read_folder
+from gac_sj.results.page import Section, page
+from gac_sj.results.robustness import CLEAN, robustness_plot, robustness_sets, robustness_tables
+from gac_sj.results.speed import speed_table
+from gac_sj.results.table import TIMES, Row, json_of, number, values
+from gac_sj.results.tables import (
     VARYING,
     by_encoder,
     by_settings,
@@ -29,13 +36,6 @@ from reporting.results import (
     settings_of,
     spread,
 )
-from reporting.robustness import CLEAN, robustness_plot, robustness_sets, robustness_tables
-from reporting.rows import Found, read_folder
-from reporting.speed import speed_table
-from reporting.table import TIMES, Row, json_of, number, values
-
-from gac_sj.analysis import figures
-from gac_sj.files import write_atomically
 
 __all__ = ["label", "spread", "write_report"]
 
@@ -160,7 +160,7 @@ def _items(found: dict[str, str]) -> str:
 
 
 def _readme(check: bool) -> int:
-    from reporting.readme import rewrite_pages  # imports experiments, which imports this module, and scipy
+    from gac_sj.results.markdown import rewrite_pages  # imports experiments, which imports this module, and scipy
 
     stale = rewrite_pages(check)
     for path in stale:

@@ -24,25 +24,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from gac_sj._utils.provenance import commit, device_name, versions
+from gac_sj._utils.randomness import derive_seed, seeded
 from gac_sj.analysis.attacks import ATTACKS, EPSILONS, PGD_STEPS, OnPixels, pixel_gradient
 from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, corrupt, dropped_steps
+from gac_sj.checkpoint.runs import fingerprint, load_network, read_weights
 from gac_sj.data import EVENT_SETS
-from gac_sj.data.randomness import derive, seeded
-from gac_sj.training import (
-    Data,
-    Settings,
-    World,
-    as_text,
-    fingerprint,
-    join_world,
-    load_data,
-    load_network,
-    read_weights,
-)
-from gac_sj.training.rows import Rows, commit, device_name, read_rows, versions
+from gac_sj.results.schema import as_text
+from gac_sj.results.store import Rows, read_rows
+from gac_sj.training.build import Data, load_data
+from gac_sj.training.distributed import DistributedContext, distributed_context
+from gac_sj.training.settings import Settings
 
 # of the run, as they stand in its own row too
-RUN = ("dataset", "model", "encoder", "recipe", "model_options", "T", "epochs", "seed")
+RUN = ("dataset", "model", "encoder", "form", "model_options", "T", "epochs", "seed")
 #: What a row is found by: the weights and the run that they are of, then the test. ``settings`` stands for all settings
 #: of the run but encoder, recipe, model_options and seed. The batch size decides what random encoders draw.
 KEY = (
@@ -53,7 +48,7 @@ KEY = (
 #: "surrogate" or "straight-through", empty where there is no attack.
 MEASURED = ("strength", "gradient", "accuracy", "seconds", "commit", "versions", "device", "date")
 #: What differs between two runs of one command on one machine.
-PASSING = ("seconds", "date")
+VOLATILE_COLUMNS = ("seconds", "date")
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
     **{name: corruption.strengths for name, corruption in CORRUPTIONS.items()},
@@ -89,7 +84,7 @@ def read_robustness(path: Path) -> list[dict[str, str]]:
     """The rows of a file with this schema.
 
     Raises:
-        ValueError, OSError: see :func:`gac_sj.training.rows.read_rows`.
+        ValueError, OSError: see :func:`gac_sj.results.store.read_rows`.
     """
     return read_rows(path, KEY + MEASURED, {})
 
@@ -165,7 +160,7 @@ def epochs_done(summary: Path) -> int | None:
 
 def read_pixels(settings: Settings, data: Data, model: nn.Module) -> tuple[Tensor, Tensor]:
     """The test images as the run's own tests show them, as bytes ``[n, C, H, W]``, and labels ``[n]``, on the CPU."""
-    images, labels = zip(*data.testing(settings, model, World(0, 1, torch.device("cpu"))))
+    images, labels = zip(*data.testing(settings, model, DistributedContext(0, 1, torch.device("cpu"))))
     mean, std = (
         torch.tensor(model.pretrained_cfg[name][: data.test.channels]).view(-1, 1, 1) for name in ("mean", "std")
     )
@@ -192,7 +187,7 @@ def measure(
         if name in CORRUPTIONS:
             pixels = corrupt(pixels, name, severity, seed, first)
         pixels = pixels.to(device)
-        model.seed = derive("robustness", seed, first)
+        model.seed = derive_seed("robustness", seed, first)
         steps = nullcontext()
         if name in ATTACKS:
             with pixel_gradient(model) as gradient, seeded(name, model.seed):
@@ -211,7 +206,7 @@ def strength(name: str, severity: int) -> float:
 
 def run_part(path: Path, settings: Settings, data: Data) -> dict[str, str]:
     """What a row says of the run."""
-    others = replace(settings, encoder=None, recipe=None, model_options={}, seed=0)
+    others = replace(settings, encoder=None, form=None, model_options={}, seed=0)
     names = {"weights": fingerprint(path), "settings": others.name(), "data": data.fingerprint()}
     return names | as_text({name: getattr(settings, name) for name in RUN})
 
@@ -233,7 +228,7 @@ def new_row(test: dict[str, Any], model: OnPixels, images: Tensor, labels: Tenso
     }
 
 
-def add_rows(args: argparse.Namespace, world: World) -> None:
+def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
     """Measure what has no row yet, and print a line for each network and corruption.
 
     Raises:
@@ -282,7 +277,7 @@ def add_rows(args: argparse.Namespace, world: World) -> None:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     try:
-        with join_world(args.device) as world:
+        with distributed_context(args.device) as world:
             add_rows(args, world)
     except (ValueError, OSError) as error:
         print(f"robustness.py: {error}", file=sys.stderr)

@@ -22,27 +22,18 @@ from typing import Any
 import torch
 import yaml
 from report import write_report
-from reporting.results import label
 
-from gac_sj.encoding import ENCODERS, RECIPES
-from gac_sj.training import (
-    InterruptedRunError,
-    Settings,
-    World,
-    analyse,
-    as_text,
-    build_model,
-    join_world,
-    load_data,
-    load_network,
-    read_weights,
-    result_rows,
-    run_key,
-    train,
-)
+from gac_sj.checkpoint.runs import build_model, load_network, read_weights
+from gac_sj.encoders import encoder_info, list_encoders, parse_encoder
+from gac_sj.results.schema import as_text, result_rows
+from gac_sj.results.tables import label
+from gac_sj.training.analysis import analyse
+from gac_sj.training.build import load_data
+from gac_sj.training.distributed import DistributedContext, distributed_context
+from gac_sj.training.engine import InterruptedRunError
+from gac_sj.training.run import run_key, train
+from gac_sj.training.settings import Settings
 
-# the two of SpikingJelly's attention layers are asked for by name: its older release lacks them
-DEFAULT_ENCODERS = [name for name in ENCODERS if name not in ("temporal_wise", "multi_dimensional")]
 # long enough that direct coding passes 97 % of the digits; the CIFAR figure is a start, not the paper's 250
 DEFAULT_EPOCHS = {"digits": 20, "cifar10": 30, "cifar100": 30, "folder": 30}
 
@@ -53,12 +44,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dataset", required=True, help=", ".join(DEFAULT_EPOCHS))
     add("--data-dir", help="torchvision's CIFAR layout, or an image folder: train/<class>/*, test/<class>/*")
     add("--model", default="ms_resnet8_cifar", help="a network of gac_sj.models (default: %(default)s)")
+    encoders = [name for name in list_encoders() if encoder_info(name).in_comparison]
     forms = (
-        f"{', '.join(ENCODERS)} (default: all but SpikingJelly's two attentions), or NAME:OPTION,... with a recipe "
-        f"({', '.join(RECIPES)}), temporal or spatial (one part of the gate alone), or a keyword of the encoder: "
-        "gac:current,kernel_size=3,depth=1; or of the network: direct:block_attention=TCSA (MA-SNN's, in every block)"
+        f"{', '.join(list_encoders())} (default: {', '.join(encoders)}), or NAME:OPTION,... with a form, a shorthand "
+        "or a keyword of the encoder: gac:current,kernel_size=3,depth=1; or of the network: "
+        "direct:block_attention=TCSA (MA-SNN's, in every block)"
     )
-    add("--encoders", nargs="+", default=DEFAULT_ENCODERS, metavar="NAME", help=forms)
+    add("--encoders", nargs="+", default=encoders, metavar="NAME", help=forms)
     add("-T", type=int, default=4, help="time steps (default: %(default)s)")
     add("--model-options", type=options, default={}, metavar="YAML", help="of every network: '{spike_driven: true}'")
     add("--epochs", type=int, help=f"default: {', '.join(f'{e} for {d}' for d, e in DEFAULT_EPOCHS.items())}")
@@ -85,33 +77,6 @@ def options(text: str) -> dict[str, Any]:
     return found
 
 
-def read_encoder(text: str) -> tuple[str, str | None, dict[str, Any]]:
-    """Encoder, recipe and further keywords of "NAME" or "NAME:OPTION,...".
-
-    Raises:
-        ValueError: an unknown encoder or option.
-    """
-    encoder, colon, rest = text.partition(":")
-    recipe, found = None, {}
-    for option in rest.split(",") if colon else []:
-        name, equals, value = option.partition("=")
-        if equals and name:
-            try:
-                found[name] = yaml.safe_load(value)
-            except yaml.YAMLError:
-                encoder = ""
-        elif encoder == "gac" and option in RECIPES and recipe is None:
-            recipe = option
-        elif encoder == "gac" and option in ("temporal", "spatial") and "attention" not in found:
-            found["attention"] = option
-        else:
-            encoder = ""
-    if encoder not in ENCODERS:
-        choices = [*ENCODERS, *(f"gac:{name}" for name in (*RECIPES, "temporal", "spatial", "KEYWORD=VALUE"))]
-        raise ValueError(f"--encoders has {text!r}; choose from {', '.join(choices)}.")
-    return encoder, recipe, found
-
-
 def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
     """The run of one encoder and seed.
 
@@ -120,7 +85,7 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
     """
     if args.dataset not in DEFAULT_EPOCHS:
         raise ValueError(f"--dataset is {args.dataset!r}; choose one of {', '.join(DEFAULT_EPOCHS)}.")
-    encoder, recipe, model_options = read_encoder(name)
+    encoder, form, model_options = parse_encoder(name)
     epochs = DEFAULT_EPOCHS[args.dataset] if args.epochs is None else args.epochs
     plain = args.dataset == "digits"
     return Settings(
@@ -130,7 +95,7 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
         loader="resident",
         model=args.model,
         encoder=encoder,
-        recipe=recipe,
+        form=form,
         model_options=model_options | args.model_options,
         T=args.T,
         crop="none" if plain else "pad",
@@ -146,7 +111,7 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
     )
 
 
-def compare(args: argparse.Namespace, world: World) -> None:
+def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     """Train what has no row yet, write the report and print its table.
 
     Raises:
@@ -161,7 +126,7 @@ def compare(args: argparse.Namespace, world: World) -> None:
     except OSError as error:
         raise ValueError(f"--output {args.output} cannot be written ({error}); name another folder.") from error
     first = next(iter(runs.values()))
-    with world.one_per_machine_first():
+    with world.local_main_process_first():
         data = load_data(first)
     for run in runs.values():  # a network that cannot be built is reported before any work
         with torch.device("meta"):
@@ -210,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     # where no progress bar is shown, a line for each epoch
     logging.basicConfig(level=logging.WARNING if sys.stderr.isatty() else logging.INFO, format="%(message)s")
     try:
-        with join_world(args.device) as world:
+        with distributed_context(args.device) as world:
             compare(args, world)
     except (ValueError, OSError) as error:
         print(f"run_cifar.py: {sentence(error, args)}", file=sys.stderr)

@@ -30,7 +30,7 @@ from speeds.checking import WrongResultError
 from speeds.passes import MODES
 from speeds.rows import open_rows, report
 
-from gac_sj.training.rows import commit, device_name, versions
+from gac_sj._utils.provenance import commit, device_name, versions
 
 BENCHMARKS = {"encoder": encoder, "lif": lif, "network": network, "memory": memory, "loaders": loaders}
 #: What "all" runs: what needs no data.

@@ -15,13 +15,13 @@ import statistics
 import sys
 from pathlib import Path
 
-from result_sets import SHARED, Row, group, label, read_rows, result_files
 from scipy import stats
 
-from gac_sj.encoding import DEFAULT_RECIPE
+from gac_sj.encoders import encoder_label, parse_encoder
+from gac_sj.results.sets import SHARED, Row, group, label, read_rows, result_files
 
 #: What A and B may differ in, and so what is compared.
-COMPARED = ("model", "encoder", "recipe", "model_options")
+COMPARED = ("model", "encoder", "form", "model_options")
 MEASURES = {"last epoch": "accuracy_last", "best epoch": "accuracy_best"}
 LEAST = 3
 
@@ -36,7 +36,7 @@ def read_set(text: str) -> list[Row]:
     rows = read_rows(result_files(Path(place)))
     if wanted:
         names = dict.fromkeys(label(row) for row in rows)
-        wanted = wanted.removesuffix(f":{DEFAULT_RECIPE}")
+        wanted = encoder_label(*parse_encoder(wanted))
         rows = [row for row in rows if label(row) == wanted]
         if not rows:
             raise ValueError(f"{place} has no rows of {wanted!r}; it has those of {', '.join(names) or 'none'}.")

@@ -13,11 +13,15 @@ import json
 import sys
 from pathlib import Path
 
-from gac_sj.files import write_atomically
-from gac_sj.training import Evaluation, Settings, World, evaluate, join_world, load_data, load_network, read_weights
+from gac_sj._utils.files import write_atomically
+from gac_sj.checkpoint.runs import load_network, read_weights
+from gac_sj.training.build import load_data
+from gac_sj.training.distributed import DistributedContext, distributed_context
+from gac_sj.training.evaluation import Evaluation, evaluate
+from gac_sj.training.settings import Settings
 
 
-def measure(settings: Settings, weights: dict, world: World) -> tuple[Evaluation, tuple[str, ...]]:
+def measure(settings: Settings, weights: dict, world: DistributedContext) -> tuple[Evaluation, tuple[str, ...]]:
     """The evaluation and the names of the classes."""
     data = load_data(settings)
     model = load_network(settings, weights, data).to(world.device)
@@ -60,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         settings, weights = read_weights(args.weights)
-        with join_world(args.device) as world:
+        with distributed_context(args.device) as world:
             settings = Settings(**vars(settings) | {"data_dir": args.data_dir})
             evaluation, classes = measure(settings, weights, world)
             if world.is_first:

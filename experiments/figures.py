@@ -19,16 +19,20 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from result_sets import SHARED, Row, group, label, read_rows, result_files
 from torch import Tensor, nn
 
 from gac_sj import DirectCoding, GatedAttentionCoding
 from gac_sj.analysis import figures, firing_rates
 from gac_sj.analysis.grad_cam import grad_cam
-from gac_sj.training import Data, Settings, World, as_text, join_world, load_data, load_network, read_weights
+from gac_sj.checkpoint.runs import load_network, read_weights
+from gac_sj.results.schema import as_text
+from gac_sj.results.sets import SHARED, Row, group, label, read_rows, result_files
+from gac_sj.training.build import Data, load_data
+from gac_sj.training.distributed import DistributedContext, distributed_context
+from gac_sj.training.settings import Settings
 
 #: What the encoders of one figure may differ in.
-ENCODER = ("encoder", "recipe", "model_options")
+ENCODER = ("encoder", "form", "model_options")
 #: Settings that name a figure first, where there are several of a kind.
 TELLING = ("dataset", "model", "T", "epochs")
 Groups = dict[str, list[Row]]
@@ -119,7 +123,7 @@ def network_name(row: Row) -> str:
 
 @torch.no_grad()
 def of_network(
-    model: nn.Module, settings: Settings, data: Data, world: World, number: int, layer: str, count: int
+    model: nn.Module, settings: Settings, data: Data, world: DistributedContext, number: int, layer: str, count: int
 ) -> Iterator[Drawn]:
     """Every figure of a trained network: test image ``number``, Grad-CAM of ``layer``, rates on ``count`` images.
 
@@ -202,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         settings, weights = read_weights(args.weights)
         changes = {"data_dir": args.data_dir, "loader": "standard", "workers": 0}
-        with join_world(args.device) as world:
+        with distributed_context(args.device) as world:
             settings = Settings(**vars(settings) | changes)
             data = load_data(settings)
             model = load_network(settings, weights, data).to(world.device)

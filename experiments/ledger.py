@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from result_sets import SHARED, Row, group, label, read_rows, result_files, spread
-
-from gac_sj.configuration import read_yaml
-from gac_sj.files import write_atomically
-from gac_sj.training import Settings, as_text
+from gac_sj._utils.configuration import read_yaml
+from gac_sj._utils.files import write_atomically
+from gac_sj.results.schema import as_text
+from gac_sj.results.sets import SHARED, Row, group, label, read_rows, result_files, spread
+from gac_sj.training.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent
 LEDGER, RESULTS = FOLDER / "RESULTS.md", FOLDER / "results"
@@ -37,11 +37,11 @@ def configs() -> dict[str, dict[str, str]]:
     """The settings of every YAML file, as they stand in rows, without seed and images.
 
     Raises:
-        ValueError: see :func:`gac_sj.configuration.read_yaml` and :class:`Settings`.
+        ValueError: see :func:`gac_sj._utils.configuration.read_yaml` and :class:`Settings`.
     """
     names = [field.name for field in fields(Settings)]
     found = {}
-    for path in sorted(FOLDER.glob("*.yaml")):
+    for path in sorted((FOLDER / "configs").glob("*.yaml")):
         settings = Settings(**read_yaml(path, names)).key()
         del settings["seed"]
         found[path.name] = as_text(settings)
@@ -52,7 +52,7 @@ def tables(sets: list[list[Row]], known: Mapping[str, Mapping[str, str]]) -> str
     """Markdown: a line for every set, and one for every config without rows."""
     names = [_config(rows[0], known) for rows in sets]
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS))] + [_line(_cells(*pair)) for pair in zip(names, sets)]
-    idle = [_line([f"[{name}]({name})", "not run"]) for name in known if name not in names]
+    idle = [_line([f"[{name}](configs/{name})", "not run"]) for name in known if name not in names]
     return "\n".join([
         "## Runs", "", *(lines if sets else ["No run has left rows yet."]), "",
         "## Configs that were never run", "", _line(["config", "status"]), _line(["---"] * 2), *idle,
@@ -97,7 +97,7 @@ def _cells(config: str | None, rows: list[Row]) -> list[str]:
     limit = "" if first["train_limit"] == "None" else f", {int(first['train_limit']):,} training images"
     speed = statistics.mean(float(row["images_per_second"]) for row in rows)
     return [
-        f"[{config}]({config})" if config else files[0],
+        f"[{config}](configs/{config})" if config else files[0],
         first["model"],
         label(first),
         first["dataset"] + limit,

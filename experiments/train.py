@@ -1,7 +1,7 @@
 """Train one network.
 
-    python experiments/train.py --config experiments/cifar10_gac_T4.yaml --seed 0
-    torchrun --nproc-per-node 8 experiments/train.py --config experiments/imagenet_gac18_T4.yaml --data-dir DIR
+    python experiments/train.py --config experiments/configs/cifar10_gac_T4.yaml --seed 0
+    torchrun --nproc-per-node 8 experiments/train.py --config experiments/configs/imagenet_gac18_T4.yaml --data-dir DIR
 
 Settings come from the YAML file, and the command line goes over it. The run's folder gets args.yaml, summary.csv,
 checkpoints, last.safetensors and best.safetensors, TensorBoard events and, at the end, result.csv. The same command
@@ -17,22 +17,15 @@ from pathlib import Path
 
 from gac_sj.analysis import summarize
 from gac_sj.data import EVENT_SETS
-from gac_sj.training import (
-    InterruptedRunError,
-    Settings,
-    Training,
-    World,
-    generate_data,
-    join_world,
-    load_data,
-    parse,
-    result_rows,
-    run_key,
-    train,
-)
+from gac_sj.results.schema import result_rows
+from gac_sj.training.build import generate_data, load_data
+from gac_sj.training.distributed import DistributedContext, distributed_context
+from gac_sj.training.engine import InterruptedRunError, Training
+from gac_sj.training.run import run_key, train
+from gac_sj.training.settings import Settings, parse
 
 
-def preview(settings: Settings, world: World) -> str:
+def preview(settings: Settings, world: DistributedContext) -> str:
     """What would be trained: parameters, arithmetic, firing rates and the first batch; generated images stand in."""
     note = ""
     try:
@@ -61,12 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         settings, args = parse(parser, arguments)
-        with join_world(settings.device) as world:
+        with distributed_context(settings.device) as world:
             if args.dry_run:
                 print(preview(settings, world))
                 return 0
             folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
-            with world.one_per_machine_first():
+            with world.local_main_process_first():
                 data = load_data(settings)
             try:
                 rows = result_rows(folder / "result.csv") if world.is_first else None

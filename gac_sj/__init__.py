@@ -1,21 +1,26 @@
 """Gated Attention Coding (GAC) for SpikingJelly. Importing it registers the models with timm."""
 
-from gac_sj import checkpoint, export, functional, models
+from gac_sj import checkpoint, export, models
 from gac_sj.analysis import summarize
 from gac_sj.attach import Attached, attach
-from gac_sj.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
-from gac_sj.encoder import Encoder
-from gac_sj.encoding import (
+from gac_sj.encoders import (
     AttendedDirectCoding,
     DirectCoding,
+    Encoder,
     GatedAttentionCoding,
+    LatencyCoding,
     MatchedDirectCoding,
+    PoissonCoding,
+    WeightedPhaseCoding,
     create_encoder,
+    list_encoders,
+    register_encoder,
 )
-from gac_sj.folding import fold_batch_norm
-from gac_sj.neuron import LIFNode, preset
-from gac_sj.pixel_coding import LatencyCoding, PoissonCoding, WeightedPhaseCoding
-from gac_sj.surrogate import Rectangle, Triangle
+from gac_sj.nn import functional
+from gac_sj.nn.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
+from gac_sj.nn.folding import fold_batch_norm
+from gac_sj.nn.neuron import LIFNode, lif_preset
+from gac_sj.nn.surrogate import Rectangle, Triangle
 
 __version__ = "0.1.0"
 
@@ -41,7 +46,9 @@ __all__ = [
     "export",
     "fold_batch_norm",
     "functional",
+    "lif_preset",
+    "list_encoders",
     "models",
-    "preset",
+    "register_encoder",
     "summarize",
 ]

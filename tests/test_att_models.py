@@ -4,10 +4,9 @@ import copy
 import io
 import json
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
+import run_cifar
 import timm
 import torch
 import torch.nn.functional as F
@@ -17,15 +16,15 @@ from torch import nn
 import gac_sj
 from gac_sj.analysis import measure_energy, non_spiking_layers, summarize
 from gac_sj.checkpoint import save_pretrained
+from gac_sj.checkpoint.runs import build_model
 from gac_sj.export import split
-from gac_sj.membrane_attention import ATTENTIONS, ChannelAttention, MembraneAttention, SpatialAttention
 from gac_sj.models import MASNN, MODULES, MSBlock, MSResNet
-from gac_sj.sync_batchnorm import convert_sync_batchnorm
-from gac_sj.training import Settings, as_text, build_model, load_data
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-import run_cifar
-from reporting.results import attention_energy
+from gac_sj.nn.membrane_attention import ATTENTIONS, ChannelAttention, MembraneAttention, SpatialAttention
+from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
+from gac_sj.results.schema import as_text
+from gac_sj.results.tables import attention_energy
+from gac_sj.training.build import load_data
+from gac_sj.training.settings import Settings
 
 NAMES = [f"att_ms_resnet{size}" for size in ("8_cifar", "18_cifar", "18", "34", "104")] + ["ma_snn"]
 
@@ -308,7 +307,7 @@ def test_folded_and_synchronised(build, draw):
 
 @pytest.mark.parametrize("build,draw", KINDS)
 @pytest.mark.parametrize("attention", ["none", "CSA"])
-@pytest.mark.parametrize("options", [dict(encoder="gac", recipe="current"), dict(encoder="direct")], ids=str)
+@pytest.mark.parametrize("options", [dict(encoder="gac", form="current"), dict(encoder="direct")], ids=str)
 def test_the_encoder_is_free(build, draw, options, attention):
     torch.manual_seed(0)
     model = build(**options, block_attention=attention)

@@ -342,7 +342,7 @@ def test_a_sequential_is_entered_as_far_as_its_neuron():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(neuron=None), dict(recipe="current"), dict(output="current"), dict(until="bn1", neuron=None)],
+    [dict(neuron=None), dict(form="current"), dict(output="current"), dict(until="bn1", neuron=None)],
     ids=str,
 )
 def test_with_the_gate_on_the_current_the_own_neuron_stays_behind_the_encoder(options):
@@ -370,7 +370,7 @@ def test_other_encoders(encoder):
 
 
 def test_a_preset_or_a_module_takes_the_place_of_the_neuron():
-    network = attach(Own(), at="conv1", neuron="imagenet", recipe="unit_gate")
+    network = attach(Own(), at="conv1", neuron="imagenet", form="unit_gate")
     assert encoder_of(network).neuron.v_threshold == 0.5
     assert isinstance(network.sn1, nn.Identity)
     node = neuron.LIFNode(tau=3.0, step_mode="m")
@@ -406,14 +406,14 @@ def test_the_encoder_has_the_type_and_the_training_mode_of_the_network():
         (dict(at="conv1", encoder="poisson", neuron="cifar"), "'poisson' takes no neuron"),
         (dict(at="conv1", encoder="direct_matched", neuron=None), "'direct_matched' needs a neuron"),
         (dict(at="conv1", encoder="direct", output="current"), "'direct' refuses .*'output'"),
-        (dict(at="conv1", encoder="poisson", recipe="current"), "'poisson' refuses .*'recipe'"),
+        (dict(at="conv1", encoder="poisson", form="current"), "'poisson' refuses .*'recipe'"),
         (dict(at="conv1", encoder=["gac"]), r"\['gac'\] refuses"),
         (dict(at="conv1", foo=1), "'gac' refuses .*'foo'"),
         (dict(at="conv1", stem=None, channels=12), "^channels, stem: the network and its stem decide that"),
         (dict(at="conv1", in_channels=3, step_mode="s"), "^in_channels, step_mode: the network"),
         (dict(at=nn.Conv2d(2, 6, 3)), "at= is no name but Conv2d; give a module's name"),
         (dict(at="conv1", until=nn.Identity()), "until= is no name but Identity; give a module's name"),
-        (dict(at="conv1", neuron="cifar", recipe="current"), "weighs the current, and neuron='cifar' has no place"),
+        (dict(at="conv1", neuron="cifar", form="current"), "weighs the current, and neuron='cifar' has no place"),
         (dict(at="conv1", neuron=neuron.IFNode(), output="current"), "and neuron='IFNode' has no place"),
         (dict(at="conv1", neuron=None, output="spikes"), "'gac' needs a neuron, and neuron is None"),
         (dict(at="conv1", T=0), "T is 0"),
@@ -438,8 +438,8 @@ def test_a_neuron_in_two_places_is_an_error_where_the_encoder_would_take_it():
 
 
 def test_with_a_neuron_that_fires_at_the_threshold_it_is_not_the_published_encoder():
-    assert not encoder_of(attach(Own(), at="conv1", recipe="reference")).is_reference
-    assert encoder_of(attach(Own(), at="conv1", recipe="reference", neuron="cifar")).is_reference
+    assert not encoder_of(attach(Own(), at="conv1", form="reference")).is_reference
+    assert encoder_of(attach(Own(), at="conv1", form="reference", neuron="cifar")).is_reference
 
 
 def test_an_encoder_that_is_there_already_is_an_error():

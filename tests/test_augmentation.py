@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import one_hot, pad
 
+from gac_sj._utils.randomness import seeded
 from gac_sj.data import (
     Augmentation,
     BatchAugmentation,
@@ -19,8 +20,9 @@ from gac_sj.data import (
     train_transform,
     training_loader,
 )
-from gac_sj.data.randomness import seeded
-from gac_sj.training import Data, Settings, World
+from gac_sj.training.build import Data
+from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.settings import Settings
 
 CPU = torch.device("cpu")
 PLAIN = dict(crop="none", hflip=0.0)
@@ -283,7 +285,7 @@ class TestMixing:
         Settings(batch_size=63)
         settings, (train, test) = Settings(batch_size=6, dataset="digits", **how), load_datasets("digits")
         with pytest.raises(ValueError, match=r"gets 3 images of a batch, .*make it even\.$"):
-            Data(train, test, (8, 8)).training(settings, None, World(0, 2, CPU))
+            Data(train, test, (8, 8)).training(settings, None, DistributedContext(0, 2, CPU))
 
 
 class TestSingleImages:

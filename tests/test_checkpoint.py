@@ -18,7 +18,7 @@ def checkpoint():
 
 
 def build(name="gac_ms_resnet18_cifar", **options):
-    return timm.create_model(name, **({"T": 4, "num_classes": 10, "recipe": "reference"} | options))
+    return timm.create_model(name, **({"T": 4, "num_classes": 10, "form": "reference"} | options))
 
 
 def test_a_module_prefix_is_ignored(checkpoint):
@@ -88,8 +88,8 @@ def test_a_wrapped_model_is_named(checkpoint):
 
 
 def test_another_recipe_is_refused(checkpoint):
-    for options in ({"recipe": "unit_gate"}, {"gain": 2.0}):
-        with pytest.raises(ValueError, match="recipe='reference'"):
+    for options in ({"form": "unit_gate"}, {"gain": 2.0}):
+        with pytest.raises(ValueError, match="form='reference'"):
             load_reference_state_dict(build(**options), checkpoint)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import torch
 
-from gac_sj.files import write_atomically
+from gac_sj._utils.files import write_atomically
 from gac_sj.training.checkpoints import Checkpoints
 
 

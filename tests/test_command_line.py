@@ -16,12 +16,13 @@ from timm.models import save_for_hf
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import gac_sj
-from gac_sj import command_line, env, export
 from gac_sj._compat import nir_exchange
 from gac_sj.analysis import measure_energy
 from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.checkpoint import load_pretrained, reference_names, save_pretrained
-from gac_sj.commands import predict
+from gac_sj.cli import environment as env
+from gac_sj.cli import export, predict
+from gac_sj.cli import main as command_line
 from gac_sj.ops.dispatch import why_not
 
 SMALL = "gac_ms_resnet8_cifar"
@@ -195,7 +196,7 @@ class TestSummary:
         [
             (["nothing"], "'nothing' is neither a network nor"),
             (["resnet18"], "'resnet18' is neither a network"),
-            ([SMALL, "--recipe", "best"], "The recipe 'best' does not exist"),
+            ([SMALL, "--form", "best"], "The recipe 'best' does not exist"),
             ([SMALL, "-T", "0"], "T is 0"),
             ([SMALL, "--options", "{colour: red}"], "colour"),
             ([SMALL, "--options", "{drop_rate: 3}"], "drop_rate is 3, a probability; give at least 0 and less than 1"),
@@ -220,7 +221,7 @@ class TestConvert:
     @pytest.fixture
     def published(self, tmp_path):
         """A small network under the published names, and its file."""
-        model = timm.create_model(SMALL, T=3, num_classes=4, recipe="reference")
+        model = timm.create_model(SMALL, T=3, num_classes=4, form="reference")
         state = {reference_names(name)[0]: value for name, value in model.state_dict().items()}
         torch.save({"state_dict": state, "epoch": 3}, tmp_path / "published.pth")
         return model, tmp_path / "published.pth"
@@ -235,7 +236,7 @@ class TestConvert:
         loaded = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()
         x = torch.randn(2, 3, 16, 16)
         assert torch.equal(loaded(x), model.eval()(x))
-        assert loaded.encoder.recipe == "reference"
+        assert loaded.encoder.form == "reference"
         assert tuple(loaded.pretrained_cfg["mean"]) == (0.5071, 0.4867, 0.4408)
         assert loaded.pretrained_cfg["label_names"] == ["a", "b", "c", "d"]
 
@@ -245,7 +246,7 @@ class TestConvert:
             ([], "name it with --model"),
             (["--model", "vgg"], "The network 'vgg' does not exist"),
             (["--model", SMALL, "-T", 3], "does not fit"),
-            (["--model", SMALL, "-T", 3, "--num-classes", 4, "--recipe", "current"], "recipe='reference'"),
+            (["--model", SMALL, "-T", 3, "--num-classes", 4, "--form", "current"], "form='reference'"),
             (["--model", SMALL, "-T", 3, "--num-classes", 4, "--dataset", "mnist"], "--dataset is 'mnist'"),
             (["--model", SMALL, "-T", 3, "--num-classes", 4, "--dataset", "digits"], "--dataset is 'digits'"),
             (["--model", SMALL, "-T", 3, "--num-classes", 4, "--labels", "nothing"], "--labels nothing cannot be read"),
@@ -334,7 +335,7 @@ def test_nir_advises_options(command, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["pt2", "onnx", "nir"])
 def test_a_file_of_every_format_computes_the_same(command, tmp_path, ending):
-    model = timm.create_model(SMALL, T=2, recipe="reference", spike_driven=True)
+    model = timm.create_model(SMALL, T=2, form="reference", spike_driven=True)
     x = torch.randn(3, 3, 32, 32)
     trained(model, x)
     save_pretrained(model.eval(), tmp_path / "net")

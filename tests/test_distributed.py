@@ -17,7 +17,12 @@ import torch
 from test_resume import BATCHES, FORKS, RUN, SCRIPT, finish, started, steps, wait_for
 from test_training import CPU, SMALL, Known, assert_same_run, digits, known, last_state, table
 
-from gac_sj.training import Settings, Training, World, build_model, checkpoints, engine, evaluate, join_world, record
+from gac_sj.checkpoint.runs import build_model
+from gac_sj.training import checkpoints, engine, record
+from gac_sj.training.distributed import DistributedContext, distributed_context
+from gac_sj.training.engine import Training
+from gac_sj.training.evaluation import evaluate
+from gac_sj.training.settings import Settings
 
 #: five steps of SGD; augmented image by image, which depends on the place in the global batch
 FIVE_STEPS = SMALL | dict(epochs=1, loader="standard", workers=0, auto_augment="rand-m9-n2", sync_bn=True)
@@ -75,7 +80,7 @@ def process(place, folder):
     """What each of two processes does; the tests look at the results."""
     torch.set_num_threads(1)
     os.environ |= place
-    with join_world("cpu") as world, ExitStack() as patches:
+    with distributed_context("cpu") as world, ExitStack() as patches:
         if not world.is_first:
             for module in (checkpoints, engine, record):
                 patches.enter_context(mock.patch.object(module, "write_atomically", side_effect=AssertionError))
@@ -221,9 +226,9 @@ def test_a_run_of_two_processes_continues_in_one(tmp_path):
 
 
 def test_alone_there_is_nobody_to_wait_for():
-    world = World(0, 1, torch.device("cpu"))
+    world = DistributedContext(0, 1, torch.device("cpu"))
     values = torch.tensor([1.0, 2.0])
-    assert world.sum(values) is values and world.largest(3) == 3 and world.gather("a") == ["a"]
+    assert world.sum(values) is values and world.max(3) == 3 and world.gather("a") == ["a"]
     assert world.from_first("a") == "a"
 
 

@@ -55,7 +55,7 @@ class TestTimeToRepeat:
     @pytest.mark.parametrize("T", [1, 2, 5, 8])
     @pytest.mark.parametrize("name", ["cifar", "imagenet"])
     def test_direct_coding_repeats_after_its_exact_period(self, T, name):
-        node = gac_sj.preset(name)
+        node = gac_sj.lif_preset(name)
         stem = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)).eval()
         encoder = gac_sj.DirectCoding(T, 1, 6, stem=stem, neuron=node).eval()
         images = 2 * digits()
@@ -152,26 +152,26 @@ class TestMeasures:
 class TestFirstProposition:
     """Our reading: GAC's time to repeat is never shorter than that of direct coding with the same stem."""
 
-    @pytest.mark.parametrize("recipe", ["reference", "unit_gate", "low_threshold"])
+    @pytest.mark.parametrize("form", ["reference", "unit_gate", "low_threshold"])
     @pytest.mark.parametrize("seed", [0, 1, 2])
-    def test_it_holds_with_the_same_neuron(self, recipe, seed):
+    def test_it_holds_with_the_same_neuron(self, form, seed):
         torch.manual_seed(seed)
-        encoder = gac_sj.GatedAttentionCoding(4, 1, 8, recipe=recipe)
+        encoder = gac_sj.GatedAttentionCoding(4, 1, 8, form=form)
         found = compare_durations(encoder, [2 * digits()], copy.deepcopy(encoder.neuron))
         assert found["shorter"] == 0
         assert sum(found.values()) == pytest.approx(1)
 
     def test_it_holds_against_the_current_itself(self):
-        encoder = gac_sj.GatedAttentionCoding(4, 1, 8, recipe="current")
+        encoder = gac_sj.GatedAttentionCoding(4, 1, 8, form="current")
         assert compare_durations(encoder, [digits()])["shorter"] == 0
 
     def test_it_need_not_hold_with_another_neuron(self):
         """At half the threshold a unit may fire at every step, where the gate is constant, and repeat at once."""
-        encoder = gac_sj.GatedAttentionCoding(4, 1, 8, recipe="low_threshold")
+        encoder = gac_sj.GatedAttentionCoding(4, 1, 8, form="low_threshold")
         nn.init.zeros_(encoder.gau.temporal.excite.weight)
-        assert compare_durations(encoder, [2 * digits()], gac_sj.preset("cifar"))["shorter"] > 0
+        assert compare_durations(encoder, [2 * digits()], gac_sj.lif_preset("cifar"))["shorter"] > 0
 
     def test_a_constant_gate_adds_nothing(self):
-        encoder = gac_sj.GatedAttentionCoding(4, 1, 8, recipe="unit_gate")
+        encoder = gac_sj.GatedAttentionCoding(4, 1, 8, form="unit_gate")
         nn.init.zeros_(encoder.gau.temporal.excite.weight)
         assert compare_durations(encoder, [2 * digits()], copy.deepcopy(encoder.neuron))["equal"] == 1

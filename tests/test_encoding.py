@@ -12,7 +12,7 @@ from torch import nn
 
 import gac_sj
 from gac_sj import DirectCoding, GatedAttentionCoding, LatencyCoding, PoissonCoding, WeightedPhaseCoding
-from gac_sj.encoding import RECIPES, create_encoder
+from gac_sj.encoders import FORMS, create_encoder
 
 ALL = pytest.mark.parametrize("name", AVAILABLE)
 DETERMINISTIC = pytest.mark.parametrize("name", [name for name in AVAILABLE if name != "poisson"])
@@ -269,16 +269,16 @@ def test_the_gate_weighs_the_spikes():
 
 
 def test_recipes():
-    reference = GatedAttentionCoding(recipe="reference")
+    reference = GatedAttentionCoding(form="reference")
     assert reference.gau.gain == 1.0
     assert reference.neuron.v_threshold == 1.0
     assert reference.neuron.surrogate_function.strict
-    assert GatedAttentionCoding(recipe="unit_gate").gau.gain == 2.0
-    assert GatedAttentionCoding(recipe="low_threshold", neuron="imagenet").neuron.v_threshold == 0.25
-    assert GatedAttentionCoding(recipe="current").neuron is None
+    assert GatedAttentionCoding(form="unit_gate").gau.gain == 2.0
+    assert GatedAttentionCoding(form="low_threshold", neuron="imagenet").neuron.v_threshold == 0.25
+    assert GatedAttentionCoding(form="current").neuron is None
     own = gac_sj.LIFNode(v_threshold=0.7)
-    for recipe in set(RECIPES) - {"current"}:
-        assert GatedAttentionCoding(recipe=recipe, neuron=own).neuron is own
+    for recipe in set(FORMS) - {"current"}:
+        assert GatedAttentionCoding(form=recipe, neuron=own).neuron is own
 
 
 def test_the_default_recipe_puts_out_gated_spikes():
@@ -381,7 +381,7 @@ def test_inputs_of_another_shape_are_named(name, shape, words):
     [
         (lambda: create_encoder("rate"), "'rate' does not exist; choose one of gac, direct"),
         (lambda: GatedAttentionCoding(neuron="nope", output="current"), "'nope' does not exist; choose one of cifar"),
-        (lambda: GatedAttentionCoding(recipe="best"), "'best' does not exist; choose one of reference"),
+        (lambda: GatedAttentionCoding(form="best"), "'best' does not exist; choose one of reference"),
         (lambda: GatedAttentionCoding(output="membrane"), "'membrane'"),
         (lambda: GatedAttentionCoding(output="current", neuron=gac_sj.LIFNode()), "no neuron"),
         (lambda: GatedAttentionCoding(0), "T is 0"),
@@ -413,7 +413,7 @@ class TestPartsOfTheGate:
 
     @pytest.mark.parametrize("attention", ["temporal", "spatial"])
     def test_the_gate_is_the_sigmoid_of_that_part(self, attention):
-        encoder = GatedAttentionCoding(3, 3, 8, recipe="unit_gate", attention=attention).double().eval()
+        encoder = GatedAttentionCoding(3, 3, 8, form="unit_gate", attention=attention).double().eval()
         x = 3 * images()
         z = encoder.stem(x)
         part = encoder.gau.temporal(z) if attention == "temporal" else encoder.gau.spatial_channel(z)
@@ -429,7 +429,7 @@ class TestPartsOfTheGate:
         assert count == {"temporal": 2 * 4 * 2, "spatial": 2 * 64 * 64 * 16, "both": 16 + 131072}
 
     def test_they_are_not_the_published_encoder(self):
-        assert not GatedAttentionCoding(recipe="reference", attention="spatial").is_reference
+        assert not GatedAttentionCoding(form="reference", attention="spatial").is_reference
 
     def test_an_unknown_part(self):
         with pytest.raises(ValueError, match="attention is 'channel'; choose both, temporal or spatial"):

@@ -1,4 +1,4 @@
-"""python -m gac_sj.env, and the package where what is optional is absent or broken."""
+"""python -m gac_sj env, and the package where what is optional is absent or broken."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ import pytest
 import torch
 from spikingjelly.activation_based import surrogate
 
-from gac_sj import Rectangle, Triangle, env
+from gac_sj import Rectangle, Triangle
+from gac_sj.cli import environment as env
 from gac_sj.ops import cpp, cupy
 from gac_sj.ops.dispatch import choose, why_not
 
@@ -127,7 +128,7 @@ def python(environment, *arguments):
 
 
 def test_the_command_where_everything_is_broken(broken_environment):
-    result = python(broken_environment, "-m", "gac_sj.env")
+    result = python(broken_environment, "-m", "gac_sj.cli.environment")
     assert result.returncode == 0
     assert "Traceback" not in result.stdout + result.stderr
     assert "cupy          cannot be imported (RuntimeError: libcuda.so.1 is missing)" in result.stdout

@@ -9,24 +9,24 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
+import evaluate as evaluate_script
+import figures as figures_script
 import numpy as np
 import pytest
+import robustness
 import torch
+import train as train_script
 from test_training import CPU, assert_same_run, at_step
 
+from gac_sj._utils.configuration import read_yaml
 from gac_sj.analysis import firing_rates, measure_dynamics, measure_energy
-from gac_sj.configuration import read_yaml
 from gac_sj.data import load_datasets
 from gac_sj.data.moving_shapes import DIRECTIONS, SHAPES, STEPS, MovingShapes, events_of
-from gac_sj.training import Data, InterruptedRunError, Settings, Training, load_data
+from gac_sj.training.build import Data, load_data
+from gac_sj.training.engine import InterruptedRunError, Training
+from gac_sj.training.settings import Settings
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-sys.path.insert(0, str(EXPERIMENTS.parent / "benchmarks"))
-import evaluate as evaluate_script  # noqa: E402
-import figures as figures_script  # noqa: E402
-import robustness  # noqa: E402
-import train as train_script  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,33 +5,26 @@ import json
 import re
 import shlex
 import statistics
-import sys
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
+import compare
+import ledger
 import pytest
 import torch
 
-from gac_sj.configuration import read_yaml
+from gac_sj._utils.configuration import read_yaml
+from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import EVENT_SETS, load_datasets, read_images
-from gac_sj.training import (
-    KEY,
-    MEASURED,
-    Data,
-    Settings,
-    Training,
-    World,
-    build_model,
-    parse,
-    result_rows,
-    run_key,
-)
+from gac_sj.results.schema import KEY, MEASURED, result_rows
+from gac_sj.training.build import Data
+from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.engine import Training
+from gac_sj.training.run import run_key
+from gac_sj.training.settings import Settings, parse
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-import compare  # noqa: E402
-import ledger  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,7 +61,7 @@ def data_for(run):
 
 def training(name):
     run = settings(name, batch_size=2, workers=0, device="cpu")
-    return Training(run, data_for(run), World(0, 1, torch.device("cpu")))
+    return Training(run, data_for(run), DistributedContext(0, 1, torch.device("cpu")))
 
 
 class TestConfigs:
@@ -90,7 +83,7 @@ class TestConfigs:
         assert name.startswith(run.dataset) and f"_T{run.T}" in name
         assert run.encoder == ("gac" if "_gac" in name else "direct")
         published = "timm" not in name and run.dataset not in EVENT_SETS
-        assert run.recipe == ("reference" if published else "low_threshold" if "_gac" in name else None)
+        assert run.form == ("reference" if published else "low_threshold" if "_gac" in name else None)
         assert ("max" in name) == ("max" in run.model)
 
     @pytest.mark.parametrize("name", CONFIGS)
@@ -111,8 +104,8 @@ class TestConfigs:
     def test_twins_differ_in_the_encoder_alone(self, name, twin):
         run, other = settings(name), settings(twin)
         differing = {key for key, value in run.key().items() if other.key()[key] != value}
-        assert differing <= {"model", "encoder", "recipe", "model_options"}
-        assert other.recipe == ("reference" if run.recipe == "reference" else None)
+        assert differing <= {"model", "encoder", "form", "model_options"}
+        assert other.form == ("reference" if run.form == "reference" else None)
         # ImageNet's networks are initialised otherwise where there is no GAC, so their twins say how
         options = {} if run.model.endswith("_cifar") else {"init": "gac"}
         assert other.model_options == run.model_options | options
@@ -216,7 +209,7 @@ class TestLedger:
     def test_sets(self, folder):
         path = write_rows(folder / "results/some/results.csv", "cifar10_gac_T4", [90.0, 92.0, 94.0], [91.0, 93.0, 96.5])
         write_rows(path, "cifar10_gac_T4", [50.0], epochs=3, train_limit=200)
-        write_rows(path, "cifar10_gac_T4", [80.0], recipe="unit_gate")
+        write_rows(path, "cifar10_gac_T4", [80.0], form="unit_gate")
         assert ledger.main([]) == 0
         full, short, other = self.lines(folder)
         assert full["config"] == "[cifar10_gac_T4.yaml](cifar10_gac_T4.yaml)"

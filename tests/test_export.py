@@ -17,7 +17,7 @@ from gac_sj.export import split, to_nir, to_onnx, to_program
 
 IMAGES = 16
 NAME = "gac_ms_resnet8_cifar"
-RECIPES = ["low_threshold", "reference"]
+FORMS = ["low_threshold", "reference"]
 needs_nir = pytest.mark.skipif(
     importlib.util.find_spec("spikingjelly.activation_based.nir_exchange") is None,
     reason="this SpikingJelly exchanges no NIR graphs",
@@ -119,9 +119,9 @@ def own_network(lif=neuron.LIFNode):
 
 
 class TestSplit:
-    @pytest.mark.parametrize("recipe", RECIPES)
-    def test_encoder_and_backbone_are_the_network(self, recipe):
-        model = lively(recipe=recipe)
+    @pytest.mark.parametrize("form", FORMS)
+    def test_encoder_and_backbone_are_the_network(self, form):
+        model = lively(form=form)
         encoder, backbone = split(model)
         images = torch.randn(2, 3, 32, 32)
         sequence = encoder(images)
@@ -160,20 +160,20 @@ class TestNIR:
         pytest.importorskip("nir", reason="needs the extra nir")
         pytest.importorskip("nirtorch", reason="needs the extra nir")
 
-    @pytest.mark.parametrize("recipe", RECIPES)
-    def test_spikes_are_equal(self, recipe, tmp_path):
+    @pytest.mark.parametrize("form", FORMS)
+    def test_spikes_are_equal(self, form, tmp_path):
         """Against the folded backbone, and where no potential is on its threshold against the network itself."""
         # a gate that saturates meets the threshold exactly: strict neurons must not fire there
-        model = lively(recipe=recipe, gate=40.0 if recipe == "low_threshold" else 4e4)
+        model = lively(form=form, gate=40.0 if form == "low_threshold" else 4e4)
         encoder, backbone = split(model)
         images = torch.randn(IMAGES, 3, 32, 32)
         sequence = encoder(images).detach()
-        assert recipe != "reference" or (sequence == 1).float().mean() > 0.01
+        assert form != "reference" or (sequence == 1).float().mean() > 0.01
         graph = to_nir(backbone, sequence[:, :2], tmp_path / "backbone.nir")
         assert os.listdir(tmp_path) == ["backbone.nir"]
         assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, tmp_path / "backbone.nir")
         assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, graph)
-        if recipe == "low_threshold":
+        if form == "low_threshold":
             assert_same_spikes(backbone, encoder(decisive(model)), graph)
 
     def test_it_has_nothing_but_spiking_layers_and_one_mean(self):
@@ -197,7 +197,7 @@ class TestNIR:
     def test_a_strict_threshold_is_the_next_number(self):
         import numpy as np
 
-        encoder, backbone = split(lively(recipe="reference"))
+        encoder, backbone = split(lively(form="reference"))
         graph = to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
         assert float(graph.nodes["lif"].v_threshold.flat[0]) == float(np.nextafter(np.float32(1), np.float32(2)))
 
@@ -218,7 +218,7 @@ class TestNIR:
             node(sequence)
         assert torch.equal(*currents)
 
-    @pytest.mark.parametrize("preset", ["imagenet", "sigmoid"])
+    @pytest.mark.parametrize("lif_preset", ["imagenet", "sigmoid"])
     def test_other_neurons(self, preset):
         """In float64: tau = 4/3 rounds otherwise in SpikingJelly, which float32 could show."""
         model = lively(neuron=preset).double()
@@ -388,7 +388,7 @@ class TestONNX:
         "options",
         [
             dict(),
-            pytest.param(dict(recipe="reference"), marks=pytest.mark.slow),
+            pytest.param(dict(form="reference"), marks=pytest.mark.slow),
             pytest.param(dict(encoder="direct", spike_driven=False, neuron="imagenet"), marks=pytest.mark.slow),
         ],
         ids=str,
@@ -463,7 +463,7 @@ class TestProgram:
         "options",
         [
             dict(),
-            pytest.param(dict(recipe="reference"), marks=pytest.mark.slow),
+            pytest.param(dict(form="reference"), marks=pytest.mark.slow),
             pytest.param(dict(encoder="direct"), marks=pytest.mark.slow),
         ],
         ids=str,

@@ -1,10 +1,9 @@
 """Figures: Grad-CAM and firing rates by step against values by hand, drawings that show their data, the command."""
 
 import json
-import sys
-from pathlib import Path
 from unittest import mock
 
+import figures as command
 import matplotlib
 import numpy as np
 import pytest
@@ -18,20 +17,10 @@ from torch import nn
 import gac_sj
 from gac_sj.analysis import figures, firing_rates
 from gac_sj.analysis.grad_cam import grad_cam
-from gac_sj.training import (
-    ANALYSED,
-    MEASURED,
-    Settings,
-    as_text,
-    build_model,
-    load_data,
-    load_network,
-    read_weights,
-    result_rows,
-)
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-import figures as command
+from gac_sj.checkpoint.runs import build_model, load_network, read_weights
+from gac_sj.results.schema import ANALYSED, MEASURED, as_text, result_rows
+from gac_sj.training.build import load_data
+from gac_sj.training.settings import Settings
 
 
 class TestFiringRatesByStep:
@@ -404,7 +393,7 @@ class TestRows:
             assert np.allclose(single.get_xydata(), [[seeds[0] / factor, 70.0], [seeds[1] / factor, 72.0]])
 
     def test_encoders_look_different_and_everywhere_the_same(self):
-        names = [*gac_sj.encoding.ENCODERS, *(f"gac:{recipe}" for recipe in gac_sj.encoding.RECIPES)]
+        names = [*gac_sj.list_encoders(), *(f"gac:{recipe}" for recipe in gac_sj.encoders.FORMS)]
         (axes,) = figures.learning_curves(dict.fromkeys(names, CURVES["direct"])).axes
         looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines]
         assert len({look[:2] for look in looks}) == len(names)
@@ -424,7 +413,7 @@ class TestPrint:
     @pytest.mark.parametrize("count", [2, 9])
     @pytest.mark.parametrize("draw", [figures.learning_curves, figures.accuracy_against_energy])
     def test_the_legend_covers_nothing(self, count, draw):
-        names = ["gac", "gac:reference,kernel_size=3", *gac_sj.encoding.ENCODERS][:count]
+        names = ["gac", "gac:reference,kernel_size=3", *gac_sj.list_encoders()][:count]
         figure = draw({name: [CURVES["direct"][0] | ENERGY["direct"][0]] for name in names})
         figure.suptitle("a title")
         figure.draw_without_rendering()
@@ -540,7 +529,7 @@ class TestRowsCommand:
         assert grouped(lr=0.2, epochs=3) == {"epochs=2": both, "epochs=3": both}
         assert grouped(dataset="cifar10", data="others") == {"dataset=digits": both, "dataset=cifar10": both}
         assert grouped(data="others") == {"data=images": both, "data=others": both}
-        assert grouped(encoders=["gac"], recipe="current") == {"": both | {"gac:current": 1}}
+        assert grouped(encoders=["gac"], form="current") == {"": both | {"gac:current": 1}}
         # the same behind the encoder; what has one name all the same says its network
         assert grouped(encoders=["poisson"], model="gac_ms_resnet8_cifar") == {"": both | {"poisson": 1}}
         same = grouped(model="gac_ms_resnet8_cifar")[""]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 
 import gac_sj
-from gac_sj import functional
+from gac_sj.nn import functional
 
 
 def numpy_gate(x, squeeze, excite, weights):

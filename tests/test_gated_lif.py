@@ -152,7 +152,7 @@ class TestTheEncoder:
         output.square().sum().backward()
         return [output, *(p.grad for p in encoder.parameters()), *encoder.buffers()]
 
-    @pytest.mark.parametrize("options", [{}, dict(recipe="reference"), dict(neuron="imagenet"), dict(neuron="sigmoid")])
+    @pytest.mark.parametrize("options", [{}, dict(form="reference"), dict(neuron="imagenet"), dict(neuron="sigmoid")])
     @pytest.mark.parametrize("static", [True, False], ids=["image", "sequence"])
     def test_the_kernel_does_what_the_modules_do(self, options, static, monkeypatch):
         x = torch.rand(*(() if static else (4,)), 5, 3, 9, 10)

@@ -22,7 +22,7 @@ MODELS = {
 
 def build(golden: dict):
     name = MODELS[golden["tag"]]
-    model = timm.create_model(name, T=golden["T"], num_classes=golden["classes"], recipe="reference").double()
+    model = timm.create_model(name, T=golden["T"], num_classes=golden["classes"], form="reference").double()
     gac_sj.checkpoint.load_reference_state_dict(model, golden_values.state_dict(golden))
     return model
 

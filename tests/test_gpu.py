@@ -15,7 +15,8 @@ from spikingjelly.activation_based import functional
 from spikingjelly.activation_based import surrogate as stock
 from torch import nn
 
-from gac_sj import GatedAttentionCoding, LIFNode, Rectangle, Triangle, encoding
+from gac_sj import GatedAttentionCoding, LIFNode, Rectangle, Triangle
+from gac_sj.encoders import gac as encoding
 from gac_sj.ops import dispatch
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.ops.lif import lif

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import (
     DATASETS,
     Augmentation,
@@ -23,7 +24,9 @@ from gac_sj.data import (
     train_transform,
     training_loader,
 )
-from gac_sj.training import Settings, World, build_model, load_data
+from gac_sj.training.build import load_data
+from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.settings import Settings
 
 CPU = torch.device("cpu")
 SIZE, MEAN, STD = (12, 12), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -419,7 +422,7 @@ class TestNormalisation:
     def loaders(self, **settings):
         settings = Settings(T=1, batch_size=16, workers=0, crop="none", hflip=0.0, **settings)
         data = load_data(settings)
-        model, world = build_model(settings, data), World(0, 1, CPU)
+        model, world = build_model(settings, data), DistributedContext(0, 1, CPU)
         training = data.training(settings, model, world)
         training.set_epoch(0)
         return data, training, data.testing(settings, model, world)
@@ -472,7 +475,7 @@ class TestNormalisation:
         settings = Settings(
             model=model, dataset="imagenet", data_dir=str(tmp_path), T=1, batch_size=4, workers=0, crop="resize"
         )
-        data, world = load_data(settings), World(0, 1, CPU)
+        data, world = load_data(settings), DistributedContext(0, 1, CPU)
         network = build_model(settings, data)
         training = data.training(settings, network, world)
         training.set_epoch(0)

@@ -191,7 +191,7 @@ def test_neurons_put_in_later_are_reset_too():
     x = images()
     functional.reset_net(model)
     model(x)
-    model.stages[0][0].lif1 = gac_sj.preset("cifar")
+    model.stages[0][0].lif1 = gac_sj.lif_preset("cifar")
     assert torch.equal(model(x), model(x))
 
 
@@ -311,7 +311,7 @@ def test_cifar_initialisation_is_torchs():
 
 def test_the_reference_recipe_is_strict_everywhere():
     for encoder in ("gac", "direct", "direct_lif"):
-        for options, strict in (({"recipe": "reference"}, True), ({}, False)):
+        for options, strict in (({"form": "reference"}, True), ({}, False)):
             nodes = [m for m in small(encoder=encoder, **options).modules() if isinstance(m, gac_sj.LIFNode)]
             assert {node.surrogate_function.strict for node in nodes} == {strict}
 
@@ -320,14 +320,14 @@ def test_the_reference_recipe_is_strict_everywhere():
     "options,words",
     [
         (dict(encoder="rate"), "'rate' does not exist"),
-        (dict(recipe="best"), "'best' does not exist"),
-        (dict(encoder="direct", recipe="unit_gate"), "'unit_gate'.*'direct'"),
+        (dict(form="best"), "'best' does not exist"),
+        (dict(encoder="direct", form="unit_gate"), "'unit_gate'.*'direct'"),
         (dict(T=0), "T is 0"),
         (dict(stem="conv9"), "'conv9'"),
         (dict(neuron="mnist"), "'mnist'"),
         (dict(downsample="min"), "'min' does not exist; choose one of stride, avg_shortcut, max, max_branch"),
-        (dict(neuron="sigmoid", recipe="reference"), "'sigmoid' fires at the threshold.*'reference'"),
-        (dict(neuron="sigmoid", encoder="direct", recipe="reference"), "'sigmoid' fires at the threshold"),
+        (dict(neuron="sigmoid", form="reference"), "'sigmoid' fires at the threshold.*'reference'"),
+        (dict(neuron="sigmoid", encoder="direct", form="reference"), "'sigmoid' fires at the threshold"),
         (dict(init="xavier"), "'xavier'"),
         (dict(channels=[]), r"channels is \[\]; it needs one number or more"),
         (dict(blocks=3), "blocks is 3; it needs one number or more"),
@@ -343,7 +343,7 @@ def test_bad_arguments_are_named(options, words):
 
 
 def test_summary_reports_firing_rates_and_leaves_the_model_as_it_was():
-    model = small(recipe="reference").eval()
+    model = small(form="reference").eval()
     before = copy.deepcopy(model.state_dict())
     summary = summarize(model)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -355,7 +355,7 @@ def test_summary_reports_firing_rates_and_leaves_the_model_as_it_was():
         assert f"{name} " in str(summary)
         assert f"{rate:.4f}" in str(summary)
     # what the recipes are for: the published start drives the first branch less
-    ours = summarize(small(recipe="unit_gate")).firing_rates["stages.0.0.lif1"]
+    ours = summarize(small(form="unit_gate")).firing_rates["stages.0.0.lif1"]
     assert ours > 3 * summary.firing_rates["stages.0.0.lif1"]
     assert summarize(small(encoder="poisson")).firing_rates
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import base, functional, neuron, surrogate
 
-from gac_sj import LIFNode, Triangle, preset
+from gac_sj import LIFNode, Triangle, lif_preset
 
 VARIANTS = [
     dict(tau=tau, decay_input=decay_input, v_threshold=threshold, v_reset=reset, detach_reset=detach)
@@ -60,7 +60,7 @@ def test_evaluation_has_the_gradients_of_training():
     x, gradients = torch.randn(4, 3, 5), []
     for training in (True, False):
         current = x.clone().requires_grad_()
-        preset("cifar").train(training)(current).sum().backward()
+        lif_preset("cifar").train(training)(current).sum().backward()
         gradients.append(current.grad)
     assert torch.equal(*gradients)
     assert gradients[0].any()
@@ -78,7 +78,7 @@ def test_single_steps_equal_multi_step(settings):
 
 
 def test_the_potential_carries_over_until_reset():
-    node = preset("cifar")
+    node = lif_preset("cifar")
     x = torch.full((1, 1), 0.6)
     assert [node(x.unsqueeze(0)).item() for _ in range(4)] == [0, 0, 1, 0]
     functional.reset_net(node)
@@ -86,7 +86,7 @@ def test_the_potential_carries_over_until_reset():
 
 
 def test_presets_are_the_published_neurons():
-    cifar, imagenet = preset("cifar"), preset("imagenet")
+    cifar, imagenet = lif_preset("cifar"), lif_preset("imagenet")
     # decay 0.5, threshold 1: 0.6, 0.9, 1.05; decay 0.25, threshold 0.5: 0.45, 0.5625
     assert cifar(torch.full((3, 1), 0.6)).flatten().tolist() == [0, 0, 1]
     assert imagenet(torch.full((2, 1), 0.45)).flatten().tolist() == [0, 1]
@@ -106,19 +106,19 @@ def test_presets_are_the_published_neurons():
 
 def test_the_published_neuron_does_not_fire_at_the_threshold():
     x = torch.tensor([[1.0]])
-    assert preset("cifar")(x).item() == 1.0
-    assert preset("cifar", strict=True)(x).item() == 0.0
+    assert lif_preset("cifar")(x).item() == 1.0
+    assert lif_preset("cifar", strict=True)(x).item() == 0.0
 
 
 def test_the_sigmoid_preset_is_spikingjellys_own_neuron():
-    node = preset("sigmoid")
+    node = lif_preset("sigmoid")
     assert (node.tau, node.decay_input, node.v_threshold, node.detach_reset) == (2.0, True, 1.0, True)
     assert (type(node.surrogate_function), node.surrogate_function.alpha) == (surrogate.Sigmoid, 4.0)
     # the half of 1.2, and of what is missing to it: 0.6, 0.9, 1.05; the half of 2 meets the threshold
     assert node(torch.full((3, 1), 1.2)).flatten().tolist() == [0, 0, 1]
-    assert preset("sigmoid")(torch.full((1, 1), 2.0)).item() == 1.0
+    assert lif_preset("sigmoid")(torch.full((1, 1), 2.0)).item() == 1.0
     x, results = 2 * torch.randn(5, 3, 7, dtype=torch.float64), []
-    for kind in (preset("sigmoid"), neuron.LIFNode(tau=2.0, detach_reset=True, step_mode="m")):
+    for kind in (lif_preset("sigmoid"), neuron.LIFNode(tau=2.0, detach_reset=True, step_mode="m")):
         current = x.clone().requires_grad_()
         spikes = kind(current)
         (spikes * x).sum().backward()
@@ -130,18 +130,18 @@ def test_the_sigmoid_preset_is_spikingjellys_own_neuron():
 
 def test_a_strict_sigmoid_is_refused():
     with pytest.raises(ValueError, match=r"'sigmoid' fires at the threshold.*choose cifar or imagenet"):
-        preset("sigmoid", strict=True)
+        lif_preset("sigmoid", strict=True)
 
 
 def test_unknown_preset():
     with pytest.raises(ValueError, match="'mnist' does not exist; choose one of cifar, imagenet, sigmoid"):
-        preset("mnist")
+        lif_preset("mnist")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_keep_the_potential_in_float32(dtype):
     x = (torch.rand(8, 1000) * 0.5).to(dtype)
-    node, exact = preset("cifar"), preset("cifar")
+    node, exact = lif_preset("cifar"), lif_preset("cifar")
     spikes = node(x)
     assert spikes.dtype == dtype
     assert node.v.dtype == torch.float32
@@ -161,7 +161,7 @@ def test_copies_after_a_training_step_start_from_reset(store):
 
 
 def test_another_batch_size_starts_from_reset():
-    node = preset("cifar")
+    node = lif_preset("cifar")
     node(torch.full((1, 8), 0.9))
     assert node(torch.full((1, 3), 0.9)).sum() == 0
 

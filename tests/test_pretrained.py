@@ -16,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import gac_sj
 from gac_sj.checkpoint import load_pretrained, save_pretrained
+from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import DataSet
-from gac_sj.encoding import create_encoder
-from gac_sj.training import Data, Settings, build_model
+from gac_sj.encoders import create_encoder
+from gac_sj.training.build import Data
+from gac_sj.training.settings import Settings
 
 
 def build(name="gac_ms_resnet8_cifar", **options):
@@ -109,9 +111,9 @@ def test_every_way_gives_the_same_network(encoder, tmp_path, hub):
     "name,options",
     [
         ("gac_ms_resnet8_cifar", {"gain": 1.5, "kernel_size": 3, "output": "current"}),
-        ("gac_ms_resnet8_cifar", {"recipe": "reference", "drop_rate": 0.3}),
+        ("gac_ms_resnet8_cifar", {"form": "reference", "drop_rate": 0.3}),
         ("ms_resnet8_cifar", {"spike_driven": True, "in_chans": 1}),
-        ("ms_resnet8_cifar", {"recipe": "reference", "encoder": "direct_lif", "blocks": (2, 1, 1)}),
+        ("ms_resnet8_cifar", {"form": "reference", "encoder": "direct_lif", "blocks": (2, 1, 1)}),
         ("att_ms_resnet8_cifar", {}),
     ],
 )
@@ -131,7 +133,7 @@ def test_the_config_says_what_defaults_were(tmp_path):
     assert content["architecture"] == "gac_ms_resnet8_cifar"
     assert (content["num_classes"], content["num_features"]) == (10, 64)
     assert content["model_args"] == {
-        "T": 4, "encoder": "gac", "recipe": "low_threshold", "in_chans": 3, "num_classes": 10,
+        "T": 4, "encoder": "gac", "form": "low_threshold", "in_chans": 3, "num_classes": 10,
     }  # fmt: skip
     assert content["pretrained_cfg"]["mean"] == [0.4914, 0.4822, 0.4465]
 

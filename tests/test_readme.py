@@ -2,13 +2,14 @@
 
 import re
 import shlex
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import report
+import run_cifar
 
-from gac_sj import command_line
+from gac_sj.cli import main as command_line
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -20,10 +21,6 @@ LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").split("
     r"`((?:python|torchrun|make) [^`]+)`", README + BENCHMARKS
 )
 COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True))]
-
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import report  # noqa: E402
-import run_cifar  # noqa: E402
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)

@@ -4,25 +4,24 @@ import csv
 import json
 import re
 import statistics
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import report
 
-from gac_sj.training import ANALYSED, KEY, MEASURED, PASSING, Settings, as_text
+from gac_sj.results import markdown as readme
+from gac_sj.results.files import read_folder
+from gac_sj.results.robustness import robustness_sets, robustness_tables
+from gac_sj.results.schema import ANALYSED, KEY, MEASURED, VOLATILE_COLUMNS, as_text
+from gac_sj.results.speed import speed_sentences, speed_table
+from gac_sj.results.table import Table
+from gac_sj.results.tables import by_encoder, by_settings, result_tables
+from gac_sj.training.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FORMS = REPOSITORY / "experiments/encoder_forms/results.csv"
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import report  # noqa: E402
-from reporting import readme  # noqa: E402
-from reporting.results import by_encoder, by_settings, result_tables  # noqa: E402
-from reporting.robustness import robustness_sets, robustness_tables  # noqa: E402
-from reporting.rows import read_folder  # noqa: E402
-from reporting.speed import speed_sentences, speed_table  # noqa: E402
-from reporting.table import Table  # noqa: E402
 
 
 def row(encoder="gac", seed=0, last=60.0, best=None, analysed=None, **changes):
@@ -57,7 +56,7 @@ def seeds(encoder, lasts, first=0, **changes):
 
 def robustness_row(encoder, seed, corruption, severity, accuracy, **changes):
     """A row of robustness.py, with a column that nobody knows."""
-    run = {name: text for name, text in row(encoder, seed).items() if name in ("recipe", "model", "model_options", "T")}
+    run = {name: text for name, text in row(encoder, seed).items() if name in ("form", "model", "model_options", "T")}
     found = {"weights": f"{encoder}{seed}", "settings": "s1", "data": "d4f8", "dataset": "digits", "epochs": 3}
     found |= run | {"encoder": encoder, "seed": seed, "corruption": corruption, "severity": severity, "images": 50}
     found |= {"gradient": "surrogate" if corruption == "pgd" else "", "accuracy": accuracy, "mood": "calm"}
@@ -164,7 +163,7 @@ class TestTables:
         assert all(name.endswith(" †") for name in speed.head[2:]) and "† A measured time" in speed.note
         assert not any("†" in name for table in others for name in table.head)
         assert cells(result_tables(seeds("gac", [1, 2]))[3], "gac")["training (images/s)"] == "100.5 ± 0.7"
-        assert "images_per_second" in PASSING
+        assert "images_per_second" in VOLATILE_COLUMNS
 
     def test_a_damaged_number_is_named(self):
         with pytest.raises(ValueError, match="has 'much' as energy_paper_pj, where a number belongs"):
@@ -193,20 +192,18 @@ class TestGrouping:
         with pytest.raises(ValueError, match="several settings"):
             result_tables(rows)
 
-    @pytest.mark.parametrize(
-        "name", [name for name in KEY if name not in ("encoder", "recipe", "model_options", "seed")]
-    )
+    @pytest.mark.parametrize("name", [name for name in KEY if name not in ("encoder", "form", "model_options", "seed")])
     def test_every_setting_counts(self, name):
         assert len(by_settings([row(), row(seed=1) | {name: "other"}])) == 2
 
     def test_encoders_have_their_own_lines(self):
-        rows = [row(), row(recipe="reference"), row(model_options={"attention": "none"}), row("direct")]
+        rows = [row(), row(form="reference"), row(model_options={"attention": "none"}), row("direct")]
         assert list(by_encoder(rows)) == ["gac", "gac:reference", "gac:attention=none", "direct"]
         assert len(by_settings(rows)) == 1
 
     def test_the_recipe_of_direct_coding_is_not_averaged_away(self):
         """Its neurons depend on it."""
-        groups = by_encoder([row("direct"), row("direct", 1, recipe="reference")])
+        groups = by_encoder([row("direct"), row("direct", 1, form="reference")])
         assert [len(group) for group in groups.values()] == [1, 1] and all("direct (" in name for name in groups)
 
     def test_twins_stand_in_one_table(self):

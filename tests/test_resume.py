@@ -17,7 +17,8 @@ import pytest
 import torch
 from test_training import CPU, SMALL, assert_same_run, digits, last_state, table
 
-from gac_sj.training import Settings, Training
+from gac_sj.training.engine import Training
+from gac_sj.training.settings import Settings
 
 SCRIPT = str(Path(__file__).resolve().parent.parent / "experiments" / "train.py")
 # A server that has imported everything forks the processes: they start in no time and are as real as others.

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import robustness
+import run_cifar
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -21,17 +23,17 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from gac_sj import DirectCoding, LatencyCoding, PoissonCoding, WeightedPhaseCoding
+from gac_sj._utils.randomness import seeded
 from gac_sj.analysis.attacks import EPSILONS, OnPixels, fgsm, pgd, pixel_gradient
 from gac_sj.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt, dropped_steps
-from gac_sj.data.randomness import seeded
-from gac_sj.training import World, build_model, evaluate, load_data, load_network, read_weights
+from gac_sj.checkpoint.runs import build_model, load_network, read_weights
+from gac_sj.training.build import load_data
+from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.evaluation import evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import robustness  # noqa: E402
-import run_cifar  # noqa: E402
 
-HERE = World(0, 1, torch.device("cpu"))
+HERE = DistributedContext(0, 1, torch.device("cpu"))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
 
 
@@ -505,7 +507,7 @@ class TestCommand:
         with open(trained / "results.csv", newline="") as file:
             runs = {row["encoder"]: row for row in csv.DictReader(file)}
         for row in robustness.read_robustness(finished[1] / "robustness.csv"):
-            for name in ("dataset", "data", "model", "recipe", "model_options", "T", "epochs", "seed"):
+            for name in ("dataset", "data", "model", "form", "model_options", "T", "epochs", "seed"):
                 assert row[name] == runs[row["encoder"]][name], name
 
     def test_settings_are_the_same_for_encoders_and_seeds_alone(self, trained):
@@ -515,7 +517,7 @@ class TestCommand:
         def name(**changes):
             return robustness.run_part(weights(trained, "direct"), replace(settings, **changes), data)["settings"]
 
-        assert name() == name(seed=3) == name(encoder="gac") == name(encoder="gac", recipe="reference")
+        assert name() == name(seed=3) == name(encoder="gac") == name(encoder="gac", form="reference")
         assert len({name(), name(lr=0.05), name(train_limit=500), name(epochs=9), name(weight_decay=0.0)}) == 5
 
     def test_printed(self, finished, trained):
@@ -543,7 +545,7 @@ class TestCommand:
         torch.rand(5)
         names = ["pgd", "dropped_steps", "gaussian_noise"]
         run(weights(trained, "poisson"), *QUICK, "--corruptions", *names, "--output", tmp_path)
-        varying = (*robustness.PASSING, "commit")
+        varying = (*robustness.VOLATILE_COLUMNS, "commit")
 
         def lasting(folder):
             rows = robustness.read_robustness(folder / "robustness.csv")

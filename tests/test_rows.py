@@ -8,8 +8,9 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from gac_sj.training import rows as module
-from gac_sj.training.rows import Rows, commit, device_name, versions
+from gac_sj._utils import provenance as module
+from gac_sj._utils.provenance import commit, device_name, versions
+from gac_sj.results.store import Rows
 
 COLUMNS = ("name", "rate", "result")
 
@@ -117,7 +118,7 @@ def test_a_full_disk_keeps_what_is_there(tmp_path, monkeypatch):
 
 def test_commit(tmp_path, monkeypatch):
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", commit())
-    monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(module, "_REPOSITORY", tmp_path)
     assert commit() == "unknown"
 
 

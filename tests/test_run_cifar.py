@@ -17,46 +17,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import report
+import run_cifar
 import torch
 from encoders import AVAILABLE
 from PIL import Image
 from safetensors.torch import load_file
 
 from gac_sj.analysis import measure_dynamics, measure_energy
+from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.data import DATASETS, DataSet, ResidentLoader
-from gac_sj.encoding import DEFAULT_RECIPE, ENCODERS, RECIPES
-from gac_sj.training import (
-    ANALYSED,
-    KEY,
-    MEASURED,
-    PASSING,
-    Data,
-    NonFiniteLossError,
-    World,
-    analysis,
-    as_text,
-    build,
-    build_model,
-    engine,
-    evaluate,
-    load_data,
-    load_network,
-    read_weights,
-    run_key,
-)
+from gac_sj.encoders import DEFAULT_FORM, FORMS, encoder_info, list_encoders
+from gac_sj.results.schema import ANALYSED, KEY, MEASURED, VOLATILE_COLUMNS, as_text
+from gac_sj.training import analysis, build, engine
+from gac_sj.training.build import Data, load_data
+from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.engine import NonFiniteLossError
+from gac_sj.training.evaluation import evaluate
+from gac_sj.training.run import run_key
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import report  # noqa: E402
-import run_cifar  # noqa: E402
-from run_cifar import DEFAULT_ENCODERS  # noqa: E402
 
 DIGITS = ["--dataset", "digits", "--train-limit", "130", "--epochs", "2", "-T", "2", "--device", "cpu"]
-FORMS = REPOSITORY / "experiments" / "encoder_forms" / "results.csv"
+ENCODERS_IN_COMPARISON = [name for name in list_encoders() if encoder_info(name).in_comparison]
+OLD_FORMS = REPOSITORY / "experiments" / "encoder_forms" / "results.csv"
 COMMAND = [sys.executable, str(REPOSITORY / "benchmarks" / "run_cifar.py")]
 # SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
-HERE = World(0, 1, torch.device("cpu"))
+HERE = DistributedContext(0, 1, torch.device("cpu"))
 
 
 def table(folder):
@@ -67,7 +55,10 @@ def table(folder):
 
 def lasting(folder):
     """results.csv without what depends on time or place."""
-    return [{name: value for name, value in row.items() if name not in (*PASSING, "commit")} for row in table(folder)]
+    return [
+        {name: value for name, value in row.items() if name not in (*VOLATILE_COLUMNS, "commit")}
+        for row in table(folder)
+    ]
 
 
 def contents(folder):
@@ -171,7 +162,7 @@ class TestResults:
     def test_a_row_for_each_encoder_and_seed(self, finished):
         rows = table(finished[1])
         assert [(row["encoder"], row["seed"]) for row in rows] == [
-            (name, seed) for seed in "01" for name in DEFAULT_ENCODERS
+            (name, seed) for seed in "01" for name in ENCODERS_IN_COMPARISON
         ]
         assert tuple(rows[0]) == KEY + MEASURED + ANALYSED
         for row in rows:
@@ -181,9 +172,9 @@ class TestResults:
         for row in table(finished[1]):
             names = ("dataset", "train_limit", "train_images", "test_images", "T", "epochs", "processes")
             assert [row[name] for name in names] == ["digits", "130", "130", "360", "2", "2", "1"]
-            assert row["recipe"] == (DEFAULT_RECIPE if row["encoder"] == "gac" else "None")
-            recipe = {name: float(row[name]) for name in ("batch_size", "lr", "momentum", "weight_decay")}
-            assert recipe == {"batch_size": 64, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+            assert row["form"] == (DEFAULT_FORM if row["encoder"] == "gac" else "None")
+            form = {name: float(row[name]) for name in ("batch_size", "lr", "momentum", "weight_decay")}
+            assert form == {"batch_size": 64, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
             assert (row["crop"], row["hflip"], row["warmup_epochs"]) == ("none", "0.0", "1.0")
 
     def test_accuracies(self, finished):
@@ -216,7 +207,7 @@ class TestResults:
         text = (folder / "report.md").read_text()
         lines = [line for line in printed.splitlines() if line.startswith("|")]
         assert "\n".join(lines) in text
-        assert [line.strip("| ").split(" | ")[0] for line in lines[2:]] == DEFAULT_ENCODERS
+        assert [line.strip("| ").split(" | ")[0] for line in lines[2:]] == ENCODERS_IN_COMPARISON
         first = table(folder)[0]
         for name in ("commit", "versions", "device", "data"):
             assert first[name] in text and first[name] in (folder / "report.html").read_text()
@@ -239,7 +230,7 @@ class TestResults:
 
     def test_a_finished_run_keeps_its_weights_and_no_checkpoints(self, finished, digits):
         folders = sorted((finished[1] / "runs").iterdir())
-        assert len(folders) == 2 * len(DEFAULT_ENCODERS) and not list(finished[1].rglob("checkpoints"))
+        assert len(folders) == 2 * len(ENCODERS_IN_COMPARISON) and not list(finished[1].rglob("checkpoints"))
         for folder in folders:
             assert {"args.yaml", "summary.csv", "last.safetensors", "best.safetensors"} <= set(os.listdir(folder))
         run = settings("gac")
@@ -271,7 +262,7 @@ class TestSeeds:
         assert lasting(tmp_path) == [first["poisson", "1"], first["gac", "1"]]
 
     def test_another_seed_gives_other_numbers(self, finished):
-        for name in DEFAULT_ENCODERS:
+        for name in ENCODERS_IN_COMPARISON:
             first, second = (row for row in table(finished[1]) if row["encoder"] == name)
             assert first["train_loss_last"] != second["train_loss_last"]
 
@@ -358,17 +349,17 @@ class TestAnalysis:
 
 class TestEncoderNames:
     @pytest.mark.parametrize(
-        "name, recipe, options",
+        "name, form, options",
         [
-            ("gac:temporal", DEFAULT_RECIPE, {"attention": "temporal"}),
+            ("gac:temporal", DEFAULT_FORM, {"attention": "temporal"}),
             ("gac:current,spatial", "current", {"attention": "spatial"}),
-            ("gac:kernel_size=3,depth=1", DEFAULT_RECIPE, {"depth": 1, "kernel_size": 3}),
+            ("gac:kernel_size=3,depth=1", DEFAULT_FORM, {"depth": 1, "kernel_size": 3}),
             ("direct_matched:kernel_size=5", None, {"kernel_size": 5}),
         ],
     )
-    def test_options(self, name, recipe, options, digits):
+    def test_options(self, name, form, options, digits):
         run = settings(name)
-        assert (run.recipe, run.model_options) == (recipe, options)
+        assert (run.form, run.model_options) == (form, options)
         encoder = build_model(run, digits).encoder
         if "attention" in options:
             assert encoder.gau.attention == options["attention"]
@@ -465,7 +456,7 @@ class TestContinue:
             assert run_cifar.main([*command, "--output", str(tmp_path / "out")]) == 0
         assert len(trained) == 2 and trained[0][2] != trained[1][2]
 
-    @pytest.mark.parametrize("names", [["gac", "gac"], ["gac", f"gac:{DEFAULT_RECIPE}"]], ids=" ".join)
+    @pytest.mark.parametrize("names", [["gac", "gac"], ["gac", f"gac:{DEFAULT_FORM}"]], ids=" ".join)
     def test_the_same_run_twice_counts_once(self, names, trained, tmp_path):
         run_cifar.main([*DIGITS, "--encoders", *names, "--seeds", "0", "0", "--output", str(tmp_path)])
         run_cifar.main([*DIGITS, "--encoders", names[1], "--seeds", "0", "--output", str(tmp_path)])
@@ -571,17 +562,17 @@ class TestKilled:
 
 @pytest.mark.usefixtures("no_plots")
 class TestRecipe:
-    @pytest.mark.parametrize("recipe", RECIPES)
-    def test_gac_in_a_named_form(self, recipe, digits):
-        model = build_model(settings(f"gac:{recipe}"), digits)
-        assert model.encoder.recipe == recipe and model.encoder.T == 2
-        assert model.encoder.is_reference == (recipe == "reference")
+    @pytest.mark.parametrize("form", FORMS)
+    def test_gac_in_a_named_form(self, form, digits):
+        model = build_model(settings(f"gac:{form}"), digits)
+        assert model.encoder.form == form and model.encoder.T == 2
+        assert model.encoder.is_reference == (form == "reference")
         strict = [getattr(m.surrogate_function, "strict", None) for m in model.modules() if hasattr(m, "v_threshold")]
-        assert strict[-1] == (recipe == "reference")
+        assert strict[-1] == (form == "reference")
 
     def test_the_default_form_has_no_name_of_its_own(self, digits):
-        assert settings("gac") == settings(f"gac:{DEFAULT_RECIPE}")
-        assert build_model(settings("gac"), digits).encoder.recipe == DEFAULT_RECIPE
+        assert settings("gac") == settings(f"gac:{DEFAULT_FORM}")
+        assert build_model(settings("gac"), digits).encoder.form == DEFAULT_FORM
 
     def test_learning_rate(self, monkeypatch, tmp_path):
         """One epoch of warm-up, then a cosine that would reach zero one step after the last."""
@@ -626,7 +617,7 @@ class TestRecipe:
 
     def test_all_of_the_data_and_its_own_epochs_by_default(self, trained, tmp_path):
         run_cifar.main(["--dataset", "digits", "--seeds", "0", "--output", str(tmp_path)])
-        assert [run.encoder for run, _, _ in trained] == DEFAULT_ENCODERS
+        assert [run.encoder for run, _, _ in trained] == ENCODERS_IN_COMPARISON
         assert {(run.epochs, run.T, len(data.train)) for run, data, _ in trained} == {
             (run_cifar.DEFAULT_EPOCHS["digits"], 4, 1437)
         }
@@ -663,7 +654,7 @@ class TestImages:
         ((images, labels), *_) = self.batches(data, settings(name, "--dataset", dataset), train=False)
         test, truth = data.images[1]
         pixels = test[: len(images)].float() / 255
-        if not ENCODERS[name].needs_unit_range:
+        if not list_encoders()[name].needs_unit_range:
             mean, std = (torch.tensor(values).view(-1, 1, 1) for values in DATASETS[dataset])
             pixels = (pixels - mean) / std
             assert images.min() < -0.5
@@ -671,7 +662,7 @@ class TestImages:
         assert torch.equal(labels, truth[: len(labels)])
 
     def test_encoders_that_need_pixels(self):
-        needy = {name for name in ENCODERS if ENCODERS[name].needs_unit_range}
+        needy = {name for name in list_encoders() if list_encoders()[name].needs_unit_range}
         assert needy == {"poisson", "latency", "weighted_phase"}
 
     def test_each_image_of_cifar_is_cropped_and_flipped_by_itself(self):
@@ -739,7 +730,7 @@ class TestBadInput:
             (["--encoders", "direct:spatial"], ["--encoders", "'direct:spatial'"]),
             (["--encoders", "gac:kernel_size=0"], ["kernel_size is 0"]),
             (["--encoders", "gac", "gac:kernels=3"], ["kernels"]),
-            (["--encoders", "gac:recipe=current"], ["--model-options has recipe"]),
+            (["--encoders", "gac:form=current"], ["--model-options has form"]),
             (["--encoders", "gac:temporal,spatial"], ["'gac:temporal,spatial'"]),
             (["--encoders", "gac:drop_rate=2"], ["drop"]),
             (["--encoders", "gac:pretrained=true"], ["pretrained"]),
@@ -825,4 +816,4 @@ def test_help(capsys):
     with pytest.raises(SystemExit, match="0"):
         run_cifar.parse(["--help"])
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (*ENCODERS, *RECIPES, *run_cifar.DEFAULT_EPOCHS))
+    assert all(name in printed for name in (*list_encoders(), *FORMS, *run_cifar.DEFAULT_EPOCHS))

@@ -3,18 +3,14 @@
 import argparse
 import dataclasses
 import shlex
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+import train as train_script
 import yaml
 
-from gac_sj.encoding import DEFAULT_RECIPE
-from gac_sj.training import Settings, parse
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-import train as train_script
+from gac_sj.encoders import DEFAULT_FORM
+from gac_sj.training.settings import Settings, parse
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 BOOLEANS = [name for name, field in FIELDS.items() if field.type == "bool"]
@@ -41,7 +37,7 @@ def another(name):
     special = {
         "model": "ms_resnet8_cifar",
         "encoder": "direct",
-        "recipe": "reference",
+        "form": "reference",
         "model_options": {"drop_rate": 0.1},
         "dataset": "digits",
         "crop": "none",
@@ -135,7 +131,7 @@ REFUSED = {
     "compiled_bytes": ("--compile --spikes-as-bytes", ["compile and spikes_as_bytes", "leave one out"]),
     "odd": ("--batch-size 9 --mixup 0.2", ["batch_size is 9", "pair images"]),
     "resident": ("--loader resident --crop resize", ["loader is 'resident'", "loader=standard"]),
-    "recipe": ("--model ms_resnet8_cifar --recipe current --dataset digits", ["recipe 'current'", "leave it out"]),
+    "form": ("--model ms_resnet8_cifar --form current --dataset digits", ["form 'current'", "leave it out"]),
     "model_options": ("--model-options '{wheels: 4}' --dataset digits", ["model_options is {'wheels': 4}", "wheels"]),
     "device": ("--device tpu", ["device is 'tpu'", "not there"]),
     "device_number": ("--device cuda:99", ["device is 'cuda:99'", "not there"]),
@@ -220,9 +216,9 @@ def test_every_setting_is_an_option_and_decides_about_the_key_unless_it_is_a_pla
     if isinstance(value, bool):
         given = [option(name) if value else f"--no{option(name)[1:]}"]
     if name == "model":  # the dump names the encoder, which the model would decide
-        given += ["--encoder", "null", "--recipe", "null"]
+        given += ["--encoder", "null", "--form", "null"]
     if name == "encoder":
-        given += ["--recipe", "null"]
+        given += ["--form", "null"]
     assert read("-c", config, *given) == changed
 
 
@@ -236,9 +232,9 @@ def test_the_name_depends_on_values_and_not_on_their_order():
 
 def test_the_encoder_that_a_model_implies_is_the_same_as_naming_it():
     gac, direct = Settings(), Settings(model="ms_resnet18_cifar")
-    assert (gac.encoder, gac.recipe) == ("gac", DEFAULT_RECIPE)
-    assert (direct.encoder, direct.recipe) == ("direct", None)
-    assert Settings(encoder="gac", recipe=DEFAULT_RECIPE) == gac
+    assert (gac.encoder, gac.form) == ("gac", DEFAULT_FORM)
+    assert (direct.encoder, direct.form) == ("direct", None)
+    assert Settings(encoder="gac", form=DEFAULT_FORM) == gac
     assert Settings(model="ms_resnet18_cifar", encoder="direct") == direct
-    assert Settings(model="ms_resnet18_cifar", encoder="gac").recipe == DEFAULT_RECIPE
-    assert Settings(encoder="poisson").recipe is None
+    assert Settings(model="ms_resnet18_cifar", encoder="gac").form == DEFAULT_FORM
+    assert Settings(encoder="poisson").form is None

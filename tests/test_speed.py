@@ -3,28 +3,27 @@
 import argparse
 import copy
 import csv
-import sys
 from pathlib import Path
 
 import pytest
+import speed
 import timm
 import torch
+from speeds import checking, lif, naive, network, rows, stock
+from speeds.checking import WrongResultError, distance, require_equal_as_timed, require_equal_exactly, wake
+from speeds.measuring import Comparison, copying, multiplying
+from speeds.memory import saved_bytes
+from speeds.passes import MODES, Pass, Variant
 from torch import nn
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import speed  # noqa: E402
-from reporting.rows import read_folder  # noqa: E402
-from reporting.speed import speed_sentences, speed_table  # noqa: E402
-from speeds import checking, lif, naive, network, rows, stock  # noqa: E402
-from speeds.checking import WrongResultError, distance, require_equal_as_timed, require_equal_exactly, wake  # noqa: E402
-from speeds.measuring import Comparison, copying, multiplying  # noqa: E402
-from speeds.memory import saved_bytes  # noqa: E402
-from speeds.passes import MODES, Pass, Variant  # noqa: E402
+from gac_sj import GatedAttentionCoding
+from gac_sj.nn.neuron import lif_preset
+from gac_sj.ops.lif import reference
+from gac_sj.results.files import read_folder
+from gac_sj.results.speed import speed_sentences, speed_table
 
-from gac_sj import GatedAttentionCoding  # noqa: E402
-from gac_sj.neuron import preset  # noqa: E402
-from gac_sj.ops.lif import reference  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parent.parent
+
 
 SMALL = {
     "encoder": ["encoder", "-T", "2", "--batch", "1", "--size", "8", "--channels", "4"],
@@ -304,7 +303,7 @@ class TestNaive:
     @pytest.mark.parametrize("name", ["cifar", "imagenet"])
     def test_neuron(self, name):
         torch.manual_seed(0)
-        node = preset(name)
+        node = lif_preset(name)
         x = torch.randn(5, 3, 40, dtype=torch.float64, requires_grad=True)
         grad = torch.randn_like(x)
         (found,) = torch.autograd.grad(naive.NaiveLIF(node)(x), x, grad)
@@ -316,7 +315,7 @@ class TestNaive:
     @pytest.mark.parametrize("changes", [{"decay_input": True}, {"v_reset": None}, {"v_reset": 0.1}])
     def test_other_neurons(self, changes):
         with pytest.raises(ValueError, match="presets"):
-            naive.NaiveLIF(preset("cifar", **changes))
+            naive.NaiveLIF(lif_preset("cifar", **changes))
 
     @pytest.mark.parametrize("options", [{}, {"depth": 1, "kernel_size": 3}, {"gain": 1.0, "neuron": "imagenet"}])
     def test_encoder(self, options):
@@ -407,7 +406,7 @@ class TestMemory:
         assert saved_bytes(Pass(Product(), x, torch.ones(2))) == 4 * 2  # the result of exp
 
     def test_states_of_the_pass_before_do_not_count(self):
-        run = Pass(nn.Sequential(nn.Linear(8, 8), preset("cifar")), torch.randn(4, 2, 8), torch.randn(4, 2, 8))
+        run = Pass(nn.Sequential(nn.Linear(8, 8), lif_preset("cifar")), torch.randn(4, 2, 8), torch.randn(4, 2, 8))
         # current and spikes of four steps, and the last potential
         assert saved_bytes(run) == saved_bytes(run) == 4 * (2 * 4 * 2 * 8 + 2 * 8)
 

@@ -34,7 +34,7 @@ def lively(name, **options):
 
 class TestNames:
     def test_the_published_network(self):
-        assert non_spiking_layers(lively("gac_ms_resnet8_cifar", recipe="reference"), images("cifar")) == [
+        assert non_spiking_layers(lively("gac_ms_resnet8_cifar", form="reference"), images("cifar")) == [
             "stages.1.0.shortcut.1",
             "stages.2.0.shortcut.1",
             "head",

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gac_sj
-from gac_sj.stem import repeats_itself
-from gac_sj.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
+from gac_sj.encoders.stem import is_time_invariant
+from gac_sj.nn.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 
 C, T = 3, 4
 #: samples on each of the two processes, leading dimensions, keywords of the layer
@@ -27,7 +27,7 @@ LAYERS = {
     "no_affine": ((2, 1), (T,), {"affine": False, "momentum": 0.3}),
     "untracked": ((2, 1), (), {"track_running_stats": False}),
 }
-RECIPES = ["current", "low_threshold"]
+FORMS = ["current", "low_threshold"]
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -48,9 +48,9 @@ def batchnorm(name):
     return norm
 
 
-def encoder(recipe):
+def encoder(form):
     torch.manual_seed(1)
-    return gac_sj.GatedAttentionCoding(T=T, channels=8, recipe=recipe).double()
+    return gac_sj.GatedAttentionCoding(T=T, channels=8, form=form).double()
 
 
 def large_mean():
@@ -79,9 +79,9 @@ def process(rank, folder):
     for name, (sizes, leading, _) in LAYERS.items():
         norm = convert_sync_batchnorm(batchnorm(name))
         results[name] = train(norm, [mine(x, sizes) for x in batches(sizes, *leading)])
-    for recipe in RECIPES:
-        network = DistributedDataParallel(convert_sync_batchnorm(encoder(recipe)))
-        results[recipe] = train(network, [mine(x, (2, 1)) for x in batches((2, 1))])
+    for form in FORMS:
+        network = DistributedDataParallel(convert_sync_batchnorm(encoder(form)))
+        results[form] = train(network, [mine(x, (2, 1)) for x in batches((2, 1))])
 
     norm = SyncBatchNorm(C)
     results["large_mean"] = [norm(mine(large_mean(), (4, 2))), norm.running_var]
@@ -132,14 +132,14 @@ def test_two_processes_are_one_with_the_joined_batch(two, name):
     assert_joined([results[name] for results in two], expected)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_encoding_once_on_two_processes_is_the_general_path_on_one(two, recipe):
+@pytest.mark.parametrize("form", FORMS)
+def test_encoding_once_on_two_processes_is_the_general_path_on_one(two, form):
     """Statistics of T repetitions of all processes' images, under DistributedDataParallel."""
-    module = encoder(recipe)
+    module = encoder(form)
     sequences = [x.repeat(T, 1, 1, 1, 1) for x in batches((2, 1))]
     expected = train(module, sequences)
     expected["gradients"] = [grad.sum(0) for grad in expected["gradients"]]  # all frames are one image
-    assert_joined([results[recipe] for results in two], expected, average=True)
+    assert_joined([results[form] for results in two], expected, average=True)
 
 
 def test_a_large_mean_in_float32(two):
@@ -199,7 +199,7 @@ def test_repetitions_count_in_the_running_variance(name):
 
 def test_one_process_encodes_once_exactly():
     module, repeated = convert_sync_batchnorm(encoder("current")), encoder("current")
-    assert repeats_itself(module.stem)
+    assert is_time_invariant(module.stem)
     for x in batches((3,)):
         torch.testing.assert_close(module(x), repeated(x.repeat(T, 1, 1, 1, 1)), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(list(module.buffers()), list(repeated.buffers()), rtol=1e-12, atol=1e-12)

@@ -19,39 +19,33 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import train as train_script
 import yaml
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import load_datasets, read_images
-from gac_sj.training import (
-    Data,
-    InterruptedRunError,
-    NonFiniteLossError,
-    Settings,
-    Training,
-    World,
-    build_model,
-    engine,
-    evaluate,
-)
+from gac_sj.training import engine
+from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
+from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.engine import InterruptedRunError, NonFiniteLossError, Training
+from gac_sj.training.evaluation import evaluate
 from gac_sj.training.losses import cross_entropy, tet
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-import train as train_script
+from gac_sj.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CPU = World(0, 1, torch.device("cpu"))
+CPU = DistributedContext(0, 1, torch.device("cpu"))
 SMALL = dict(
     model="gac_ms_resnet8_cifar", T=2, dataset="digits", loader="resident", epochs=2, batch_size=16, lr=0.05,
     device="cpu", checkpoint_minutes=0.0, keep_checkpoints=100,
 )  # fmt: skip
 EXACT = dict(rtol=0, atol=0)
 #: columns of summary.csv and result.csv that depend on time
-PASSING = ("train_seconds", "images_per_second", "date", "commit")
+VOLATILE_COLUMNS = ("train_seconds", "images_per_second", "date", "commit")
 
 
 @functools.cache
@@ -124,7 +118,9 @@ def flat(value, name=""):
 def table(path):
     """A CSV file as dicts, without what depends on time."""
     with open(path, newline="") as file:
-        return [{name: value for name, value in row.items() if name not in PASSING} for row in csv.DictReader(file)]
+        return [
+            {name: value for name, value in row.items() if name not in VOLATILE_COLUMNS} for row in csv.DictReader(file)
+        ]
 
 
 @pytest.fixture(scope="module")

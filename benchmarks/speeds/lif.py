@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import Tensor, nn
 
-from gac_sj.neuron import preset
+from gac_sj.nn.neuron import lif_preset
 from gac_sj.ops.dispatch import choose
 from gac_sj.ops.lif import reference
 from speeds.checking import distance, require_equal
@@ -55,7 +55,7 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
     dtype = DTYPES[args.dtype]
     x = (0.4 + 0.8 * torch.randn(args.T, args.elements, device=args.device)).to(dtype).requires_grad_()
     grad = torch.randn_like(x)
-    node = preset("cifar")
+    node = lif_preset("cifar")
     variants = {
         "ours": Variant(Fresh(node), choose("lif", x, node.surrogate_function, steps=args.T)),
         "spikingjelly": Variant(Fresh(stock_neuron(node)), path_of_stock(node, x.device, dtype)),

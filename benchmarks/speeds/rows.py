@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gac_sj.training.rows import Rows
+from gac_sj.results.store import Rows
 from speeds.measuring import Comparison, measure
 
 __all__ = ["KEY", "open_rows", "report"]

@@ -10,7 +10,7 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
 from gac_sj import GatedAttentionCoding, LIFNode, Rectangle
-from gac_sj.neuron import reset_states
+from gac_sj.nn.neuron import reset_states
 from gac_sj.ops.surrogates import spikingjelly_equivalent
 from speeds.checking import WrongResultError
 

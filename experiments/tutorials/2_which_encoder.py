@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from gac_sj.training import read_results
+from gac_sj.results.schema import read_results
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="an image folder (default: digits)")

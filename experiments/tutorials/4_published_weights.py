@@ -27,7 +27,7 @@ parser.add_argument("--output", type=Path, default=Path("runs/tutorials/gate"), 
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebook has its own arguments
 
 # %% [markdown]
-# The one checkpoint that GAC's authors published is MS-ResNet-18 for CIFAR-100 with T = 6. `recipe="reference"` builds
+# The one checkpoint that GAC's authors published is MS-ResNet-18 for CIFAR-100 with T = 6. `form="reference"` builds
 # exactly the published encoder; the default one has a gate of another size. The network also has to know how the pixels
 # were normalised.
 
@@ -38,7 +38,7 @@ model = timm.create_model(
     "gac_ms_resnet18_cifar",
     T=6,
     num_classes=100,
-    recipe="reference",
+    form="reference",
     pretrained_cfg_overlay={"mean": mean, "std": std},
 )
 

@@ -20,7 +20,8 @@ shutil.rmtree(OUTPUT, ignore_errors=True)  # a run that is there would only say 
 # %% [markdown]
 # A run is a YAML file and a command. On eight GPUs:
 #
-#     torchrun --nproc-per-node 8 experiments/train.py --config experiments/imagenet_gac18_T4.yaml --data-dir imagenet
+#     torchrun --nproc-per-node 8 experiments/train.py --config experiments/configs/imagenet_gac18_T4.yaml \
+#         --data-dir imagenet
 #
 # `batch_size` counts the images of a step over all processes, so the recipe, learning rate included, stays what it is;
 # each process takes its part of every batch. `--sync-bn` gives BatchNorm the statistics of all of them. Without GPUs

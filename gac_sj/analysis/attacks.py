@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from gac_sj._utils.randomness import seeded
 from gac_sj.analysis.modes import in_mode
-from gac_sj.data.randomness import seeded
 
 __all__ = ["ATTACKS", "EPSILONS", "PGD_STEPS", "OnPixels", "fgsm", "pgd", "pixel_gradient"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from gac_sj.data.randomness import seeded
+from gac_sj._utils.randomness import seeded
 
 __all__ = ["CORRUPTIONS", "DROPPED_STEPS", "SEVERITIES", "Corruption", "corrupt", "dropped_steps"]
 

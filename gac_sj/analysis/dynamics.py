@@ -7,7 +7,7 @@ GAC's first proposition (arXiv 2308.06582), as far as we know it, says that give
 the dynamic duration of GAC is never shorter than that of direct coding. We read "dynamic duration" as
 :func:`time_to_repeat`. So read, it holds for every unit if both have the same neuron: a pattern that repeats after p
 steps has spikes that repeat after p steps, because the gate is positive. It needs not hold where the neurons differ
-(the default recipe halves the threshold), where the sigmoid underflows to 0, and it says nothing about equality: where
+(the default form halves the threshold), where the sigmoid underflows to 0, and it says nothing about equality: where
 the gate does not change over time, both repeat alike. :func:`compare_durations` measures it.
 """
 
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from gac_sj.analysis.batches import inputs_and_labels
 from gac_sj.analysis.modes import in_mode
-from gac_sj.encoder import Encoder
-from gac_sj.encoding import DirectCoding
+from gac_sj.encoders import DirectCoding
+from gac_sj.encoders.base import Encoder
 
 __all__ = ["Dynamics", "compare_durations", "firing_period", "measure_dynamics", "time_to_repeat"]
 

@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gac_sj.analysis.batches import inputs_and_labels
 from gac_sj.analysis.modes import in_mode
 from gac_sj.analysis.products import is_neuron, trace_products
-from gac_sj.neuron import reset_states
+from gac_sj.nn.neuron import reset_states
 
 __all__ = ["AC_PJ", "MAC_PJ", "Energy", "LayerEnergy", "measure_energy"]
 

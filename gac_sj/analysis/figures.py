@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from gac_sj.encoding import ENCODERS
-from gac_sj.files import write_atomically
+from gac_sj._utils.files import write_atomically
+from gac_sj.encoders import list_encoders
 
 __all__ = [
     "accuracy_against_T", "accuracy_against_energy", "encoder_outputs", "firing_rates_by_step", "gates", "grad_cam",
@@ -253,7 +253,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 def looks(groups: Groups) -> dict[str, dict[str, Any]]:
     """Colour, marker and line of every encoder, its own as long as nobody before it has them, and its label."""
-    known = {name: place for place, name in enumerate(ENCODERS)}
+    known = {name: place for place, name in enumerate(list_encoders())}
     found, taken = {}, set()
     for name in sorted(groups, key=lambda name: known.get(name, len(known))):
         place = next(place for place in count(known.get(name, 0) % len(COLOURS)) if place not in taken)

@@ -12,7 +12,7 @@ from spikingjelly.activation_based import base, neuron
 from torch import Tensor, nn
 
 from gac_sj.analysis.modes import in_mode
-from gac_sj.neuron import reset_states
+from gac_sj.nn.neuron import reset_states
 
 __all__ = ["GradCAM", "grad_cam"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gac_sj.encoder import Encoder
+from gac_sj.encoders.base import Encoder
 
 __all__ = ["draw_inputs"]
 

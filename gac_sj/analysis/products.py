@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gac_sj.encoder import Encoder
-from gac_sj.membrane_attention import MembraneAttention
+from gac_sj.encoders.base import Encoder
+from gac_sj.nn.membrane_attention import MembraneAttention
 
 __all__ = ["LayerProducts", "is_neuron", "trace_products"]
 
@@ -33,7 +33,7 @@ class LayerProducts:
         name: of the module.
         elementwise: whether these are its elementwise products (gates), or its convolutions and matrix products.
         place: "encoder" (of this package) or "after" it; in a network without one "before" or "after" its first neuron.
-        attention: whether it belongs to an encoder's attention, or to one of :mod:`gac_sj.membrane_attention`.
+        attention: whether it belongs to an encoder's attention, or to one of :mod:`gac_sj.nn.membrane_attention`.
         dense: multiply-accumulates, zeros included.
         macs: those of them with no zero factor, where no factor is a spike.
         acs: accumulations that spikes cause: the pairs of a spike and what it is multiplied with.

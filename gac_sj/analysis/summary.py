@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gac_sj.analysis.firing_rates import firing_rates
 from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.analysis.modes import in_mode
-from gac_sj.encoder import Encoder
-from gac_sj.neuron import reset_states
+from gac_sj.encoders.base import Encoder
+from gac_sj.nn.neuron import reset_states
 
 __all__ = ["Summary", "summarize"]
 

@@ -185,8 +185,9 @@ def _of_run(path: Path) -> nn.Module:
         ValueError: the file is damaged, or no weights of a run.
     """
     # training imports all the rest
+    from gac_sj.checkpoint.runs import load_network, read_weights
     from gac_sj.data import DATASETS, DataSet
-    from gac_sj.training import Data, load_network, read_weights
+    from gac_sj.training.build import Data
 
     settings, weights = read_weights(path)
     default = timm.get_pretrained_cfg(settings.model)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gac_sj.encoding import GatedAttentionCoding
 from gac_sj.models import MSResNet
 
 __all__ = ["load_reference_state_dict", "read_reference", "reference_names"]
@@ -62,12 +61,12 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
     must agree. A ``module.`` prefix is ignored. Nothing is changed where an error is raised.
 
     Args:
-        model: a network of :mod:`gac_sj.models.ms_resnet` with the same shape; GAC with ``recipe="reference"``.
+        model: a network of :mod:`gac_sj.models.ms_resnet` with the same shape; GAC with ``form="reference"``.
         state_dict: names of the published code to tensors, alone or as "state_dict" or "model" inside a dict.
 
     Raises:
         ValueError: no MS-ResNet of ours, one that pools the maximum or is spike-driven, a GAC network of another
-            recipe, no state dict, or a tensor that is missing, unexpected, misshapen or contradictory; each is named.
+            form, no state dict, or a tensor that is missing, unexpected, misshapen or contradictory; each is named.
     """
     if not isinstance(model, MSResNet):
         raise ValueError(
@@ -84,10 +83,10 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
             "create it without."
         )
     encoder = model.encoder
-    if isinstance(encoder, GatedAttentionCoding) and not encoder.is_reference:
+    if encoder.form is not None and not encoder.is_reference:
         raise ValueError(
-            f"The model's encoder has the recipe {encoder.recipe!r} (gain {encoder.gau.gain:g}), and published weights "
-            "belong to the published encoder; create the model with recipe='reference'."
+            f"The model's encoder has the form {encoder.form!r} with its options, and published weights "
+            "belong to the published encoder; create the model with form='reference'."
         )
     given = _state_dict(state_dict)
     loaded, problems, used = {}, [], set()

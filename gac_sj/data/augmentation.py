@@ -15,7 +15,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision import transforms
 
-from gac_sj.configuration import setting
+from gac_sj._utils.configuration import setting
 from gac_sj.data.events import as_frames
 
 __all__ = ["Augmentation", "BatchAugmentation", "train_transform"]

@@ -13,9 +13,9 @@ from timm.data.loader import PrefetchLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, get_worker_info
 
+from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_random_state
 from gac_sj.data.datasets import CorruptImageError, DataSet
 from gac_sj.data.events import as_frames
-from gac_sj.data.randomness import derive, random_state, seed_all, set_random_state
 
 __all__ = ["EpochSampler", "Loader", "evaluation_loader", "training_loader"]
 
@@ -68,7 +68,7 @@ class EpochSampler(Sampler[list[Place]]):
         self.epoch, self.start = epoch, start
         # both samplers seed their generator with this number; consecutive ones would share orders between seeds
         self.order.seed = 0
-        self.order.set_epoch(derive(self.seed, "order", epoch))
+        self.order.set_epoch(derive_seed(self.seed, "order", epoch))
 
     def __len__(self) -> int:
         """Batches of a whole epoch; what is left over at its end is left out."""
@@ -111,7 +111,7 @@ class Samples(Dataset):
         samples = []
         for place in places:
             if isinstance(place, Place):
-                seed_all(derive(self.seed, "image", place.epoch) + place.position)
+                seed_all(derive_seed(self.seed, "image", place.epoch) + place.position)
                 place = place.item
             samples.append(self[place])
         if state is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from gac_sj.validation import positive
+from gac_sj._utils.validation import positive
 
 __all__ = ["DIRECTIONS", "SHAPES", "MovingShapes", "events_of"]
 

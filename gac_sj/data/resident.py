@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
+from gac_sj._utils.randomness import derive_seed
 from gac_sj.data.augmentation import Augmentation
 from gac_sj.data.datasets import DataSet
 from gac_sj.data.loaders import EpochSampler
-from gac_sj.data.randomness import derive
 
 __all__ = ["ResidentLoader", "read_images"]
 
@@ -90,7 +90,7 @@ class ResidentLoader:
             for items in torch.arange(self.rank, len(self.labels), self.world_size).split(self.batch_size):
                 yield self._normalise(self.images[items]), self.labels[items]
             return
-        draw = _Draws(self, derive(self.seed, "resident", self.sampler.epoch))
+        draw = _Draws(self, derive_seed(self.seed, "resident", self.sampler.epoch))
         for places in self.sampler:
             items = torch.tensor([place.item for place in places])
             positions = torch.tensor([place.position for place in places])

@@ -11,8 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from gac_sj.files import write_atomically
-from gac_sj.neuron import reset_states
+from gac_sj._utils.files import write_atomically
+from gac_sj.nn.neuron import reset_states
 
 __all__ = ["reason", "require", "run", "writable", "write"]
 

@@ -4,7 +4,7 @@ That exporter follows plain layers only. What differs here is rewritten first, t
 
 - BatchNorms are folded into convolutions (:func:`gac_sj.fold_batch_norm`), dropout and identities are left out.
 - :class:`gac_sj.LIFNode` becomes SpikingJelly's: surrogates matter in training only. NIR says whether the input decays.
-  A strict neuron (recipe "reference": fires above the threshold only) gets the next larger number as its threshold,
+  A strict neuron (form "reference": fires above the threshold only) gets the next larger number as its threshold,
   which is the same.
 - A network of :mod:`gac_sj.models` classifies every pixel, by a convolution, and averages behind it; other adaptive
   means become means over windows of the example's size.
@@ -34,13 +34,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._compat import nir_exchange
 from gac_sj.analysis import measure_energy
-from gac_sj.attention import GatedAttentionUnit
-from gac_sj.encoder import Encoder
+from gac_sj.encoders.base import Encoder
 from gac_sj.export.checks import reason, run, writable, write
-from gac_sj.folding import fold_batch_norm
-from gac_sj.membrane_attention import MembraneAttention
 from gac_sj.models import MSResNet
-from gac_sj.neuron import LIFNode, reset_states
+from gac_sj.nn.attention import GatedAttentionUnit
+from gac_sj.nn.folding import fold_batch_norm
+from gac_sj.nn.membrane_attention import MembraneAttention
+from gac_sj.nn.neuron import LIFNode, reset_states
 
 if TYPE_CHECKING:
     from nir import NIRGraph

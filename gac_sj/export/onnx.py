@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from gac_sj.encoder import Encoder
+from gac_sj.encoders.base import Encoder
 from gac_sj.export.checks import reason, require, run, writable, write
 from gac_sj.export.program import to_program
 
@@ -21,7 +21,7 @@ def to_onnx(model: nn.Module, path: str | os.PathLike, example: Tensor, *, toler
     An encoder alone, for the host, has the output "sequence". The file is one, weights included, up to ONNX's 2 GB.
     Before it is written, onnxruntime runs it on the example. Another runtime rounds otherwise, and a potential that
     meets its threshold within a rounding then fires or does not: an image of that kind differs by whole spikes. An
-    untrained gate of the recipes "unit_gate" and "low_threshold" is 1 but for thousandths and makes many of them.
+    untrained gate of the forms "unit_gate" and "low_threshold" is 1 but for thousandths and makes many of them.
 
     Example::
 

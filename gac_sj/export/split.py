@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from gac_sj.encoder import Encoder
+from gac_sj.encoders.base import Encoder
 
 __all__ = ["split"]
 

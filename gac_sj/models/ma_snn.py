@@ -11,11 +11,11 @@ from timm.layers import to_2tuple
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from gac_sj import membrane_attention
-from gac_sj.encoder import Encoder
+from gac_sj._utils.validation import positive, positives
+from gac_sj.encoders import BASELINE_ENCODER, Encoder
 from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
-from gac_sj.neuron import LIFNode
-from gac_sj.validation import positive, positives
+from gac_sj.nn import membrane_attention
+from gac_sj.nn.neuron import LIFNode
 
 __all__ = ["MASNN"]
 
@@ -29,7 +29,7 @@ class MASNN(EncodedNetwork):
     pixels, as the published code counts events on 32 x 32 pixels. Source: MA-SNN (arXiv 2209.13929), code; SpikingJelly
     2.0.0's ``masnn.MASNN``, whose ``input_size`` is that behind the sum.
 
-    Use an encoder that puts out a current: direct coding, or GAC with the recipe "current". Behind spikes the first
+    Use an encoder that puts out a current: direct coding, or GAC with the form "current". Behind spikes the first
     neuron passes no gradient without attention (0 and 1 lie outside its surrogate, 0.05 to 0.55), and with all three
     it is silent at initialisation, as they weigh a spike by 1/8.
 
@@ -40,13 +40,13 @@ class MASNN(EncodedNetwork):
             ``input_pool * 2 ** (len(channels) - 1)``.
         input_pool: see above; 1 takes frames as they are.
         neuron: name of the neuron preset, for the encoder as well.
-        block_attention: a name in :data:`gac_sj.membrane_attention.ATTENTIONS`, or "none"; the linear layers have
+        block_attention: a name in :data:`gac_sj.nn.membrane_attention.ATTENTIONS`, or "none"; the linear layers have
             temporal attention where there is one.
         block_temporal_reduction, block_channel_reduction: reduction ratios of the attention.
         T: number of time steps, at least 1.
         num_classes: logits; 0 gives the spikes of the first linear layer.
         in_chans: channels of the frames.
-        encoder, recipe, encoder_options: as in :class:`gac_sj.models.MSResNet`.
+        encoder, form, encoder_options: as in :class:`gac_sj.models.MSResNet`.
 
     Shapes:
         frames ``[T, N, in_chans, H, W]`` or images ``[N, in_chans, H, W]`` -> rates ``[N, num_classes]`` in [0, 1].
@@ -70,8 +70,8 @@ class MASNN(EncodedNetwork):
         T: int = 60,
         num_classes: int = 11,
         in_chans: int = 2,
-        encoder: str = "direct",
-        recipe: str | None = None,
+        encoder: str = BASELINE_ENCODER,
+        form: str | None = None,
         **encoder_options: Any,
     ):
         super().__init__(T, num_classes)
@@ -89,7 +89,7 @@ class MASNN(EncodedNetwork):
         self.head_hidden_size = positive("hidden", hidden)
         self.encoder, make_neuron = build_encoder(
             encoder,
-            recipe,
+            form,
             neuron,
             encoder_options,
             T=T,

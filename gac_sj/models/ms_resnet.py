@@ -17,10 +17,11 @@ from spikingjelly.activation_based import layer
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from gac_sj import membrane_attention
+from gac_sj._utils.validation import positive, positives
+from gac_sj.encoders import DEFAULT_ENCODER
+from gac_sj.encoders.stem import conv_bn
 from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
-from gac_sj.stem import conv_bn
-from gac_sj.validation import positive, positives
+from gac_sj.nn import membrane_attention
 
 __all__ = ["MSBlock", "MSResNet"]
 
@@ -115,15 +116,15 @@ class MSResNet(EncodedNetwork):
             classifier, which then runs on every pixel and is averaged, the same up to rounding. Not the published
             network: the shortcuts differ (:mod:`gac_sj.analysis.spike_driven`).
         block_attention: "TA", "CA", "SA", "TCA", "TSA", "CSA" or "TCSA": temporal, channel and spatial attention on the
-            membrane potentials of every block's branch (:class:`gac_sj.membrane_attention.MembraneAttention`); or
+            membrane potentials of every block's branch (:class:`gac_sj.nn.membrane_attention.MembraneAttention`); or
             "none".
         block_temporal_reduction, block_channel_reduction: reduction ratios of that attention.
         T: number of time steps, at least 1.
         num_classes: logits; 0 gives the pooled features.
         in_chans: channels of the images.
-        encoder: a name in :data:`gac_sj.encoding.ENCODERS`.
-        recipe: "reference" builds the network of the published code exactly: the published encoder, and neurons that
-            fire above the threshold only. Other recipes (:data:`gac_sj.encoding.RECIPES`) belong to the encoder "gac".
+        encoder: one of :func:`gac_sj.list_encoders`.
+        form: "reference" builds the network of the published code exactly: the published encoder, and neurons that
+            fire above the threshold only. Other forms belong to encoders that have them.
         drop_rate: dropout in front of the classifier, one mask for all steps.
         encoder_options: further keywords of the encoder, such as ``gain``, ``output``, ``kernel_size``.
 
@@ -131,7 +132,7 @@ class MSResNet(EncodedNetwork):
         images ``[N, in_chans, H, W]`` or a sequence ``[T, N, in_chans, H, W]`` -> logits ``[N, num_classes]``.
 
     Raises:
-        ValueError: an unknown encoder, stem, preset, downsampling or attention; the recipe "reference" with the neuron
+        ValueError: an unknown encoder, stem, preset, downsampling or attention; the form "reference" with the neuron
             "sigmoid", which fires at the threshold; ``spike_driven`` with attention, which receives no spikes; a number
             out of its range; ``blocks``, ``channels`` and ``strides`` of different lengths; input of another shape (on
             the call).
@@ -155,8 +156,8 @@ class MSResNet(EncodedNetwork):
         T: int = 4,
         num_classes: int = 10,
         in_chans: int = 3,
-        encoder: str = "gac",
-        recipe: str | None = None,
+        encoder: str = DEFAULT_ENCODER,
+        form: str | None = None,
         drop_rate: float = 0.0,
         **encoder_options: Any,
     ):
@@ -182,7 +183,7 @@ class MSResNet(EncodedNetwork):
         self.num_features = self.head_hidden_size = channels[-1]
         self.encoder, make_neuron = build_encoder(
             encoder,
-            recipe,
+            form,
             neuron,
             encoder_options,
             T=T,
@@ -326,8 +327,8 @@ def gac_max_resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> MSResNet:
     """``max_resnet18_cifar`` with GAC in front (ours).
 
     The first neuron behind the encoder is silent at initialisation, or nearly so: the gate on a spike is about 1, and
-    this neuron needs more than 1 to fire. With the default recipe, T = 4 and 20 seeds its rate is 0 to 0.014, and 0 for
-    ten of them; with direct coding it is 0.07. Later blocks fire; ``recipe="current"`` starts as direct coding does.
+    this neuron needs more than 1 to fire. With the default form, T = 4 and 20 seeds its rate is 0 to 0.014, and 0 for
+    ten of them; with direct coding it is 0.07. Later blocks fire; ``form="current"`` starts as direct coding does.
     """
     return _create("gac_max_resnet18_cifar", pretrained, _MAX18, kwargs)
 

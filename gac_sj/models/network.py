@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from gac_sj.encoder import Encoder
-from gac_sj.encoding import ENCODERS, create_encoder
+from gac_sj._utils.errors import UsageError
+from gac_sj.encoders import BASELINE_ENCODER, DEFAULT_ENCODER, REFERENCE_FORM, create_encoder, encoder_info
+from gac_sj.encoders.base import Encoder
 from gac_sj.models.spike_bytes import spikes_as_bytes
-from gac_sj.neuron import LIFNode, preset, reset_states
+from gac_sj.nn.neuron import LIFNode, lif_preset, reset_states
 
-__all__ = ["EncodedNetwork", "SpikingBlock", "build_encoder", "create"]
+__all__ = ["EncodedNetwork", "SpikingBlock", "bare_name", "build_encoder", "create", "default_encoder"]
 
 #: Keywords of timm's builder, not of a network.
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
@@ -127,31 +128,50 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
 
 
 def build_encoder(
-    name: str, recipe: str | None, neuron: str, options: dict[str, Any], **shape: Any
+    name: str, form: str | None, neuron: str, options: dict[str, Any], **shape: Any
 ) -> tuple[Encoder, Callable[[], LIFNode]]:
     """A network's encoder, and what builds the network's neurons.
 
     Args:
-        name: a key of :data:`gac_sj.encoding.ENCODERS`.
-        recipe: "reference" makes all neurons strict; other recipes belong to the encoder "gac".
+        name: one of :func:`gac_sj.list_encoders`.
+        form: "reference" makes all neurons strict; other forms belong to the encoder "gac".
         neuron: name of the neuron preset, for the encoder as well.
         options: further keywords of the encoder.
         shape: T, in_channels, channels and stem of the encoder.
 
     Raises:
-        ValueError: an unknown encoder or preset, or a recipe that does not belong to them.
+        ValueError: an unknown encoder or preset, or a form that does not belong to them.
     """
+    info = encoder_info(name)
     options = dict(options)
-    if name == "gac" and recipe is not None:
-        options["recipe"] = recipe
-    elif recipe not in (None, "reference"):
-        raise ValueError(f"The recipe {recipe!r} is one of the encoder 'gac', not of {name!r}; leave it out.")
-    make_neuron = partial(preset, neuron, strict=recipe == "reference")
-    if name == "gac":
-        options["neuron"] = neuron  # the recipe changes it
-    elif name in ("direct_lif", "direct_matched"):
+    if info.forms:
+        if form is not None:
+            options["form"] = form
+    elif form not in (None, REFERENCE_FORM):
+        raise UsageError(
+            f"must be None or {REFERENCE_FORM!r} for the encoder {name!r}, which has no forms, got {form!r}",
+            argument="form",
+        )
+    make_neuron = partial(lif_preset, neuron, strict=form == REFERENCE_FORM)
+    if info.forms:
+        options["neuron"] = neuron  # a preset's name: the form may change it
+    elif info.neuron == "required":
         options["neuron"] = make_neuron()
     return create_encoder(name, **shape, **options), make_neuron
+
+
+#: The names of networks whose default encoder is DEFAULT_ENCODER begin with it.
+_PREFIX = f"{DEFAULT_ENCODER}_"
+
+
+def default_encoder(variant: str) -> str:
+    """The name of the encoder that a network has where none is named."""
+    return DEFAULT_ENCODER if variant.startswith(_PREFIX) else BASELINE_ENCODER
+
+
+def bare_name(variant: str) -> str:
+    """The name of the network behind the encoder, which is the same for both default encoders."""
+    return variant.removeprefix(_PREFIX)
 
 
 def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]):
@@ -159,9 +179,9 @@ def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretra
     given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
     if kwargs.get("features_only"):
         raise ValueError(f"features_only is given, and {variant} cannot be cut by timm; call its forward_features.")
-    kwargs = defaults | {"encoder": "gac" if variant.startswith("gac_") else "direct"} | kwargs
-    encoder = ENCODERS.get(kwargs["encoder"])
-    if encoder is not None and encoder.needs_unit_range:
+    kwargs = defaults | {"encoder": default_encoder(variant)} | kwargs
+    info = encoder_info(kwargs["encoder"])
+    if info.needs_unit_range:
         # timm's data pipeline then leaves the pixels in [0, 1]
         channels = kwargs.get("in_chans", 3)
         overlay = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
@@ -171,8 +191,8 @@ def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretra
     model.in_chans = model.encoder.in_channels
     if hasattr(model, "img_size"):  # after the loading, which compares what the weights were made for
         model.pretrained_cfg["input_size"] = (model.pretrained_cfg["input_size"][0], *model.img_size)
-    recipe = {"recipe": model.encoder.recipe} if hasattr(model.encoder, "recipe") else {}
-    model._model_args = {"T": model.T, "encoder": kwargs["encoder"]} | recipe | given
+    form = {} if model.encoder.form is None else {"form": model.encoder.form}
+    model._model_args = {"T": model.T, "encoder": kwargs["encoder"]} | form | given
     return model
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gac_sj._utils.randomness import seeded
 from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
 from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
-from gac_sj.data.randomness import seeded
+from gac_sj.results.schema import ANALYSED
 from gac_sj.training.build import Data
-from gac_sj.training.distributed import World
-from gac_sj.training.results import ANALYSED
+from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
 
 __all__ = ["analyse"]
@@ -39,7 +39,7 @@ def analyse(model: nn.Module, settings: Settings, data: Data, device: torch.devi
         device: where to measure.
     """
     model = model.to(device).eval()
-    batches = list(data.sample(IMAGES).testing(settings, model, World(0, 1, device)))
+    batches = list(data.sample(IMAGES).testing(settings, model, DistributedContext(0, 1, device)))
     with torch.no_grad():
         numbers = sum(len(labels) for _, labels in batches) * model.encoder(batches[0][0][:1]).numel()
     every = -(-numbers // NUMBERS)

@@ -11,7 +11,6 @@ import timm
 from torch import nn
 
 from gac_sj.data import (
-    DATASETS,
     EVENT_SETS,
     DataSet,
     Loader,
@@ -22,35 +21,11 @@ from gac_sj.data import (
     train_transform,
     training_loader,
 )
-from gac_sj.training.distributed import World
+from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
 from gac_sj.training.signals import leave_signals_to_parent
 
-__all__ = ["Data", "build_model", "load_data"]
-
-
-def build_model(settings: Settings, data: Data) -> nn.Module:
-    """The network of a run; its ``pretrained_cfg`` has the data set's mean and deviation, or what its encoder needs.
-
-    Raises:
-        ValueError, TypeError: ``model_options``, encoder and recipe do not fit each other.
-    """
-    mean, std = DATASETS[settings.dataset]
-    options: dict[str, Any] = dict(settings.model_options)
-    if settings.recipe is not None:
-        options["recipe"] = settings.recipe
-    try:
-        return timm.create_model(
-            settings.model,
-            T=settings.T,
-            encoder=settings.encoder,
-            num_classes=len(data.train.classes),
-            in_chans=data.train.channels,
-            pretrained_cfg_overlay={"mean": mean, "std": std, "input_size": (data.train.channels, *data.size)},
-            **options,
-        )
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"model_options is {settings.model_options}, and the network says: {error}.") from error
+__all__ = ["Data", "generate_data", "load_data"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +48,7 @@ class Data:
     def _fingerprint(self) -> str:
         return self.train.fingerprint() + self.test.fingerprint()  # looks at every file
 
-    def training(self, settings: Settings, model: nn.Module, world: World) -> Iterable:
+    def training(self, settings: Settings, model: nn.Module, world: DistributedContext) -> Iterable:
         """The training loader of this process; batches of ``batch_size / world.size``.
 
         Raises:
@@ -105,7 +80,7 @@ class Data:
         )
         return _with_calm_workers(loader)
 
-    def testing(self, settings: Settings, model: nn.Module, world: World) -> Iterable:
+    def testing(self, settings: Settings, model: nn.Module, world: DistributedContext) -> Iterable:
         """The test loader of this process."""
         place = dict(rank=world.rank, world_size=world.size)
         # as many as a training step holds: without its graph they need less memory

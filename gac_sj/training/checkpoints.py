@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gac_sj.files import write_atomically
+from gac_sj._utils.files import write_atomically
 
 __all__ = ["Checkpoints"]
 

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["World", "join_world"]
+__all__ = ["DistributedContext", "distributed_context"]
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """This process among all of a run: its rank, their number and its device."""
 
     rank: int
@@ -32,7 +32,7 @@ class World:
         """The sum over all processes."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
-    def largest(self, value: int) -> int:
+    def max(self, value: int) -> int:
         """The largest value of all processes."""
         return int(self._reduce(torch.tensor(value, device=self.device), dist.ReduceOp.MAX))
 
@@ -44,7 +44,7 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def equalise(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Give tensors the first process's values, in place."""
         if self.size > 1:
             for tensor in tensors:
@@ -58,7 +58,7 @@ class World:
         return values[0]
 
     @contextmanager
-    def one_per_machine_first(self) -> Iterator[None]:
+    def local_main_process_first(self) -> Iterator[None]:
         """One process of each machine runs the block before the others do: what it downloads is there for them."""
         leads = int(os.environ.get("LOCAL_RANK", 0)) == 0
         if self.size > 1 and not leads:
@@ -77,7 +77,7 @@ class World:
 
 
 @contextmanager
-def join_world(device: str = "auto") -> Iterator[World]:
+def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
     """Find the device, and join torchrun's processes where there are any (NCCL with GPUs, gloo without).
 
     Args:
@@ -100,10 +100,10 @@ def join_world(device: str = "auto") -> Iterator[World]:
     if kind == "cuda":
         torch.cuda.set_device(place)
     if size == 1:
-        yield World(rank, size, place)
+        yield DistributedContext(rank, size, place)
         return
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
-        yield World(rank, size, place)
+        yield DistributedContext(rank, size, place)
     finally:
         dist.destroy_process_group()

@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from gac_sj._utils.files import write_atomically
+from gac_sj._utils.randomness import derive_seed, random_state, seed_all, seeded, set_random_state
 from gac_sj.analysis import firing_rates
+from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import BatchAugmentation
-from gac_sj.data.randomness import derive, random_state, seed_all, seeded, set_random_state
-from gac_sj.files import write_atomically
-from gac_sj.sync_batchnorm import convert_sync_batchnorm
-from gac_sj.training.build import Data, build_model
+from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
+from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
-from gac_sj.training.distributed import World
+from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.evaluation import Evaluation, evaluate
 from gac_sj.training.objective import Objective
 from gac_sj.training.optimisation import create_optimizer, create_schedule
@@ -71,11 +72,11 @@ class Training:
         ValueError: settings that do not fit each other or the folder's earlier run.
     """
 
-    def __init__(self, settings: Settings, data: Data, world: World, folder: Path | None = None):
+    def __init__(self, settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None):
         self.settings, self.data, self.world, self.folder = settings, data, world, folder
         if folder is not None:
             Record.check(folder, settings)
-        seed_all(derive(settings.seed, "weights"))
+        seed_all(derive_seed(settings.seed, "weights"))
         model = build_model(settings, data).to(world.device)
         if settings.sync_bn:
             model = convert_sync_batchnorm(model)
@@ -87,7 +88,7 @@ class Training:
             model = model.to(memory_format=torch.channels_last)
         self.model = model
         # after the weights, so that every encoder sees the same draws whatever its weights needed
-        seed_all(derive(settings.seed, "model", world.rank))
+        seed_all(derive_seed(settings.seed, "model", world.rank))
         self.ema = ModelEmaV3(model, settings.ema, use_warmup=True) if settings.ema is not None else None
         objective: nn.Module = Objective(model, settings)
         if settings.compile:
@@ -164,8 +165,8 @@ class Training:
                     started = now
                     due = self.folder is not None and now - written >= 60 * self.settings.checkpoint_minutes
                     wish = _FAIL if not finite else _STOP if self.signals.number else _SAVE if due or last else _GO_ON
-                    wish = self.world.largest(wish)
-                    if wish in (_SAVE, _STOP) and self.world.largest(len(self._spoilt())):
+                    wish = self.world.max(wish)
+                    if wish in (_SAVE, _STOP) and self.world.max(len(self._spoilt())):
                         wish = _FAIL  # never into a checkpoint
                     if wish == _FAIL:
                         raise NonFiniteLossError(self._explain(pending))
@@ -305,10 +306,10 @@ class Training:
                 yield batch
                 progress.update()
 
-        self.world.equalise(self.tested.buffers())  # without sync_bn every process has its own statistics
+        self.world.broadcast_(self.tested.buffers())  # without sync_bn every process has its own statistics
         with self._progress("test after", len(self.test_loader)) as progress, firing_rates(self.tested) as rates:
             evaluation = evaluate(self.tested, guarded(), self.world, self.settings.autocast)
-        if self.world.largest(int(self.signals.number > 0)):
+        if self.world.max(int(self.signals.number > 0)):
             self._stop()
         return evaluation, rates
 

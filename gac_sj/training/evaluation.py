@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gac_sj.training.distributed import World
+from gac_sj.training.distributed import DistributedContext
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -45,7 +45,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    world: World | None = None,
+    world: DistributedContext | None = None,
     autocast: torch.dtype | None = None,
 ) -> Evaluation:
     """Test a network in evaluation mode.

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from gac_sj.files import write_atomically
+from gac_sj._utils.files import write_atomically
 from gac_sj.training.settings import Settings
 
 __all__ = ["Record"]

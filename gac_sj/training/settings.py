@@ -14,10 +14,11 @@ import torch
 import yaml
 from timm.optim import list_optimizers
 
-from gac_sj.configuration import add_arguments, check, read_yaml, setting
+from gac_sj._utils.configuration import add_arguments, check, read_yaml, setting
+from gac_sj._utils.errors import UsageError
 from gac_sj.data import DATASETS, Augmentation
-from gac_sj.encoding import DEFAULT_RECIPE, ENCODERS, RECIPES
-from gac_sj.models import MODULES
+from gac_sj.encoders import encoder_info, list_encoders, require_source
+from gac_sj.models import MODULES, default_encoder
 
 __all__ = ["Settings", "parse"]
 
@@ -35,8 +36,9 @@ class Settings(Augmentation):
 
     model: str = setting("network", "gac_ms_resnet18_cifar", "a network of gac_sj.models")
     T: int = setting("network", 4, "time steps", least=1)
-    encoder: str | None = setting("network", None, "another encoder than the network's own", ENCODERS)
-    recipe: str | None = setting("network", None, "form of GAC", RECIPES)
+    encoder: str | None = setting("network", None, "another encoder than the network's own", list_encoders)
+    form: str | None = setting("network", None, "form of the encoder; reference: the whole network as published")
+    encoder_source: str | None = setting("network", None, "file that defines the encoder, and its digest", option=False)
     model_options: dict[str, Any] = setting("network", {}, "further keywords of the network, '{drop_rate: 0.1}'")
 
     dataset: str = setting("data", "cifar10", "data set", DATASETS)
@@ -84,6 +86,8 @@ class Settings(Augmentation):
     wandb: str | None = setting("run", None, "project of Weights & Biases", key=False)
 
     def __post_init__(self) -> None:
+        if self.encoder_source is not None:
+            require_source(self.encoder, self.encoder_source)
         check(self)
         if self.model not in (models := timm.list_models(module=MODULES)):
             raise ValueError(f"model is {self.model!r}; choose one of {', '.join(models)}.")
@@ -99,14 +103,11 @@ class Settings(Augmentation):
             )
         if self.mixes and self.batch_size % 2:
             raise ValueError(f"batch_size is {self.batch_size}, and MixUp and CutMix pair images; make it even.")
-        if "recipe" in self.model_options:
-            raise ValueError("model_options has recipe, which is a setting of its own; give it there.")
+        if "form" in self.model_options:
+            raise ValueError("model_options has form, which is a setting of its own; give it there.")
         # the same network under two names would be two keys
         object.__setattr__(self, "model_options", dict(sorted(self.model_options.items())))
-        if self.encoder is None:
-            object.__setattr__(self, "encoder", "gac" if self.model.startswith("gac_") else "direct")
-        if self.encoder == "gac" and self.recipe is None:
-            object.__setattr__(self, "recipe", DEFAULT_RECIPE)
+        self._resolve_encoder()
         if self.auto_augment and self.color_jitter:
             raise ValueError("auto_augment and color_jitter are given, and timm takes only the first; leave one out.")
         if self.loader == "resident":
@@ -118,6 +119,17 @@ class Settings(Augmentation):
             if refused:
                 given = ", ".join(f"{name}={getattr(self, name)}" for name in refused)
                 raise ValueError(f"loader is 'resident', which knows no {given}; use loader=standard.")
+
+    def _resolve_encoder(self) -> None:
+        """Write down the encoder, its form and the file that defines it, which are part of the key."""
+        if self.encoder is None:
+            object.__setattr__(self, "encoder", default_encoder(self.model))
+        info = encoder_info(self.encoder)
+        if self.form is None:
+            object.__setattr__(self, "form", info.default_form)
+        elif info.forms and self.form not in info.forms:
+            raise UsageError(f"must be a form of {info.name!r}, got {self.form!r}", argument="form", options=info.forms)
+        object.__setattr__(self, "encoder_source", info.source)
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -147,7 +159,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -
     """Settings of ``--config`` with the command line over it, and all that the parser read.
 
     Raises:
-        ValueError: see :class:`Settings` and :func:`gac_sj.configuration.read_yaml`.
+        ValueError: see :class:`Settings` and :func:`gac_sj._utils.configuration.read_yaml`.
     """
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of settings; the command line goes over it")
     add_arguments(parser, Settings)

@@ -1,0 +1,85 @@
+"""Turn weights into a folder that timm loads: config.json and model.safetensors.
+
+From a published .pth of GAC or MS-ResNet, by its key names, strictly; the network must be named:
+
+  gac-sj convert gac_cifar100_T6.pth DIR --model gac_ms_resnet18_cifar -T 6 --num-classes 100 --dataset cifar100
+
+From the last.safetensors or best.safetensors of a run, or other weights that know their network:
+
+  gac-sj convert runs/mine/best.safetensors DIR --labels names.txt
+
+Then: timm.create_model("local-dir:DIR", pretrained=True), or gac-sj predict IMAGE --weights DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from torch import nn
+
+from gac_sj.checkpoint import load_reference_state_dict, read_reference, save_pretrained
+from gac_sj.cli.networks import WEIGHTS, add_options, build, is_there, open_weights, options, parameters
+from gac_sj.data import DATASETS
+from gac_sj.encoders import REFERENCE_FORM
+
+#: Data sets of colour images, as all published networks take.
+COLOUR = {name: statistics for name, statistics in DATASETS.items() if len(statistics[0]) == 3}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", help=f"published .pth, or {WEIGHTS}")
+    parser.add_argument("folder", type=Path, help="to be made")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument("--model", metavar="NAME", help="network of a published file (gac-sj models)")
+    known = ", ".join(COLOUR)
+    parser.add_argument(
+        "--dataset", metavar="NAME", help=f"its pixels' mean and deviation for a published file: {known}"
+    )
+    add_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the folder and say what it holds.
+
+    Raises:
+        ValueError, OSError: options that do not fit, weights that cannot be read or do not fit, a folder that exists.
+    """
+    if not is_there(args.weights):
+        raise ValueError(f"{args.weights} does not exist; give a published .pth, or {WEIGHTS}.")
+    knows_its_network = args.weights.endswith(".safetensors") or ":" in args.weights or Path(args.weights).is_dir()
+    model = _as_it_is(args) if knows_its_network else _published(args)
+    labels = None
+    if args.labels:
+        try:
+            labels = args.labels.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--labels {args.labels} cannot be read ({error}); give a text file.") from error
+    save_pretrained(model, args.folder, labels)
+    print(
+        f"{args.folder}: {model.pretrained_cfg['architecture']}, {parameters(model):,} parameters, T = {model.T}, "
+        f"{model.num_classes} classes; timm.create_model('local-dir:{args.folder}', pretrained=True)"
+    )
+
+
+def _published(args: argparse.Namespace) -> nn.Module:
+    """The network of the published code, unless another form is asked for, which then says that it does not fit."""
+    if args.model is None:
+        raise ValueError(f"{args.weights} does not say its network; name it with --model (gac-sj models lists them).")
+    overlay = {}
+    if args.dataset is not None:
+        if args.dataset not in COLOUR:
+            raise ValueError(f"--dataset is {args.dataset!r}; choose one of {', '.join(COLOUR)}.")
+        mean, std = COLOUR[args.dataset]
+        overlay = {"pretrained_cfg_overlay": {"mean": mean, "std": std}}
+    state_dict = read_reference(args.weights)
+    model = build(args.model, **{"form": REFERENCE_FORM} | options(args) | overlay)
+    load_reference_state_dict(model, state_dict)
+    return model
+
+
+def _as_it_is(args: argparse.Namespace) -> nn.Module:
+    given = [*options(args), *(name for name in ("model", "dataset") if getattr(args, name))]
+    if given:
+        raise ValueError(f"{args.weights} knows its network and data; leave out {', '.join(given)}.")
+    return open_weights(args.weights)

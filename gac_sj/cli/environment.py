@@ -1,0 +1,147 @@
+"""Environment report for bug reports: versions, devices, and the path that each operator takes.
+
+gac-sj env
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module, metadata
+
+import torch
+from spikingjelly.activation_based import surrogate as stock
+from torch.utils import collect_env
+
+import gac_sj
+from gac_sj._utils.provenance import commit, device_name
+from gac_sj.nn.surrogate import Rectangle, Triangle
+from gac_sj.ops import cpp
+from gac_sj.ops.dispatch import ORDER, PATHS, why_not
+from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
+
+__all__ = ["report"]
+
+#: ours, and one that stands for SpikingJelly's: what its kernels know differs
+SURROGATES = (Triangle(), Rectangle(), stock.Sigmoid())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the report."""
+    print(report())
+
+
+def report() -> str:
+    """Versions, devices, compiler and cache, and for each operator, device and path "used", "available" or why not.
+
+    What is absent or broken is said in its line; nothing is raised.
+    """
+    facts: dict[str, Callable[[], str]] = {
+        "gac_sj": lambda: f"{gac_sj.__version__}, commit {commit()}",
+        "python": lambda: f"{platform.python_version()}, {platform.platform()}",
+        "torch": lambda: f"{torch.__version__}, {_cuda(torch.version.cuda)}",
+        **{name: lambda name=name: _package(name) for name in ("torchvision", "timm", "spikingjelly", "numpy")},
+        "cupy": _cupy,
+        "triton": lambda: _package("triton"),
+        "CPU": lambda: f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}",
+        "GPU": _gpus,
+        "driver": lambda: collect_env.get_nvidia_driver_version(collect_env.run) or "none found (nvidia-smi)",
+        "compiler": lambda: " ".join(cpp.compiler()),
+        "kernels in": lambda: str(cpp.cache_folder()),
+        "GAC_SJ_OPS": _asked,
+    }
+    width = max(map(len, facts))
+    lines = [f"{name:{width}}  {_told(find)}" for name, find in facts.items()]
+    return "\n".join([*lines, "", *_table()])
+
+
+def _told(find: Callable[[], str | None]) -> str | None:
+    try:
+        return find()
+    except Exception as error:  # a broken installation raises whatever its libraries raise
+        return f"cannot be told ({_sentence(error)})"
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}".rstrip(": .")
+
+
+def _package(name: str) -> str:
+    """Its version, once it has been imported: a package may be there and broken."""
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return "not installed"
+        return f"cannot be imported ({_sentence(error)})"
+    except Exception as error:
+        return f"cannot be imported ({_sentence(error)})"
+    return getattr(module, "__version__", None) or metadata.version(name)
+
+
+def _cupy() -> str:
+    found = _package("cupy")
+    if "cupy" not in sys.modules:
+        return found
+    version = sys.modules["cupy"].cuda.runtime.runtimeGetVersion()
+    return f"{found}, {_cuda(f'{version // 1000}.{version % 1000 // 10}')}"
+
+
+def _cuda(version: str | None) -> str:
+    return f"for CUDA {version}" if version else "without CUDA"
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "none that PyTorch can use"
+    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return "; ".join(
+        f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus
+    )
+
+
+def _asked() -> str:
+    asked = os.environ.get("GAC_SJ_OPS")
+    if not asked:
+        return "not set: operators take the first path that they can"
+    return asked if asked in PATHS else f"{asked}, an error: the paths are {', '.join(PATHS)}"
+
+
+def _table() -> Iterator[str]:
+    """A line for each operator, device and path that is one of the device or asked for."""
+    line = "{:10} {:6} {:13} {}".format
+    yield line("operator", "device", "path", "state")
+    for operator in ("lif", "gated_lif"):
+        for device, paths in ORDER.items():
+            found = {type(surrogate).__name__: _states(operator, device, surrogate) for surrogate in SURROGATES}
+            for path in PATHS:
+                if path not in paths and path != os.environ.get("GAC_SJ_OPS"):
+                    continue
+                surrogates: dict[str, list[str]] = {}
+                for name, states in found.items():
+                    surrogates.setdefault(states[path], []).append(name)
+                texts = [f"{', '.join(names)}: {state}" for state, names in surrogates.items()]
+                yield line(operator, device, path, "; ".join(surrogates if len(surrogates) == 1 else texts))
+
+
+def _states(operator: str, device: str, surrogate: Callable) -> dict[str, str]:
+    """What :func:`gac_sj.ops.dispatch.choose` makes of each path."""
+    _, no_text = cuda_derivative(surrogate)
+    _, no_equivalent = spikingjelly_equivalent(surrogate)
+    given = dict(no_text=no_text, no_equivalent=no_equivalent)
+    reasons = {path: _told(lambda path=path: why_not(path, operator, device, **given)) for path in PATHS}
+    asked = os.environ.get("GAC_SJ_OPS")
+    if asked == "spikingjelly" and operator == "gated_lif":
+        asked = "torch"
+    taken = asked or next(path for path, reason in reasons.items() if reason is None)
+    states = {path: reason or "available" for path, reason in reasons.items()}
+    if taken in PATHS:
+        states[taken] = f"asked for, an error: {reasons[taken]}" if reasons[taken] else "used"
+    return states

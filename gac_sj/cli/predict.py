@@ -1,0 +1,75 @@
+"""Classify images, and show how the evidence grows over the time steps.
+
+gac-sj predict cat.png dog.jpg --weights DIR
+
+A table for each image: the five likeliest classes after all steps, and their probability in % (softmax of the logits'
+mean) when only the first 1, 2, ... steps are read. Classes are numbers where the weights know no names (gac-sj convert
+--labels). A Poisson encoder draws its spikes; the same command draws the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.model_config import resolve_input_data_config
+from torch import Tensor, nn
+
+from gac_sj.cli.networks import WEIGHTS, open_weights
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument("--weights", required=True, help=WEIGHTS)
+
+
+@torch.no_grad()
+def run(args: argparse.Namespace) -> None:
+    """Print a table for each image.
+
+    Raises:
+        ValueError, OSError: weights that cannot be loaded, or are no classifier of images; an unreadable image.
+    """
+    model = open_weights(args.weights)
+    if model.encoder.in_channels not in (1, 3) or not model.num_classes:
+        raise ValueError(
+            f"{args.weights} holds a network of {model.encoder.in_channels} channels and {model.num_classes} classes; "
+            "predict needs one that sorts grey or colour images into classes."
+        )
+    transform = create_transform(**resolve_input_data_config(model), is_training=False)
+    for path in args.images:
+        image = _read(path, "L" if model.encoder.in_channels == 1 else "RGB")
+        torch.manual_seed(0)
+        steps = model.forward_sequence(transform(image).unsqueeze(0))[:, 0]
+        print("\n".join(_table(path, evidence(steps), model)), flush=True)
+
+
+def evidence(steps: Tensor) -> Tensor:
+    """Logits of every step ``[T, K]`` -> probabilities ``[T, K]`` when only the first 1, ..., T steps are read."""
+    read = torch.arange(1, len(steps) + 1, device=steps.device).unsqueeze(1)
+    return (steps.cumsum(0) / read).softmax(1)
+
+
+def _read(path: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except FileNotFoundError as error:
+        raise ValueError(f"The image {path} does not exist; give the path of an image file.") from error
+    except Exception as error:  # PIL raises many kinds on broken files
+        raise ValueError(f"The image {path} cannot be read ({error}); replace it or leave it out.") from error
+
+
+def _table(path: Path, probabilities: Tensor, model: nn.Module) -> Iterator[str]:
+    T, classes = probabilities.shape
+    names = model.pretrained_cfg.get("label_names") or range(classes)
+    best = probabilities[-1].topk(min(5, classes)).indices.tolist()
+    width = max(len("class"), *(len(str(names[label])) for label in best))
+    yield f"{path}: {names[best[0]]}"
+    yield f"  {'class':{width}}  " + "  ".join(f"{f't={t}':>5}" for t in range(1, T + 1))
+    for label in best:
+        yield f"  {names[label]!s:{width}}  " + "  ".join(f"{100 * p:5.1f}" for p in probabilities[:, label].tolist())

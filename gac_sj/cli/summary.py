@@ -1,0 +1,117 @@
+"""Say what a network costs and does: parameters, arithmetic, energy, firing rates, and which operators are fused.
+
+gac-sj summary gac_ms_resnet18_cifar -T 6 --num-classes 100
+gac-sj summary FOLDER_OF_WEIGHTS --layers
+
+Firing rates and energy are those of generated images, or event frames for a network of two channels, not of a data set
+(gac_sj.analysis.measure_energy takes one). A network without trained weights gets their BatchNorm statistics first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gac_sj import LIFNode
+from gac_sj.analysis import Energy, firing_rates, measure_energy, summarize
+from gac_sj.analysis.inputs import draw_inputs
+from gac_sj.analysis.modes import in_mode
+from gac_sj.cli.networks import add_network, open_network
+from gac_sj.ops.dispatch import choose
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_network(parser)
+    parser.add_argument("--images", type=int, default=4, metavar="N", help="how many inputs are generated (default: 4)")
+    parser.add_argument("--layers", action="store_true", help="operations and energy of every layer")
+
+
+@torch.no_grad()
+def run(args: argparse.Namespace) -> None:
+    """Print the summary.
+
+    Raises:
+        ValueError, OSError: see :func:`gac_sj.cli.networks.open_network`; no image.
+    """
+    if args.images < 1:
+        raise ValueError(f"--images is {args.images}; give a number of at least 1.")
+    model, trained = open_network(args)
+    images, generated = draw_inputs(model, args.images)
+    if not trained:
+        _take_statistics(model, images)
+    summary = summarize(model, images)
+    with firing_rates(model) as rates:
+        model(images)
+    with _Launches() as launches:  # apart: a watched neuron is not fused
+        model(images)
+    energy = measure_energy(model, [images])
+    print(replace(summary, name=args.network, firing_rates=rates))
+    print()
+    print("\n".join(_costs(energy, model.T)))
+    print("\n".join(_operators(model, images, launches.names)))
+    statistics = "" if trained else "; untrained, with their BatchNorm statistics"
+    print(f"firing rates and energy: of {generated}, not of a data set{statistics}")
+    if args.layers:
+        print(f"\n{energy}")
+
+
+def _take_statistics(model: nn.Module, images: Tensor) -> None:
+    """Give the BatchNorms the statistics of these images; those they start with are nobody's."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with in_mode(model, training=True):
+        model(images)
+    for norm, momentum in zip(norms, before):
+        norm.momentum = momentum
+
+
+def _costs(energy: Energy, T: int) -> Iterator[str]:
+    encoder = energy.total("dense_macs", lambda layer: layer.in_encoder)
+    behind = energy.total("dense_macs", lambda layer: not layer.in_encoder)
+    yield (
+        f"arithmetic of one input (dense): encoder {encoder / 1e6:,.1f} million multiply-accumulates in all; "
+        f"behind it {behind / T / 1e6:,.1f} million a step, {T} steps"
+    )
+    yield (
+        f"energy of one input (45 nm, nominal): paper's convention {energy.paper_pj / 1e6:,.2f} µJ; complete "
+        f"{energy.complete_pj / 1e6:,.2f} µJ, {100 * energy.encoder_pj / energy.complete_pj:.1f} % of it in the encoder"
+    )
+
+
+class _Launches(TorchDispatchMode):
+    """The names of this package's operators that ran inside the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if function.namespace == "gac_sj":
+            self.names.add(function.name().removeprefix("gac_sj::"))
+        return function(*arguments, **(keywords or {}))
+
+
+def _operators(model: nn.Module, images: Tensor, launched: set[str]) -> Iterator[str]:
+    """Where neurons run, as :mod:`gac_sj.ops.dispatch` decides for the device of the images."""
+    nodes = {name: module for name, module in model.named_modules() if isinstance(module, neuron.BaseNode)}
+    yield f"operators on {images.device.type}:"
+    if "gated_lif" in launched:
+        node = nodes.pop("encoder.neuron")
+        path = choose("gated_lif", images, node.surrogate_function, steps=model.T)
+        yield f"  gated_lif: fused, the encoder's neuron and gate in one kernel (path {path})"
+    ours = [node for node in nodes.values() if isinstance(node, LIFNode)]
+    for path, count in Counter(choose("lif", images, node.surrogate_function, steps=model.T) for node in ours).items():
+        fused = "not fused, the definition" if path == "torch" else "fused, all steps in one kernel"
+        yield f"  lif: {fused} (path {path}), {count} neurons"
+    if len(nodes) > len(ours):
+        yield f"  {len(nodes) - len(ours)} neurons of other classes, as SpikingJelly runs them"

@@ -1,0 +1,148 @@
+"""The contract of every encoder: images (or a sequence) in, a spatio-temporal sequence out.
+
+In step mode "m" an encoder maps images ``[N, C, H, W]`` or a sequence ``[T, N, C, H, W]`` to ``[T, N, channels, H, W]``
+(H and W as the stem leaves them), and each call is independent of the last one. In step mode "s" the first call
+encodes, each call returns the next step, and after T calls it starts again; another image before ``reset()`` is an
+error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from spikingjelly.activation_based import base
+from torch import Tensor, nn
+
+from gac_sj._utils.validation import positive
+from gac_sj.encoders.stem import conv_bn, forward_once, forward_sequence, is_time_invariant, use_multi_step
+from gac_sj.nn.neuron import PlainMemories, reset_states
+
+__all__ = ["AttentionMaps", "Encoder"]
+
+
+class AttentionMaps(NamedTuple):
+    """The gate of an encoder for a batch, and the attentions that it is made of.
+
+    Args:
+        gate: ``[T, N, C, H, W]``.
+        temporal: ``[T, N, 1, 1, 1]``, or None.
+        spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``, or None.
+    """
+
+    gate: Tensor
+    temporal: Tensor | None
+    spatial_channel: Tensor | None
+
+
+class Encoder(PlainMemories, base.MemoryModule):
+    """Base of all encoders: the contract of this module. A subclass implements :meth:`encode`.
+
+    Args:
+        T: number of time steps, at least 1.
+        in_channels: channels of the images.
+        channels: channels of the sequence, which the stem puts out.
+        stem: layers from ``in_channels`` to ``channels``; None builds convolution 3x3 and BatchNorm.
+        step_mode: "m" or "s".
+
+    Raises:
+        ValueError: a number is not a positive whole number; on the call, an input of another shape.
+    """
+
+    #: whether pixels must lie in [0, 1]; :func:`gac_sj.register_encoder` sets it
+    needs_unit_range = False
+    #: which of its class's forms it has; None for encoders without forms
+    form: str | None = None
+    #: its neuron; None if it has none
+    neuron: nn.Module | None
+
+    def __init__(
+        self,
+        T: int = 4,
+        in_channels: int = 3,
+        channels: int = 64,
+        *,
+        stem: nn.Module | None = None,
+        step_mode: str = "m",
+    ):
+        super().__init__()
+        self.T = positive("T", T)
+        self.in_channels = positive("in_channels", in_channels)
+        self.channels = positive("channels", channels)
+        self.stem = conv_bn(in_channels, channels) if stem is None else stem
+        self.neuron = None
+        self.register_memory("sequence", None)
+        self.register_memory("image", None)
+        self.register_memory("t", 0)
+        self.step_mode = step_mode
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The sequence ``[T, N, channels, H, W]`` of checked images or of a checked sequence."""
+        raise NotImplementedError(f"{self._get_name()} must implement encode.")
+
+    #: keywords with which an encoder that can do without a neuron is built without one
+    without_neuron: ClassVar[Mapping[str, Any]] = MappingProxyType({"neuron": None})
+
+    @classmethod
+    def takes_neuron(cls, **options: Any) -> bool:
+        """Whether an encoder that is built with these keywords accepts ``neuron`` too."""
+        return "neuron" in signature(cls).parameters
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it equals the published encoder; encoders without forms do not."""
+        return False
+
+    def attention_maps(self, x: Tensor) -> AttentionMaps | None:
+        """The gate for images ``[N, C, H, W]`` or a sequence, and its parts; None for encoders without a gate."""
+        return None
+
+    def features(self, x: Tensor) -> Tensor:
+        """The stem's output: ``[N, C, H, W]`` where an image can be encoded once, else ``[T, N, C, H, W]``."""
+        if x.dim() == 4:
+            if is_time_invariant(self.stem):
+                return forward_once(self.stem, x, self.T)
+            x = self.over_time(x)
+        return forward_sequence(self.stem, x)
+
+    def over_time(self, features: Tensor) -> Tensor:
+        """``[T, N, C, H, W]``: features of a static image stand for every step."""
+        return features if features.dim() == 5 else features.expand(self.T, *features.shape)
+
+    def multi_step_forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        self.reset()
+        for child in self.children():
+            use_multi_step(child)
+            reset_states(child)
+        return self.encode(x)
+
+    def single_step_forward(self, x: Tensor) -> Tensor:
+        if self.sequence is None:
+            # a copy: SpikingJelly's detach_net detaches in place, which a view refuses
+            self.sequence = self.multi_step_forward(x).clone()
+            self.image = x.detach().clone()
+        elif x.shape != self.image.shape or not torch.equal(x, self.image):
+            raise ValueError(
+                f"{self._get_name()} in step mode 's' got another image after {self.t} of {self.T} steps; it still "
+                "returns the first one's steps; call spikingjelly.activation_based.functional.reset_net between images."
+            )
+        step = self.sequence[self.t]
+        self.t = (self.t + 1) % self.T
+        return step
+
+    def _check(self, x: Tensor) -> None:
+        given = f"{self._get_name()} got a tensor of shape {list(x.shape)}"
+        needed = f"images [N, {self.in_channels}, H, W] or a sequence [{self.T}, N, {self.in_channels}, H, W]"
+        if x.dim() not in (4, 5):
+            raise ValueError(f"{given}; it needs {needed}; add or remove dimensions.")
+        if x.shape[-3] != self.in_channels:
+            raise ValueError(f"{given}; it needs {needed}; build it for {x.shape[-3]} channels or feed other images.")
+        if x.dim() == 5 and x.shape[0] != self.T:
+            raise ValueError(f"{given}; it needs {needed}; build it with T={x.shape[0]} or feed {self.T} steps.")
+
+    def extra_repr(self) -> str:
+        return f"T={self.T}, step_mode={self.step_mode}"

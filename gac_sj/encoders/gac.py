@@ -1,0 +1,188 @@
+"""Gated Attention Coding, and its forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gac_sj._compat import has_other_backend
+from gac_sj._utils.errors import UsageError
+from gac_sj.encoders.base import AttentionMaps, Encoder
+from gac_sj.encoders.registry import DEFAULT_ENCODER, REFERENCE_FORM, register_encoder
+from gac_sj.nn.attention import GatedAttentionUnit
+from gac_sj.nn.neuron import LIFNode, lif_preset
+from gac_sj.ops.dispatch import KERNELS, choose, require_numbers
+from gac_sj.ops.gated_lif import gated_lif
+
+__all__ = ["DEFAULT_FORM", "FORMS", "Form", "GatedAttentionCoding"]
+
+
+#: What the gate weighs.
+SPIKES, CURRENT = OUTPUTS = ("spikes", "current")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of Gated Attention Coding.
+
+    Args:
+        gain: the largest value of the gate.
+        threshold_scale: factor on the threshold of the encoder's neuron.
+        output: what the gate weighs: "spikes" of the neuron, or the stem's "current" (then there is no neuron).
+        strict: whether the neuron fires above the threshold only, as the published code, not at it too.
+    """
+
+    gain: float
+    threshold_scale: float = 1.0
+    output: str = SPIKES
+    strict: bool = False
+
+    def neuron(self, name: str) -> LIFNode:
+        """The encoder's neuron: a preset as this form changes it."""
+        node = lif_preset(name, self.strict)
+        node.v_threshold *= self.threshold_scale
+        return node
+
+
+#: Forms of the encoder: the published one, and ours. The default measured best of those with gated spikes (README).
+FORMS: dict[str, Form] = {
+    REFERENCE_FORM: Form(gain=1.0, strict=True),
+    "unit_gate": Form(gain=2.0),
+    "low_threshold": Form(gain=2.0, threshold_scale=0.5),
+    "current": Form(gain=2.0, output=CURRENT),
+}
+DEFAULT_FORM = "low_threshold"
+
+
+@register_encoder(
+    DEFAULT_ENCODER,
+    neuron="optional",
+    forms=FORMS,
+    options={"form": DEFAULT_FORM},
+    shorthands={part: {"attention": part} for part in ("temporal", "spatial")},
+    help="gated spikes of the stem",
+)
+class GatedAttentionCoding(Encoder):
+    """Gated Attention Coding: spikes of a convolutional stem, weighed at every step by a gate in (0, gain).
+
+    ``z = stem(x)``; output ``gate(z) * LIF(z)`` with ``gate = gain * sigmoid(TA(z) * SCA(z))``. Source: GAC (arXiv
+    2308.06582), main figure and code; gain, changed neurons and the gate on the current are ours. On a static image
+    the stem and the spatial-channel attention run once; a sequence, or a stem that is random or stateful, takes the
+    general path. Both agree, running statistics included. Where a kernel fuses neuron and gate (:mod:`gac_sj.ops`),
+    neither module is called; a hook on one of them brings the modules back.
+
+    Args:
+        T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
+        neuron: the name of a preset (:func:`gac_sj.lif_preset`), which the form may change, or a multi-step
+            neuron module, which is used as it is.
+        form: a name in :data:`FORMS`; "reference" is the published encoder.
+        gain, output: override the form's.
+        kernel_size, depth: of the spatial-channel branch.
+        temporal_reduction, channel_reduction: reduction ratios of the two branches.
+        attention: "both", or "temporal" or "spatial" alone (:class:`gac_sj.nn.attention.GatedAttentionUnit`).
+
+    Raises:
+        ValueError: an unknown form, output or preset, a neuron where the gate is on the current, a number out of its
+            range; on the call, a stem with other channels.
+    """
+
+    without_neuron = MappingProxyType({"output": CURRENT})
+
+    @classmethod
+    def takes_neuron(cls, form: str = DEFAULT_FORM, output: str | None = None, **options: Any) -> bool:
+        return (output or (FORMS[form].output if form in FORMS else SPIKES)) != CURRENT
+
+    def __init__(
+        self,
+        T: int = 4,
+        in_channels: int = 3,
+        channels: int = 64,
+        *,
+        stem: nn.Module | None = None,
+        neuron: nn.Module | str = "cifar",
+        form: str = DEFAULT_FORM,
+        gain: float | None = None,
+        output: str | None = None,
+        kernel_size: int = 4,
+        depth: int = 2,
+        temporal_reduction: int = 2,
+        channel_reduction: int = 1,
+        attention: str = "both",
+        step_mode: str = "m",
+    ):
+        super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
+        if form not in FORMS:
+            raise UsageError(f"must be a form of GAC, got {form!r}", argument="form", options=FORMS, given=form)
+        chosen = FORMS[form]
+        gain = chosen.gain if gain is None else gain
+        output = chosen.output if output is None else output
+        if output not in OUTPUTS:
+            raise UsageError(f"must be what the gate weighs, got {output!r}", argument="output", options=OUTPUTS)
+        if output == CURRENT and isinstance(neuron, nn.Module):
+            raise UsageError(
+                f"has no place where the gate weighs the {CURRENT}",
+                "leave it out or pass output='spikes'",
+                argument="neuron",
+            )
+        self.form = form
+        self.gau = GatedAttentionUnit(
+            T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain, attention
+        )
+        # built in either case, so that an unknown preset is always an error
+        node = neuron if isinstance(neuron, nn.Module) else chosen.neuron(neuron)
+        self.neuron = node if output != CURRENT else None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is the published form, with its gain, both attentions and its output."""
+        strict = getattr(getattr(self.neuron, "surrogate_function", None), "strict", False)
+        return self.form == REFERENCE_FORM and self.gau.gain == 1.0 and strict and self.gau.attention == "both"
+
+    def attention_maps(self, x: Tensor) -> AttentionMaps:
+        z = self.features(x)
+        temporal, spatial_channel = self.gau.parts(z)
+        return AttentionMaps(self.over_time(self.gau(z)), temporal, spatial_channel)
+
+    def encode(self, x: Tensor) -> Tensor:
+        z = self.features(x)
+        if z.dim() < 4 or z.shape[-3] != self.channels:
+            raise ValueError(
+                f"The stem put out a tensor of shape {list(z.shape)}; the gate needs {self.channels} channels of two "
+                "dimensions each; change channels= or the stem."
+            )
+        if self._fuses(z):
+            return gated_lif(z, *self.gau.parts(z), gain=self.gau.gain, **self.neuron.dynamics)
+        current = self.over_time(z)
+        return self.gau(z, current if self.neuron is None else self.neuron(current))
+
+    def _fuses(self, z: Tensor) -> bool:
+        """Whether one kernel does what the neuron and the gate do. Nobody may watch them, for it calls neither."""
+        return (
+            type(self.neuron) is LIFNode
+            and type(self.gau) is GatedAttentionUnit
+            and self.gau.attention == "both"
+            and not (self.neuron.store_v_seq or has_other_backend(self.neuron))
+            and not any(map(_is_watched, (self.neuron, self.neuron.surrogate_function, self.gau)))
+            and choose("gated_lif", z, self.neuron.surrogate_function, steps=self.T, unfit=self._unfit()) in KERNELS
+        )
+
+    def _unfit(self) -> str | None:
+        return require_numbers(self.gau.gain, self.neuron.tau, self.neuron.v_threshold, self.neuron.v_reset)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, form={self.form!r}, output={'current' if self.neuron is None else 'spikes'!r}"
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody would miss a call: by a hook, or because its ``forward`` was replaced."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    everywhere = torch.nn.modules.module
+    return (
+        "forward" in vars(module)
+        or any(getattr(module, name) for name in hooks)
+        or any(getattr(everywhere, f"_global{name}") for name in hooks)
+    )

@@ -1,0 +1,74 @@
+"""Files and modules of users that register encoders: what ``--import`` runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj.encoders.registry import list_encoders
+
+__all__ = ["import_plugins"]
+
+_imported: set[str] = set()
+
+
+def import_plugins(places: Iterable[str]) -> None:
+    """Run files or modules that register encoders, each once in a process.
+
+    Args:
+        places: paths of Python files (``affine.py``), or names of importable modules (``package.affine``).
+
+    Raises:
+        UsageError: one does not exist, raises, or registers no encoder.
+    """
+    for place in places:
+        is_file = place.endswith(".py") or "/" in place
+        key = str(Path(place).resolve()) if is_file else place
+        if key in _imported:
+            continue
+        before = set(list_encoders())
+        try:
+            _run_file(Path(place)) if is_file else importlib.import_module(place)
+        except UsageError as error:
+            raise UsageError(f"cannot use {place}: {str(error).rstrip('.')}", argument="import") from error
+        except Exception as error:  # a user's code raises whatever it likes
+            missing = isinstance(error, ModuleNotFoundError) and not is_file and place.startswith(error.name or "?")
+            if missing or (is_file and not Path(place).is_file()):
+                raise UsageError(
+                    f"must be a Python file or an importable module, and {place!r} does not exist",
+                    "give the path of the file that registers the encoder",
+                    argument="import",
+                ) from error
+            raise UsageError(
+                f"cannot use {place}: it raises {type(error).__name__} ({first_sentence(error)})",
+                "correct the file",
+                argument="import",
+            ) from error
+        if not set(list_encoders()) - before:
+            raise UsageError(
+                f"cannot use {place}: it registers no encoder",
+                "decorate its class with @gac_sj.register_encoder(NAME)",
+                argument="import",
+            )
+        _imported.add(key)
+
+
+def _run_file(path: Path) -> ModuleType:
+    name = f"gac_sj_import_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    module.__gac_sj_file__ = True  # type: ignore[attr-defined]  # so that messages name the file, not the module
+    sys.modules[name] = module  # pickling and dataclasses look a class's module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,1 @@
+"""What layers are made of: the paper's formulas, attention, neurons, surrogate functions, normalisation."""

@@ -1,0 +1,168 @@
+"""LIFNode: SpikingJelly's, with one order of operations on both releases, and the presets of four published codes."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base, neuron, surrogate
+from torch import Tensor, nn
+
+from gac_sj._compat import has_other_backend
+from gac_sj.nn.surrogate import Rectangle, Triangle
+from gac_sj.ops.lif import lif
+
+__all__ = ["PRESETS", "LIFNode", "lif_preset", "reset_states"]
+
+
+class PlainMemories:
+    """Mixin: memories (SpikingJelly's word for state) that ``torch.compile``, ``deepcopy`` and pickling can handle.
+
+    Copies have them at their reset values: after a training step they hold tensors of the graph, which torch refuses
+    to copy.
+    """
+
+    def reset(self) -> None:
+        for name, value in self._memories_rv.items():  # deepcopy is nothing that older compilers of torch can follow
+            plain = value is None or isinstance(value, (int, float))
+            self._memories[name] = value if plain else copy.deepcopy(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_memories": copy.deepcopy(self._memories_rv)}
+
+
+class LIFNode(PlainMemories, neuron.LIFNode):
+    """SpikingJelly's ``LIFNode``, equal on both releases and in training and evaluation.
+
+    Input and spikes are ``[T, N, *]`` in step mode "m" and ``[N, *]`` in "s". The membrane potential ``v`` stays
+    float32 for float16 and bfloat16 input. A batch of another shape starts from the reset value. The dynamics are
+    those of :func:`gac_sj.ops.lif.lif`.
+
+    Args:
+        tau, decay_input, v_threshold, v_reset, surrogate_function, detach_reset, store_v_seq: as in SpikingJelly.
+        step_mode: "m" (the default here) or "s".
+        kwargs: further keywords of the installed SpikingJelly's node; with ``backend="cupy"`` (0.0.0.0.14) the
+            node runs SpikingJelly's own kernels.
+
+    Raises:
+        AssertionError: a parameter has the wrong type (SpikingJelly's check): ``tau`` must be a float above 1, the
+            potentials floats.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        decay_input: bool = True,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: nn.Module | None = None,
+        detach_reset: bool = False,
+        step_mode: str = "m",
+        store_v_seq: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            tau=tau,
+            decay_input=decay_input,
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            surrogate_function=surrogate.Sigmoid() if surrogate_function is None else surrogate_function,
+            detach_reset=detach_reset,
+            step_mode=step_mode,
+            store_v_seq=store_v_seq,
+            **kwargs,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return state | {"v_seq": None} if "v_seq" in state else state
+
+    @property
+    def dynamics(self) -> dict[str, Any]:
+        """The keywords of :func:`gac_sj.ops.lif.lif` that describe this neuron."""
+        return dict(
+            tau=self.tau,
+            decay_input=self.decay_input,
+            v_threshold=self.v_threshold,
+            v_reset=self.v_reset,
+            detach_reset=self.detach_reset,
+            surrogate=self.surrogate_function,
+        )
+
+    def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
+        v = self.v
+        if isinstance(v, Tensor):
+            # one number, or the potentials of this batch: those of another batch are left behind
+            v = v if v.dim() == 0 or v.shape == x_seq.shape[1:] else None
+        elif v == (self.v_reset or 0.0):
+            v = None
+        else:
+            v = x_seq.new_full(x_seq.shape[1:], v, dtype=torch.promote_types(x_seq.dtype, torch.float32))
+        spikes, self.v, v_seq = lif(x_seq, v, **self.dynamics, store_v_seq=self.store_v_seq)
+        return spikes, v_seq
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        if has_other_backend(self):
+            return super().multi_step_forward(x_seq)
+        spikes, v_seq = self._run(x_seq)
+        if self.store_v_seq:
+            self.v_seq = v_seq
+        return spikes
+
+    def single_step_forward(self, x: Tensor) -> Tensor:
+        spikes, v_seq = self._run(x.unsqueeze(0))
+        if self.store_v_seq:
+            continues = self.v_seq is not None and self.v_seq.shape[1:] == v_seq.shape[1:]
+            self.v_seq = torch.cat([self.v_seq, v_seq]) if continues else v_seq
+        return spikes.squeeze(0)
+
+
+#: Keyword arguments of :class:`LIFNode` in four published codes. GAC (arXiv 2308.06582, code): decay 0.5,
+#: threshold 1, triangle, reset in the graph; and decay 0.25, threshold 0.5, rectangle, reset detached. Max-ResNet
+#: (arXiv 2505.18608, code): SpikingJelly's defaults (tau 2, input decayed, threshold 1, sigmoid), reset detached.
+#: MA-SNN (arXiv 2209.13929, as SpikingJelly 2.0.0 reads its code): decay 0.3, threshold 0.3, rectangle of half that
+#: width, reset detached; after a spike the published code goes on from the threshold, this one from 0.
+PRESETS: dict[str, dict[str, Any]] = {
+    "cifar": dict(tau=2.0, decay_input=False, v_threshold=1.0, detach_reset=False),
+    "imagenet": dict(tau=4.0 / 3.0, decay_input=False, v_threshold=0.5, detach_reset=True),
+    "sigmoid": dict(tau=2.0, decay_input=True, v_threshold=1.0, detach_reset=True),
+    "ma_snn": dict(tau=10.0 / 7.0, decay_input=False, v_threshold=0.3, detach_reset=True),
+}
+SURROGATES = {"cifar": Triangle, "imagenet": Rectangle, "ma_snn": partial(Rectangle, alpha=2.0)}
+
+
+def lif_preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
+    """A new :class:`LIFNode` of a published code.
+
+    Args:
+        name: "cifar", "imagenet", "sigmoid" or "ma_snn".
+        strict: fire above the threshold only, as the published code does; SpikingJelly fires at it too. That matters
+            where a potential meets the threshold exactly: a gate that saturates at 1 on a spike does.
+        changes: keywords of :class:`LIFNode` that replace the preset's.
+
+    Raises:
+        ValueError: no such preset, or ``strict`` for "sigmoid", whose surrogate is SpikingJelly's own.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"The neuron preset {name!r} does not exist; choose one of {', '.join(PRESETS)}.")
+    if name in SURROGATES:
+        changes = {"surrogate_function": SURROGATES[name](strict=strict)} | changes
+    elif strict:
+        raise ValueError(
+            f"The neuron preset {name!r} fires at the threshold, and strict=True (the form 'reference') needs one "
+            f"that fires above it only; choose {' or '.join(SURROGATES)}, or leave that out."
+        )
+    return LIFNode(**PRESETS[name] | changes)
+
+
+def reset_states(module: nn.Module) -> None:
+    """Reset every SpikingJelly memory inside ``module``.
+
+    Unlike SpikingJelly 2.0.0's ``functional.reset_net`` it keeps no list of neurons from an earlier call, so that
+    neurons which were put in later are reset as well.
+    """
+    for child in module.modules():
+        if isinstance(child, base.MemoryModule):
+            child.reset()

@@ -1,0 +1,1 @@
+"""The rows that runs leave: their schema, their files, and what is made of them."""

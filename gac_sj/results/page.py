@@ -1,0 +1,136 @@
+"""One HTML page that needs nothing else: tables that sort, plots inside, no network."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import matplotlib
+
+from gac_sj.results.table import Cell, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Section", "page"]
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; margin-top: 1.5rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+caption { text-align: left; font-weight: 600; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child { text-align: left; }
+tbody tr:hover { background: var(--soft); }
+th button { all: unset; cursor: pointer; font-weight: 600; }
+th button:focus-visible { outline: 2px solid; outline-offset: 2px; }
+th[aria-sort] button::after { content: " \\2195"; opacity: .4; }
+th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1; }
+th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
+.note, dd { color: color-mix(in srgb, currentColor 75%, transparent); font-size: .9rem; overflow-wrap: anywhere; }
+.note { margin: .3rem 0; }
+figure { margin: 1.5rem 0; }
+figure svg { max-width: 100%; height: auto; background: #fff; }
+dt { font-weight: 600; }
+dd { margin: 0 0 .4rem 1rem; }
+@media print {
+  body { max-width: none; margin: 0; font-size: 10px; }
+  .scroll { overflow: visible; }
+  th, td { padding: .15rem .3rem; }
+  table { white-space: normal; }
+  th button::after { display: none; }
+  table, figure { break-inside: avoid; }
+}
+"""
+
+# numbers by their key, others as text; what was not measured stands last in both directions
+SCRIPT = """
+for (const table of document.querySelectorAll("table")) {
+  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+  heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
+    const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+    const sign = direction === "ascending" ? 1 : -1;
+    heads.forEach(other => other.setAttribute("aria-sort", other === head ? direction : "none"));
+    const compare = (a, b) => {
+      const [x, y] = [a.cells[column], b.cells[column]];
+      const [missingX, missingY] = [x, y].map(cell => cell.textContent === "-");
+      if (missingX || missingY) return missingX - missingY;
+      const [p, q] = [x.dataset.key, y.dataset.key];
+      return sign * (p !== undefined && q !== undefined ? p - q : x.textContent.localeCompare(y.textContent));
+    };
+    body.append(...[...body.rows].sort(compare));
+  }));
+}
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What belongs to one set of rows: tables, plots by caption, and details by name."""
+
+    title: str
+    tables: Iterable[Table]
+    plots: Mapping[str, Figure]
+    details: Mapping[str, str]
+
+
+def page(title: str, intro: Mapping[str, str], sections: Iterable[Section]) -> str:
+    """The whole page; ``intro`` says what the columns mean."""
+    body = "\n".join(map(_section, sections))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        f"<p>A click on a heading sorts by it, a second one the other way round.</p>\n"
+        f"{_details('What the columns say', intro)}\n{body}\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    parts = [f"<section>\n<h2>{escape(section.title)}</h2>", *map(_table, section.tables)]
+    parts += [_figure(caption, figure) for caption, figure in section.plots.items()]
+    return "\n".join([*parts, _details("All settings and versions", section.details), "</section>"])
+
+
+def _table(table: Table) -> str:
+    head = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>' for name in table.head
+    )
+    lines = "\n".join(
+        f'<tr><th scope="row">{escape(first.text)}</th>{"".join(map(_cell, rest))}</tr>' for first, *rest in table.lines
+    )
+    note = "".join(f'\n<p class="note">{escape(line)}</p>' for line in table.note.splitlines())
+    return (
+        f'<div class="scroll"><table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{lines}\n</tbody>\n</table></div>{note}"
+    )
+
+
+def _cell(cell: Cell) -> str:
+    key = "" if cell.key is None else f' data-key="{cell.key!r}"'
+    return f"<td{key}>{escape(cell.text)}</td>"
+
+
+def _figure(caption: str, figure: Figure) -> str:
+    """The plot as SVG inside the page; its names get a prefix, since other plots have the same ones."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gac_sj"}):
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    prefix = f"f{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
+    return f'<figure>\n{svg}\n<figcaption class="note">{escape(caption)}</figcaption>\n</figure>'
+
+
+def _details(title: str, found: Mapping[str, str]) -> str:
+    terms = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in found.items())
+    return f"<details>\n<summary>{escape(title)}</summary>\n<dl>\n{terms}\n</dl>\n</details>" if found else ""

@@ -1,0 +1,60 @@
+"""One run from its settings to its row."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from gac_sj._utils.provenance import commit, device_name, versions
+from gac_sj.results.schema import ANALYSED, as_text
+from gac_sj.training.build import Data
+from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.engine import Training
+from gac_sj.training.settings import Settings
+
+__all__ = ["run_key", "train"]
+
+
+def run_key(settings: Settings, data: Data) -> dict[str, str]:
+    """What a row is found by, as it stands in the file."""
+    return as_text(settings.key() | {"data": data.fingerprint()})
+
+
+def train(settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None) -> dict[str, Any]:
+    """Train and test one network, from its last checkpoint where there is one; its row, not analysed.
+
+    Raises:
+        ValueError, InterruptedRunError, NonFiniteLossError, CorruptImageError: see :class:`Training`.
+    """
+    training = Training(settings, data, world, folder)
+    evaluation, rates = training.run()
+    tested = {row["epoch"]: float(row["top1"]) for row in training.history if row["top1"] != ""}
+    best = max(tested, key=tested.get)
+    last = training.history[-1]
+    return run_key(settings, data) | {
+        "accuracy_best": round(tested[best], 3),
+        "best_epoch": best,
+        "accuracy_last": round(tested[settings.epochs], 3),
+        "top5_last": round(100 * evaluation.top5, 3),
+        "accuracy_by_epoch": json.dumps({epoch: round(value, 3) for epoch, value in tested.items()}),
+        "accuracy_by_steps": json.dumps([round(100 * value, 3) for value in evaluation.by_steps.tolist()]),
+        "test_loss_last": round(evaluation.loss, 5),
+        "train_loss_last": round(last["train_loss"], 5),
+        "train_accuracy_last": round(last["train_accuracy"], 3),
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "train_images": len(data.train),
+        "test_images": evaluation.images,
+        "corrupt_images": last["corrupt"],
+        "train_seconds": round(training.seconds, 1),
+        "images_per_second": round(sum(row["images"] for row in training.history) / training.seconds, 1),
+        "firing_rate_mean": round(sum(rates.values()) / len(rates), 5),
+        "firing_rates": json.dumps({name: round(rate, 5) for name, rate in rates.items()}),
+        "processes": world.size,
+        "commit": commit(),
+        "versions": versions(),
+        "device": device_name(world.device),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+        **dict.fromkeys(ANALYSED, ""),
+    }
