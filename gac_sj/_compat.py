@@ -10,6 +10,8 @@ from typing import Any
 from spikingjelly.activation_based import functional, layer
 from torch import nn
 
+from gac_sj._utils.errors import UsageError, first_sentence
+
 
 def cfunction() -> ModuleType:
     """The CUDA C building blocks of the release that generates CuPy kernels (0.0.0.0.14).
@@ -27,19 +29,27 @@ def cfunction() -> ModuleType:
 
 
 def attention_layer(name: str, *arguments: Any, **options: Any) -> nn.Module:
-    """One of SpikingJelly's attention layers.
+    """Build one of SpikingJelly's attention layers.
+
+    Args:
+        name: of its class.
+        arguments: of its class.
+        options: keywords of its class.
 
     Raises:
-        ValueError: the installed release's cannot be called (0.0.0.0.14: it is no module), or refuses the arguments.
+        UsageError: the installed release's layer cannot be called (0.0.0.0.14: it is not a module), or it refuses the
+            arguments.
     """
-    kind = getattr(layer, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise ValueError(f"The installed SpikingJelly's {name} cannot be called; pip install -U spikingjelly (2.0.0).")
+    cls = getattr(layer, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise UsageError(
+            f"The installed SpikingJelly's {name} cannot be called", "pip install -U spikingjelly for release 2.0.0"
+        )
     try:
-        attention = kind(*arguments, **options)
+        attention: Any = cls(*arguments, **options)
     except AssertionError as error:
-        raise ValueError(f"SpikingJelly's {name} says: {error}.") from error
-    attention.supported_step_mode = _both_step_modes  # it takes whole sequences, whatever mode its network is put into
+        raise UsageError(f"SpikingJelly's {name} refuses its arguments: {first_sentence(error)}") from error
+    attention.supported_step_mode = _both_step_modes  # it takes whole sequences in either mode of its network
     return attention
 
 
@@ -53,10 +63,13 @@ def has_other_backend(node: nn.Module) -> bool:
 
 
 def datasets_module(name: str) -> ModuleType:
-    """A module of ``spikingjelly.datasets``.
+    """Import a module of ``spikingjelly.datasets``.
 
-    2.0.0's package imports torchaudio for its speech sets, and torchaudio refuses some releases of torch. Only where
-    that happens, an empty module stands in for it during the import.
+    The package of 2.0.0 imports torchaudio for its speech sets, and torchaudio refuses some releases of torch. Only if
+    that happens, an empty module replaces it during the import.
+
+    Args:
+        name: of the module, without the package.
     """
     name = f"spikingjelly.datasets.{name}"
     try:
@@ -72,21 +85,21 @@ def datasets_module(name: str) -> ModuleType:
 
 
 def forget_reset_modules(network: nn.Module) -> None:
-    """Make ``reset_net`` look for the modules of a changed network again: 2.0.0 keeps a list of them."""
+    """Make ``reset_net`` search a changed network again: 2.0.0 caches the list of its stateful modules."""
     getattr(functional, "invalidate_reset_cache", lambda network: None)(network)
 
 
 def nir_exchange() -> ModuleType:
-    """SpikingJelly's writer and reader of NIR graphs (2.0.0). It needs the extra ``nir``.
+    """SpikingJelly's writer and reader of NIR graphs (2.0.0), which need the extra ``nir``.
 
     Raises:
-        ValueError: the installed release has none, or the extra is missing.
+        UsageError: the installed release has none, or the extra is missing.
     """
     try:
         return importlib.import_module("spikingjelly.activation_based.nir_exchange")
     except ModuleNotFoundError as error:
         if error.name in ("nir", "nirtorch"):
-            raise ValueError(f"NIR needs {error.name}; pip install 'gac_sj[nir]'.") from error
-        raise ValueError(
-            "The installed SpikingJelly exchanges no NIR graphs; pip install -U spikingjelly (2.0.0)."
+            raise UsageError(f"NIR needs {error.name}", "pip install 'gac_sj[nir]'") from error
+        raise UsageError(
+            "The installed SpikingJelly cannot exchange NIR graphs", "pip install -U spikingjelly for release 2.0.0"
         ) from error

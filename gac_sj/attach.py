@@ -162,7 +162,7 @@ def attach(
         once=is_time_invariant(built.stem),
     )
     for name in replaced:
-        new = built if name == stem.names[0] else nn.Identity().train(network.training)
+        new: nn.Module = built if name == stem.names[0] else nn.Identity().train(network.training)
         if name == stem.neuron and behind is not None:
             new = behind
         parent, _, child = name.rpartition(".")

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gac_sj._utils.errors import UsageError
+from gac_sj.encoders import REFERENCE_FORM
 from gac_sj.models import MSResNet
 
 __all__ = ["load_reference_state_dict", "read_reference", "reference_names"]
@@ -22,22 +24,23 @@ def read_reference(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, or not a state dict.
+        UsageError: truncated, or not a state dict.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"The checkpoint {path} does not exist; give the path of a .pth file.")
+        raise FileNotFoundError(f"The checkpoint {path} does not exist; pass the path of a .pth file.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"The checkpoint {path} cannot be read ({type(error).__name__}): it is truncated or not a file of plain "
-            "tensors; fetch it again."
+        raise UsageError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}): it is truncated, or not a file of plain "
+            "tensors",
+            "download it again",
         ) from error
     try:
         return _state_dict(content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {str(error).rstrip('.')}") from error
 
 
 def _state_dict(content: object) -> dict[str, Tensor]:
@@ -46,47 +49,49 @@ def _state_dict(content: object) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError("The checkpoint holds no state dict; give one that maps names to tensors.")
+        raise UsageError("The checkpoint does not contain a state dict", "pass a dict of names and tensors")
     plain = {re.sub(r"^(module\.)+", "", key): value for key, value in content.items()}
     if len(plain) < len(content):
-        raise ValueError("The checkpoint holds names with and without the prefix 'module.'; give one of the two.")
+        raise UsageError(
+            "The checkpoint has the same names with and without the prefix 'module.'", "remove one of them"
+        )
     return plain
 
 
 @torch.no_grad()
 def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Load the weights of the published GAC or MS-ResNet code into an MS-ResNet of ours; strict.
+    """Load the weights of the published GAC or MS-ResNet code into an MS-ResNet of this package; strict.
 
-    The published networks register many tensors under several names; any of them is enough, and all that are there
-    must agree. A ``module.`` prefix is ignored. Nothing is changed where an error is raised.
+    The published networks register many tensors under several names; one of them is enough, and all that are present
+    must agree. A ``module.`` prefix is ignored. If an error is raised, the model is unchanged.
 
     Args:
         model: a network of :mod:`gac_sj.models.ms_resnet` with the same shape; GAC with ``form="reference"``.
-        state_dict: names of the published code to tensors, alone or as "state_dict" or "model" inside a dict.
+        state_dict: maps names of the published code to tensors, alone or as "state_dict" or "model" inside a dict.
 
     Raises:
-        ValueError: no MS-ResNet of ours, one that pools the maximum or is spike-driven, a GAC network of another
-            form, no state dict, or a tensor that is missing, unexpected, misshapen or contradictory; each is named.
+        UsageError: the model is not an MSResNet of this package, pools the maximum, is spike-driven, or has GAC in
+            another form; there is no state dict; or a tensor is missing, unexpected, misshapen or contradictory (each
+            is named).
     """
     if not isinstance(model, MSResNet):
-        raise ValueError(
-            f"The model is a {type(model).__name__}; published weights need an MSResNet; unwrap or build it."
-        )
+        raise UsageError(f"must be an MSResNet, got {type(model).__name__}", "unwrap or build it", argument="model")
     if model.downsample.startswith("max"):
-        raise ValueError(
-            f"The model has downsample={model.downsample!r}, and no published GAC or MS-ResNet pools the maximum; "
-            "create the one that the checkpoint belongs to."
+        raise UsageError(
+            f"The model has downsample={model.downsample!r}, which no published GAC or MS-ResNet has",
+            "create the network that the checkpoint belongs to",
         )
     if model.spike_driven:
-        raise ValueError(
-            "The model has spike_driven=True, and the shortcuts of the published networks take membrane potentials; "
-            "create it without."
+        raise UsageError(
+            "The model has spike_driven=True, and the shortcuts of the published networks receive membrane potentials",
+            "create it without",
         )
     encoder = model.encoder
     if encoder.form is not None and not encoder.is_reference:
-        raise ValueError(
-            f"The model's encoder has the form {encoder.form!r} with its options, and published weights "
-            "belong to the published encoder; create the model with form='reference'."
+        raise UsageError(
+            f"The model's encoder has the form {encoder.form!r} or changed options, and published weights need the "
+            "published encoder",
+            f"create the model with form={REFERENCE_FORM!r} alone",
         )
     given = _state_dict(state_dict)
     loaded, problems, used = {}, [], set()
@@ -110,9 +115,9 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
     problems = [f"unexpected {name}" for name in given if name not in used] + problems
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
-        raise ValueError(
-            f"The checkpoint does not fit {model._get_name()} (T={model.T}, {model.num_classes} classes): {shown}. "
-            "Create the model with the depth, T, encoder and number of classes of the checkpoint."
+        raise UsageError(
+            f"The checkpoint does not fit {model._get_name()} (T={model.T}, {model.num_classes} classes): {shown}",
+            "create the model with the depth, T, encoder and number of classes of the checkpoint",
         )
     model.load_state_dict(loaded, strict=True)
 
@@ -132,8 +137,7 @@ def reference_names(key: str) -> list[str]:
     if match := re.fullmatch(r"encoder\.stem\.(\d)", module):
         at = match[1]
         sequential = [f"conv1.{at}", *_norm(f"conv1.{at}")]
-        cifar = {"0": ["conv1", "conv1_s.layer.module"], "1": _norm("bn1", "conv1_s.bn")}.get(at, [])
-        names = cifar + sequential
+        names = {"0": ["conv1", "conv1_s.layer.module"], "1": _norm("bn1", "conv1_s.bn")}.get(at, []) + sequential
     elif match := re.fullmatch(r"encoder\.gau\.temporal\.(squeeze|excite)", module):
         names = [f"encoding.TA.sharedMLP.{0 if match[1] == 'squeeze' else 2}"]
     elif match := re.fullmatch(r"encoder\.gau\.spatial_channel\.convolutions\.(\d)", module):

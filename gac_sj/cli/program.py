@@ -32,7 +32,6 @@ def program(
     """
 
     def decorate(run: Callable[[argparse.Namespace], int | None]) -> Main:
-        @functools.wraps(run)
         def main(arguments: Sequence[str] | None = None) -> int:
             parser: argparse.ArgumentParser | None = None
             try:
@@ -57,6 +56,7 @@ def program(
             except ExitError as error:
                 return _fail(parser, str(error), error.exit_code)
 
+        main.__doc__ = run.__doc__
         return main
 
     return decorate

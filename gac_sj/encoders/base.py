@@ -1,7 +1,7 @@
-"""The contract of every encoder: images (or a sequence) in, a spatio-temporal sequence out.
+"""The contract of every encoder: images or a sequence in, a spatio-temporal sequence out.
 
 In step mode "m" an encoder maps images ``[N, C, H, W]`` or a sequence ``[T, N, C, H, W]`` to ``[T, N, channels, H, W]``
-(H and W as the stem leaves them), and each call is independent of the last one. In step mode "s" the first call
+(H and W as the stem returns them), and each call is independent of the last one. In step mode "s" the first call
 encodes, each call returns the next step, and after T calls it starts again; another image before ``reset()`` is an
 error.
 """
@@ -17,6 +17,7 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.validation import positive
 from gac_sj.encoders.stem import conv_bn, forward_once, forward_sequence, is_time_invariant, use_multi_step
 from gac_sj.nn.neuron import PlainMemories, reset_states
@@ -39,17 +40,17 @@ class AttentionMaps(NamedTuple):
 
 
 class Encoder(PlainMemories, base.MemoryModule):
-    """Base of all encoders: the contract of this module. A subclass implements :meth:`encode`.
+    """Base class of all encoders, with the contract of this module. A subclass implements :meth:`encode`.
 
     Args:
         T: number of time steps, at least 1.
         in_channels: channels of the images.
-        channels: channels of the sequence, which the stem puts out.
-        stem: layers from ``in_channels`` to ``channels``; None builds convolution 3x3 and BatchNorm.
+        channels: channels of the sequence, which are those of the stem's output.
+        stem: layers from ``in_channels`` to ``channels``; None builds a 3x3 convolution and BatchNorm.
         step_mode: "m" or "s".
 
     Raises:
-        ValueError: a number is not a positive whole number; on the call, an input of another shape.
+        UsageError: a number is not a positive integer; on the call, the input has another shape.
     """
 
     #: whether pixels must lie in [0, 1]; :func:`gac_sj.register_encoder` sets it
@@ -58,6 +59,10 @@ class Encoder(PlainMemories, base.MemoryModule):
     form: str | None = None
     #: its neuron; None if it has none
     neuron: nn.Module | None
+    # memories
+    sequence: Tensor | None
+    image: Tensor | None
+    t: int
 
     def __init__(
         self,
@@ -80,7 +85,7 @@ class Encoder(PlainMemories, base.MemoryModule):
         self.step_mode = step_mode
 
     def encode(self, x: Tensor) -> Tensor:
-        """The sequence ``[T, N, channels, H, W]`` of checked images or of a checked sequence."""
+        """Encode images or a sequence, whose shape has been checked, as ``[T, N, channels, H, W]``."""
         raise NotImplementedError(f"{self._get_name()} must implement encode.")
 
     #: keywords with which an encoder that can do without a neuron is built without one
@@ -101,7 +106,7 @@ class Encoder(PlainMemories, base.MemoryModule):
         return None
 
     def features(self, x: Tensor) -> Tensor:
-        """The stem's output: ``[N, C, H, W]`` where an image can be encoded once, else ``[T, N, C, H, W]``."""
+        """The stem's output: ``[N, C, H, W]`` if an image can be encoded once, otherwise ``[T, N, C, H, W]``."""
         if x.dim() == 4:
             if is_time_invariant(self.stem):
                 return forward_once(self.stem, x, self.T)
@@ -109,7 +114,7 @@ class Encoder(PlainMemories, base.MemoryModule):
         return forward_sequence(self.stem, x)
 
     def over_time(self, features: Tensor) -> Tensor:
-        """``[T, N, C, H, W]``: features of a static image stand for every step."""
+        """Features as ``[T, N, C, H, W]``: those of a static image are repeated, without a copy."""
         return features if features.dim() == 5 else features.expand(self.T, *features.shape)
 
     def multi_step_forward(self, x: Tensor) -> Tensor:
@@ -121,28 +126,32 @@ class Encoder(PlainMemories, base.MemoryModule):
         return self.encode(x)
 
     def single_step_forward(self, x: Tensor) -> Tensor:
-        if self.sequence is None:
+        sequence, image = self.sequence, self.image
+        if sequence is None or image is None:
             # a copy: SpikingJelly's detach_net detaches in place, which a view refuses
-            self.sequence = self.multi_step_forward(x).clone()
+            self.sequence = sequence = self.multi_step_forward(x).clone()
             self.image = x.detach().clone()
-        elif x.shape != self.image.shape or not torch.equal(x, self.image):
-            raise ValueError(
-                f"{self._get_name()} in step mode 's' got another image after {self.t} of {self.T} steps; it still "
-                "returns the first one's steps; call spikingjelly.activation_based.functional.reset_net between images."
+        elif x.shape != image.shape or not torch.equal(x, image):
+            raise UsageError(
+                f"{self._get_name()} in step mode 's' got another image after {self.t} of {self.T} steps, and it still "
+                "returns the first one's steps",
+                "call spikingjelly.activation_based.functional.reset_net between images",
             )
-        step = self.sequence[self.t]
+        step = sequence[self.t]
         self.t = (self.t + 1) % self.T
         return step
 
     def _check(self, x: Tensor) -> None:
-        given = f"{self._get_name()} got a tensor of shape {list(x.shape)}"
-        needed = f"images [N, {self.in_channels}, H, W] or a sequence [{self.T}, N, {self.in_channels}, H, W]"
+        problem = (
+            f"{self._get_name()} needs images [N, {self.in_channels}, H, W] or a sequence "
+            f"[{self.T}, N, {self.in_channels}, H, W], got {list(x.shape)}"
+        )
         if x.dim() not in (4, 5):
-            raise ValueError(f"{given}; it needs {needed}; add or remove dimensions.")
+            raise UsageError(problem, "add or remove dimensions")
         if x.shape[-3] != self.in_channels:
-            raise ValueError(f"{given}; it needs {needed}; build it for {x.shape[-3]} channels or feed other images.")
+            raise UsageError(problem, f"build it with in_channels={x.shape[-3]} or feed other images")
         if x.dim() == 5 and x.shape[0] != self.T:
-            raise ValueError(f"{given}; it needs {needed}; build it with T={x.shape[0]} or feed {self.T} steps.")
+            raise UsageError(problem, f"build it with T={x.shape[0]} or feed {self.T} steps")
 
     def extra_repr(self) -> str:
         return f"T={self.T}, step_mode={self.step_mode}"

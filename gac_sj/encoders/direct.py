@@ -21,11 +21,15 @@ class DirectCoding(Encoder):
     """Direct coding: the stem's current is the same at every step; with a neuron, its spikes.
 
     Source: GAC's and MS-ResNet's published codes (the current); the stem with its neuron is SpikingJelly's usual form.
-    Without a neuron the steps of an image share one memory: copy the sequence before changing it in place.
+    Without a neuron, the steps of an image share memory: copy the sequence before changing it in place.
 
     Args:
-        T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
-        neuron: None (the current itself, as MS-ResNet does), a multi-step neuron module, or the name of a preset.
+        T: see :class:`Encoder`.
+        in_channels: see :class:`Encoder`.
+        channels: see :class:`Encoder`.
+        stem: see :class:`Encoder`.
+        neuron: None for the current itself, as in MS-ResNet, a multi-step neuron module, or the name of a preset.
+        step_mode: see :class:`Encoder`.
     """
 
     def __init__(
@@ -52,14 +56,20 @@ class DirectCoding(Encoder):
     help="spikes of the stem plus GAC's convolutions: its parameters without its gate",
 )
 class MatchedDirectCoding(Encoder):
-    """Direct coding with the parameters of GAC but no gate, so that capacity and gating can be told apart (ours).
+    """Direct coding with the parameters of GAC but no gate, to separate capacity from gating (ours).
 
-    ``LIF(z + SCA(z))`` with ``z = stem(x)`` and GAC's spatial-channel convolutions, which here add to the current.
+    ``LIF(z + SCA(z))`` with ``z = stem(x)`` and GAC's spatial-channel convolutions, added to the current.
 
     Args:
-        T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
+        T: see :class:`Encoder`.
+        in_channels: see :class:`Encoder`.
+        channels: see :class:`Encoder`.
+        stem: see :class:`Encoder`.
         neuron: a multi-step neuron module, or the name of a preset.
-        kernel_size, depth, channel_reduction: of the convolutions, as in :class:`GatedAttentionCoding`.
+        kernel_size: side of the kernels, as in :class:`gac_sj.GatedAttentionCoding`.
+        depth: number of convolutions.
+        channel_reduction: ratio of ``channels`` to the hidden channels.
+        step_mode: see :class:`Encoder`.
     """
 
     def __init__(
@@ -77,7 +87,7 @@ class MatchedDirectCoding(Encoder):
     ):
         super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
         self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
-        self.neuron = lif_preset(neuron) if isinstance(neuron, str) else neuron
+        self.neuron: nn.Module = lif_preset(neuron) if isinstance(neuron, str) else neuron
 
     def encode(self, x: Tensor) -> Tensor:
         z = self.features(x)
@@ -97,19 +107,23 @@ class MatchedDirectCoding(Encoder):
     help="the current through SpikingJelly's TemporalWiseAttention (2.0.0)",
 )
 class AttendedDirectCoding(Encoder):
-    """Direct coding behind one of SpikingJelly's attention layers: a gate on the current that is no GAC.
+    """Direct coding followed by one of SpikingJelly's attention layers: a gate on the current other than GAC's.
 
     SpikingJelly's ``TemporalWiseAttention`` (TA-SNN, arXiv 2107.11711) has one weight per step;
     ``MultiDimensionalAttention`` (MA-SNN, arXiv 2209.13929) has temporal, channel and spatial ones, and a ReLU.
 
     Args:
-        T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
+        T: see :class:`Encoder`.
+        in_channels: see :class:`Encoder`.
+        channels: see :class:`Encoder`.
+        stem: see :class:`Encoder`.
         attention: "temporal_wise" or "multi_dimensional".
-        temporal_reduction, channel_reduction: ratios of T and channels to the layer's hidden units; at least one
-            remains.
+        temporal_reduction: ratio of T to the layer's hidden units; at least one remains.
+        channel_reduction: ratio of ``channels`` to the layer's hidden units; at least one remains.
+        step_mode: see :class:`Encoder`.
 
     Raises:
-        ValueError: an unknown attention, or a SpikingJelly whose layer cannot be called (0.0.0.0.14).
+        UsageError: an unknown attention, or a SpikingJelly whose layer cannot be called (0.0.0.0.14).
     """
 
     def __init__(

@@ -30,10 +30,10 @@ class Form:
     """A form of Gated Attention Coding.
 
     Args:
-        gain: the largest value of the gate.
+        gain: largest value of the gate.
         threshold_scale: factor on the threshold of the encoder's neuron.
-        output: what the gate weighs: "spikes" of the neuron, or the stem's "current" (then there is no neuron).
-        strict: whether the neuron fires above the threshold only, as the published code, not at it too.
+        output: what the gate weighs: "spikes" of the neuron, or the stem's "current" without a neuron.
+        strict: whether the neuron fires only above the threshold, as in the published code, and not at it.
     """
 
     gain: float
@@ -42,7 +42,7 @@ class Form:
     strict: bool = False
 
     def neuron(self, name: str) -> LIFNode:
-        """The encoder's neuron: a preset as this form changes it."""
+        """The encoder's neuron: a preset with the changes of this form."""
         node = lif_preset(name, self.strict)
         node.v_threshold *= self.threshold_scale
         return node
@@ -69,25 +69,33 @@ DEFAULT_FORM = "low_threshold"
 class GatedAttentionCoding(Encoder):
     """Gated Attention Coding: spikes of a convolutional stem, weighed at every step by a gate in (0, gain).
 
-    ``z = stem(x)``; output ``gate(z) * LIF(z)`` with ``gate = gain * sigmoid(TA(z) * SCA(z))``. Source: GAC (arXiv
-    2308.06582), main figure and code; gain, changed neurons and the gate on the current are ours. On a static image
-    the stem and the spatial-channel attention run once; a sequence, or a stem that is random or stateful, takes the
-    general path. Both agree, running statistics included. Where a kernel fuses neuron and gate (:mod:`gac_sj.ops`),
-    neither module is called; a hook on one of them brings the modules back.
+    With ``z = stem(x)`` the output is ``gate(z) * LIF(z)``, ``gate = gain * sigmoid(TA(z) * SCA(z))``. Source: GAC
+    (arXiv 2308.06582), main figure and code; the gain, changed neurons and the gate on the current are ours. On a
+    static image the stem and the spatial-channel attention run once; a sequence, or a stem that is random or stateful,
+    takes the general path. Both agree, running statistics included. Where a kernel fuses neuron and gate
+    (:mod:`gac_sj.ops`), neither module is called; a hook on one of them brings the modules back.
 
     Args:
-        T, in_channels, channels, stem, step_mode: see :class:`Encoder`.
-        neuron: the name of a preset (:func:`gac_sj.lif_preset`), which the form may change, or a multi-step
-            neuron module, which is used as it is.
+        T: see :class:`Encoder`.
+        in_channels: see :class:`Encoder`.
+        channels: see :class:`Encoder`.
+        stem: see :class:`Encoder`.
+        neuron: name of a preset (:func:`gac_sj.lif_preset`), which the form may change, or a multi-step neuron module,
+            which is used as it is.
         form: a name in :data:`FORMS`; "reference" is the published encoder.
-        gain, output: override the form's.
-        kernel_size, depth: of the spatial-channel branch.
-        temporal_reduction, channel_reduction: reduction ratios of the two branches.
-        attention: "both", or "temporal" or "spatial" alone (:class:`gac_sj.nn.attention.GatedAttentionUnit`).
+        gain: largest value of the gate; None: that of the form.
+        output: "spikes" or "current", what the gate weighs; None: that of the form.
+        kernel_size: side of the kernels of the spatial-channel attention.
+        depth: number of convolutions of the spatial-channel attention.
+        temporal_reduction: reduction ratio of the temporal attention.
+        channel_reduction: reduction ratio of the spatial-channel attention.
+        attention: "both", or for ablations "temporal" or "spatial" alone
+            (:class:`gac_sj.nn.attention.GatedAttentionUnit`).
+        step_mode: see :class:`Encoder`.
 
     Raises:
-        ValueError: an unknown form, output or preset, a neuron where the gate is on the current, a number out of its
-            range; on the call, a stem with other channels.
+        UsageError: an unknown form, output or preset, a neuron although the gate weighs the current, a number out of
+            its range; on the call, a stem with other channels.
     """
 
     without_neuron = MappingProxyType({"output": CURRENT})
@@ -150,9 +158,10 @@ class GatedAttentionCoding(Encoder):
     def encode(self, x: Tensor) -> Tensor:
         z = self.features(x)
         if z.dim() < 4 or z.shape[-3] != self.channels:
-            raise ValueError(
-                f"The stem put out a tensor of shape {list(z.shape)}; the gate needs {self.channels} channels of two "
-                "dimensions each; change channels= or the stem."
+            raise UsageError(
+                f"must return {self.channels} channels of two dimensions each, got a tensor of shape {list(z.shape)}",
+                "change the stem or channels=",
+                argument="stem",
             )
         if self._fuses(z):
             return gated_lif(z, *self.gau.parts(z), gain=self.gau.gain, **self.neuron.dynamics)
@@ -160,7 +169,7 @@ class GatedAttentionCoding(Encoder):
         return self.gau(z, current if self.neuron is None else self.neuron(current))
 
     def _fuses(self, z: Tensor) -> bool:
-        """Whether one kernel does what the neuron and the gate do. Nobody may watch them, for it calls neither."""
+        """Whether one kernel can do what the neuron and the gate do: it calls neither, so nobody may watch them."""
         return (
             type(self.neuron) is LIFNode
             and type(self.gau) is GatedAttentionUnit
@@ -178,7 +187,7 @@ class GatedAttentionCoding(Encoder):
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody would miss a call: by a hook, or because its ``forward`` was replaced."""
+    """Whether a skipped call would be missed: by a hook, or because ``forward`` was replaced."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     everywhere = torch.nn.modules.module
     return (

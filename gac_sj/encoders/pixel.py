@@ -6,6 +6,7 @@ import torch
 from spikingjelly.activation_based import encoding
 from torch import Tensor
 
+from gac_sj._utils.errors import UsageError
 from gac_sj.encoders.base import Encoder
 from gac_sj.encoders.registry import register_encoder
 
@@ -14,24 +15,24 @@ __all__ = ["LatencyCoding", "PoissonCoding", "WeightedPhaseCoding"]
 
 @torch.library.custom_op("gac_sj::encode_pixels", mutates_args=())
 def _encode_pixels(x_seq: Tensor, scheme: str) -> Tensor:
-    """Spikes of ``x_seq`` ``[T, N, C, H, W]`` by one of SpikingJelly's encoders, a new one at every call.
+    """Spikes of ``x_seq`` ``[T, N, C, H, W]`` from one of SpikingJelly's encoders, built anew at every call.
 
-    An operator, because the encoders look at the values (range, one-hot), which torch.compile cannot trace.
+    It is an operator because the encoders depend on values (range, one-hot), which torch.compile cannot trace.
     """
     if not ((x_seq >= 0) & (x_seq <= 1)).all():
         low, high = x_seq.min().item(), x_seq.max().item()
-        raise ValueError(
-            f"The {scheme} encoder got pixels from {low:.3g} to {high:.3g}; it needs finite pixels in [0, 1]; leave "
-            "out the normalisation (mean 0, std 1), as the model's pretrained_cfg says."
+        raise UsageError(
+            f"The {scheme} encoder needs finite pixels in [0, 1], got {low:.3g} to {high:.3g}",
+            "leave out the normalisation (mean 0, std 1), as the model's pretrained_cfg says",
         )
     x_seq = x_seq.contiguous()  # the order in which Poisson draws must not depend on the memory format
     T = x_seq.shape[0]
     if scheme == "poisson":
         return encoding.PoissonEncoder(step_mode="m")(x_seq)
     if not (x_seq == x_seq[:1]).all():
-        raise ValueError(
-            f"The {scheme} encoder got a sequence that changes over time; it spreads one image over the steps; "
-            "feed images [N, C, H, W], or use the gac, direct or poisson encoder."
+        raise UsageError(
+            f"The {scheme} encoder spreads one image over the steps, got a sequence that changes over time",
+            "feed images [N, C, H, W], or use the gac, direct or poisson encoder",
         )
     if scheme == "latency":
         return encoding.LatencyEncoder(T, step_mode="m")(x_seq).contiguous()
@@ -46,11 +47,10 @@ def _(x_seq: Tensor, scheme: str) -> Tensor:
 
 
 class _PixelCoding(Encoder):
-    """Spikes of the pixels, ``[T, N, in_channels, H, W]``, through the stem at every step; pixels get no gradient."""
+    """Spikes of the pixels, ``[T, N, in_channels, H, W]``, through the stem at every step, without a pixel gradient."""
 
-    needs_unit_range = True
-    #: whether pixels get a gradient after all: each step's spike has the gradient 1 with regard to that step's pixel
-    #: (straight-through estimate, arXiv 1308.3432); the spikes stay the same
+    #: whether pixels get a straight-through gradient (arXiv 1308.3432): that of each step's spike with respect to that
+    #: step's pixel is 1; the spikes stay the same
     straight_through = False
     scheme: str
 
@@ -71,10 +71,14 @@ class PoissonCoding(_PixelCoding):
     """SpikingJelly's ``PoissonEncoder`` and the stem: a pixel p in [0, 1] spikes with probability p at every step.
 
     Args:
-        T, in_channels, channels, stem, step_mode: see :class:`Encoder`; ``stem=nn.Identity()`` gives bare spikes.
+        T: see :class:`Encoder`.
+        in_channels: see :class:`Encoder`.
+        channels: see :class:`Encoder`.
+        stem: see :class:`Encoder`; ``nn.Identity()`` returns the bare spikes.
+        step_mode: see :class:`Encoder`.
 
     Raises:
-        ValueError: on the call, for pixels outside [0, 1].
+        UsageError: on the call, for pixels outside [0, 1].
     """
 
     scheme = "poisson"
@@ -89,10 +93,14 @@ class LatencyCoding(_PixelCoding):
     """SpikingJelly's ``LatencyEncoder`` (linear) and the stem: a pixel p spikes once, at step round((T - 1) (1 - p)).
 
     Args:
-        T, in_channels, channels, stem, step_mode: see :class:`Encoder`; ``stem=nn.Identity()`` gives bare spikes.
+        T: see :class:`Encoder`.
+        in_channels: see :class:`Encoder`.
+        channels: see :class:`Encoder`.
+        stem: see :class:`Encoder`; ``nn.Identity()`` returns the bare spikes.
+        step_mode: see :class:`Encoder`.
 
     Raises:
-        ValueError: on the call, for pixels outside [0, 1] or a sequence that changes.
+        UsageError: on the call, for pixels outside [0, 1] or a sequence that changes.
     """
 
     scheme = "latency"
@@ -109,10 +117,14 @@ class WeightedPhaseCoding(_PixelCoding):
     K = T phases. SpikingJelly takes pixels up to 1 - 2^-K, so pixels in [0, 1] are scaled by 1 - 2^-K here.
 
     Args:
-        T, in_channels, channels, stem, step_mode: see :class:`Encoder`; ``stem=nn.Identity()`` gives bare spikes.
+        T: see :class:`Encoder`.
+        in_channels: see :class:`Encoder`.
+        channels: see :class:`Encoder`.
+        stem: see :class:`Encoder`; ``nn.Identity()`` returns the bare spikes.
+        step_mode: see :class:`Encoder`.
 
     Raises:
-        ValueError: on the call, for pixels outside [0, 1] or a sequence that changes.
+        UsageError: on the call, for pixels outside [0, 1] or a sequence that changes.
     """
 
     scheme = "weighted_phase"

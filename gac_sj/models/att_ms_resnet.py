@@ -1,8 +1,9 @@
 """Att-MS-ResNet (MA-SNN, arXiv 2209.13929): MS-ResNet with attention on the membrane potentials of every block.
 
-The networks are :class:`gac_sj.models.MSResNet` with ``block_attention``; direct coding is the default and ``encoder``
-is free. Those for ImageNet follow the published code: channel and spatial attention ("CSA"), averaged shortcuts,
-dropout, and T = 1. Those for CIFAR are ours: the networks of :mod:`gac_sj.models.ms_resnet` with all three ("TCSA").
+The networks are :class:`gac_sj.models.MSResNet` with ``block_attention``; direct coding is the default, and ``encoder``
+selects another one. Those for ImageNet follow the published code: channel and spatial attention ("CSA"), averaged
+shortcuts, dropout, and T = 1. Those for CIFAR are ours: the networks of :mod:`gac_sj.models.ms_resnet` with all three
+attentions ("TCSA").
 
 Parameters: attention with reduction r adds to a block of C channels ``2 C (C // r)`` weights (channel) and ``2 * 9``
 (spatial), and with reduction s at T steps ``2 T (T // s)`` (temporal). With C = 64, 128, 256, 512 and r = 8 that is

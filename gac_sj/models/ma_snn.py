@@ -11,6 +11,7 @@ from timm.layers import to_2tuple
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import BASELINE_ENCODER, Encoder
 from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
@@ -21,39 +22,42 @@ __all__ = ["MASNN"]
 
 
 class MASNN(EncodedNetwork):
-    """MA-SNN, the convolutional network. Step mode "m" only; each call starts from a reset state.
+    """The convolutional network of MA-SNN. Step mode "m" only; each call starts from a reset state.
 
-    Convolutions 3x3 with bias, BatchNorm, mean over 2x2 pixels (not behind the first), attention, neuron; then two
+    3x3 convolutions with bias, BatchNorm, mean over 2x2 pixels (not behind the first), attention, neuron; then two
     linear layers with BatchNorm, temporal attention, neuron. The logits of a step are the spikes of the last neuron.
     The first convolution and its BatchNorm are the encoder's stem, behind a sum over ``input_pool`` x ``input_pool``
     pixels, as the published code counts events on 32 x 32 pixels. Source: MA-SNN (arXiv 2209.13929), code; SpikingJelly
-    2.0.0's ``masnn.MASNN``, whose ``input_size`` is that behind the sum.
+    2.0.0's ``masnn.MASNN``, whose ``input_size`` is the size after the sum.
 
-    Use an encoder that puts out a current: direct coding, or GAC with the form "current". Behind spikes the first
+    Use an encoder that outputs a current: direct coding, or GAC with the form "current". Behind spikes, the first
     neuron passes no gradient without attention (0 and 1 lie outside its surrogate, 0.05 to 0.55), and with all three
-    it is silent at initialisation, as they weigh a spike by 1/8.
+    attentions it is silent at initialisation, since they scale a spike by 1/8.
 
     Args:
         channels: of the convolutions.
         hidden: units of the first linear layer.
         img_size: height and width of the frames, or the side of square ones: a multiple of
             ``input_pool * 2 ** (len(channels) - 1)``.
-        input_pool: see above; 1 takes frames as they are.
+        input_pool: side of the window of the sum; 1 takes frames as they are.
         neuron: name of the neuron preset, for the encoder as well.
         block_attention: a name in :data:`gac_sj.nn.membrane_attention.ATTENTIONS`, or "none"; the linear layers have
-            temporal attention where there is one.
-        block_temporal_reduction, block_channel_reduction: reduction ratios of the attention.
+            temporal attention if it contains one.
+        block_temporal_reduction: reduction ratio of the temporal attention.
+        block_channel_reduction: reduction ratio of the channel attention.
         T: number of time steps, at least 1.
-        num_classes: logits; 0 gives the spikes of the first linear layer.
+        num_classes: number of logits; 0 returns the spikes of the first linear layer.
         in_chans: channels of the frames.
-        encoder, form, encoder_options: as in :class:`gac_sj.models.MSResNet`.
+        encoder: as in :class:`gac_sj.models.MSResNet`.
+        form: as in :class:`gac_sj.models.MSResNet`.
+        encoder_options: as in :class:`gac_sj.models.MSResNet`.
 
     Shapes:
         frames ``[T, N, in_chans, H, W]`` or images ``[N, in_chans, H, W]`` -> rates ``[N, num_classes]`` in [0, 1].
 
     Raises:
-        ValueError: an unknown encoder, preset or attention; a number that is no positive whole number; a size that
-            cannot be divided; input of another shape (on the call).
+        UsageError: an unknown encoder, preset or attention; a number that is not a positive integer; a size that
+            cannot be divided; on the call, an input of another shape.
         TypeError: a keyword that the encoder does not have.
     """
 
@@ -79,9 +83,11 @@ class MASNN(EncodedNetwork):
         self.img_size = positives("img_size", to_2tuple(img_size))
         divisor = positive("input_pool", input_pool) * 2 ** (len(channels) - 1)
         if len(self.img_size) != 2 or any(side % divisor for side in self.img_size):
-            raise ValueError(
-                f"img_size is {img_size}, and {input_pool} x {input_pool} pixels are summed, later 2 x 2 averaged "
-                f"{len(channels) - 1} times; give a multiple of {divisor}, or another input_pool."
+            raise UsageError(
+                f"must be a multiple of {divisor}, since {input_pool} x {input_pool} pixels are summed and 2 x 2 "
+                f"averaged {len(channels) - 1} times, got {img_size}",
+                "change it or input_pool",
+                argument="img_size",
             )
         positive("block_temporal_reduction", block_temporal_reduction)
         positive("block_channel_reduction", block_channel_reduction)
@@ -126,11 +132,12 @@ class MASNN(EncodedNetwork):
         return self._linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        # without its encoder it takes sequences of other sizes
+        # without its encoder it accepts sequences of other sizes
         if isinstance(self.encoder, Encoder) and tuple(x.shape[-2:]) != self.img_size:
-            raise ValueError(
-                f"MASNN got frames of {' x '.join(map(str, x.shape[-2:]))} pixels and was built for "
-                f"{' x '.join(map(str, self.img_size))}; build it with img_size={tuple(x.shape[-2:])} or resize them."
+            raise UsageError(
+                f"MASNN needs frames of {' x '.join(map(str, self.img_size))} pixels, got "
+                f"{' x '.join(map(str, x.shape[-2:]))}",
+                f"build it with img_size={tuple(x.shape[-2:])} or resize them",
             )
         return self.lif(self.attention(self.forward_stages(x)))
 
@@ -201,7 +208,7 @@ def ma_snn(pretrained: bool = False, **kwargs: Any) -> MASNN:
 
 
 def _for_task(weights: dict[str, Tensor], model: MASNN) -> dict[str, Tensor]:
-    """Without the head's BatchNorm where it has other classes, as timm leaves out ``head.linear``."""
+    """Drop the head's BatchNorm if it has other classes, as timm drops ``head.linear``."""
     own = model.state_dict()
     return {
         name: value

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from spikingjelly.activation_based import base
@@ -27,32 +27,44 @@ __all__ = ["EncodedNetwork", "SpikingBlock", "bare_name", "build_encoder", "crea
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
 
 
+_Network = TypeVar("_Network", bound="EncodedNetwork")
+
+
 class SpikingBlock(nn.Module):
-    """Base of blocks whose convolutions receive spikes; ``lif1`` is their first neuron."""
+    """Base class of blocks whose convolutions receive spikes; ``lif1`` is their first neuron."""
 
     #: whether the convolutions keep their spikes for the backward pass as bytes; compiled code cannot
     spikes_as_bytes = False
+    lif1: LIFNode
 
     def _convolve(self, layers: nn.Module, spikes: Tensor) -> Tensor:
-        # a surrogate that does not spike puts out other numbers than zeros and ones
+        # a surrogate function with spiking=False returns other numbers than zeros and ones
         as_bytes = self.spikes_as_bytes and self.lif1.surrogate_function.spiking
         with spikes_as_bytes(spikes) if as_bytes else nullcontext():
             return layers(spikes)
 
 
 class EncodedNetwork(nn.Module, base.MultiStepModule):
-    """Base of the networks: encoder, stages, head. Step mode "m" only; each call starts from a reset state.
+    """Base class of the networks: encoder, stages, head. Step mode "m" only; each call starts from a reset state.
 
-    A subclass sets ``encoder``, ``stages`` (sequences of blocks) and ``head``, and implements
+    A subclass sets ``encoder``, ``stages`` (sequences of blocks), ``lif`` (the last neuron) and ``head``. It implements
     :meth:`forward_features`, :meth:`pool`, :meth:`_logits` and :meth:`new_head`.
 
     Args:
         T: number of time steps, at least 1.
-        num_classes: logits; 0 gives what the classifier receives.
+        num_classes: number of logits; 0 removes the classifier.
 
     Raises:
-        ValueError: ``num_classes`` is below 0.
+        UsageError: ``num_classes`` is below 0.
     """
+
+    encoder: Encoder
+    stages: nn.Sequential
+    lif: LIFNode
+    head: nn.Module
+    in_chans: int
+    pretrained_cfg: dict[str, Any]
+    _model_args: dict[str, Any]
 
     def __init__(self, T: int, num_classes: int):
         super().__init__()
@@ -62,11 +74,11 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         self.num_classes = _classes(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Spikes of the last neuron in front of the head, ``[T, N, num_features, h, w]``."""
+        """Spikes of the last neuron before the head, ``[T, N, num_features, h, w]``."""
         raise NotImplementedError(f"{self._get_name()} must implement forward_features.")
 
     def pool(self, features: Tensor) -> Tensor:
-        """What the classifier receives, ``[T, N, head_hidden_size]``."""
+        """The input of the classifier, ``[T, N, head_hidden_size]``."""
         raise NotImplementedError(f"{self._get_name()} must implement pool.")
 
     def _logits(self, features: Tensor) -> Tensor:
@@ -74,31 +86,31 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         raise NotImplementedError(f"{self._get_name()} must implement _logits.")
 
     def new_head(self, num_classes: int) -> nn.Module:
-        """A classifier; 0 classes: the identity."""
+        """Build a classifier; with 0 classes, the identity."""
         raise NotImplementedError(f"{self._get_name()} must implement new_head.")
 
     def forward_stages(self, x: Tensor) -> Tensor:
-        """What the stages put out for an input of the network, after a reset."""
+        """Reset the network, and return the stages' output ``[T, N, C, h, w]`` for its input."""
         reset_states(self)
         x = self.encoder(x)
         if not (self.grad_checkpointing and torch.is_grad_enabled()):
             return self.stages(x)
-        for block in chain.from_iterable(self.stages):
+        for block in chain.from_iterable(stage.children() for stage in self.stages):
             x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute, block))
         return x
 
     def set_spikes_as_bytes(self, enable: bool = True) -> None:
-        """Keep spikes for the backward pass as one byte each; the results are the same."""
+        """Keep spikes for the backward pass as one byte each, with the same results."""
         for module in self.modules():
             if isinstance(module, SpikingBlock):
                 module.spikes_as_bytes = enable
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep the input of each block only, and run the block again in the backward pass (timm's name for it)."""
+        """Keep only the input of each block, and run the block again in the backward pass (timm's name for it)."""
         self.grad_checkpointing = enable
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits ``[N, num_classes]``, averaged over time; ``pre_logits``: what :meth:`pool` gives."""
+        """Logits ``[N, num_classes]``, averaged over time; with ``pre_logits`` the output of :meth:`pool`."""
         return self.pool(features) if pre_logits else self._logits(features).mean(0)
 
     def forward_sequence(self, x: Tensor) -> Tensor:
@@ -112,13 +124,17 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new, randomly initialised classifier; 0 classes removes it. The pooling stays as it is.
+        """Replace the classifier by a new, randomly initialised one; the pooling stays as it is.
+
+        Args:
+            num_classes: number of logits; 0 removes the classifier.
+            global_pool: None or "avg" (timm's argument).
 
         Raises:
-            ValueError: ``global_pool`` asks for anything else than "avg", or a number below 0.
+            UsageError: another ``global_pool``, or ``num_classes`` is below 0.
         """
         if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool is {global_pool!r}; {self._get_name()} pools in one way; leave it out.")
+            raise UsageError(f"must be None or 'avg', got {global_pool!r}", "leave it out", argument="global_pool")
         self.num_classes = _classes(num_classes)
         weight = next(self.parameters())
         self.head = self.new_head(num_classes).to(weight.device, weight.dtype)
@@ -130,17 +146,17 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
 def build_encoder(
     name: str, form: str | None, neuron: str, options: dict[str, Any], **shape: Any
 ) -> tuple[Encoder, Callable[[], LIFNode]]:
-    """A network's encoder, and what builds the network's neurons.
+    """Build a network's encoder, and the function that builds the network's neurons.
 
     Args:
         name: one of :func:`gac_sj.list_encoders`.
-        form: "reference" makes all neurons strict; other forms belong to the encoder "gac".
+        form: of the encoder; "reference" makes all neurons of the network strict, behind any encoder.
         neuron: name of the neuron preset, for the encoder as well.
         options: further keywords of the encoder.
         shape: T, in_channels, channels and stem of the encoder.
 
     Raises:
-        ValueError: an unknown encoder or preset, or a form that does not belong to them.
+        UsageError: an unknown encoder or preset, or a form that does not belong to them.
     """
     info = encoder_info(name)
     options = dict(options)
@@ -174,11 +190,24 @@ def bare_name(variant: str) -> str:
     return variant.removeprefix(_PREFIX)
 
 
-def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]):
-    """A network as timm builds it; direct coding is the default where the variant's name does not begin with gac_."""
+def create(
+    cls: type[_Network], variant: str, defaults: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]
+) -> _Network:
+    """Build a network as timm does.
+
+    Args:
+        cls: of the network.
+        variant: timm's name, which decides about the default encoder.
+        defaults: keywords of the class for this variant.
+        pretrained: whether to load weights.
+        kwargs: keywords that the user gave, timm's own included.
+
+    Raises:
+        UsageError: ``features_only``, or an encoder that is not registered.
+    """
     given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
     if kwargs.get("features_only"):
-        raise ValueError(f"features_only is given, and {variant} cannot be cut by timm; call its forward_features.")
+        raise UsageError(f"is not supported by {variant}", "call its forward_features", argument="features_only")
     kwargs = defaults | {"encoder": default_encoder(variant)} | kwargs
     info = encoder_info(kwargs["encoder"])
     if info.needs_unit_range:
@@ -186,31 +215,32 @@ def create(kind: type[nn.Module], variant: str, defaults: dict[str, Any], pretra
         channels = kwargs.get("in_chans", 3)
         overlay = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
         kwargs["pretrained_cfg_overlay"] = (kwargs.get("pretrained_cfg_overlay") or {}) | overlay
-    model = build_model_with_cfg(kind, variant, pretrained, **kwargs)
-    # timm writes both into a folder of weights; what is a default today may be another one tomorrow
+    model: _Network = build_model_with_cfg(cls, variant, pretrained, **kwargs)
+    # timm writes both into a folder of weights, and today's defaults may change
     model.in_chans = model.encoder.in_channels
-    if hasattr(model, "img_size"):  # after the loading, which compares what the weights were made for
-        model.pretrained_cfg["input_size"] = (model.pretrained_cfg["input_size"][0], *model.img_size)
+    size = getattr(model, "img_size", None)
+    if size is not None:  # after the loading, which compares the size that the weights were made for
+        model.pretrained_cfg["input_size"] = (model.pretrained_cfg["input_size"][0], *size)
     form = {} if model.encoder.form is None else {"form": model.encoder.form}
-    model._model_args = {"T": model.T, "encoder": kwargs["encoder"]} | form | given
+    model._model_args = {"T": model.T, "encoder": info.name} | form | given
     return model
 
 
 def _classes(number: int) -> int:
     if number < 0:
-        raise ValueError(f"num_classes is {number}; give the number of classes, or 0 for no classifier.")
+        raise UsageError(f"must be the number of classes, or 0 for no classifier, got {number}", argument="num_classes")
     return number
 
 
 class _Again:
-    """Around a block's second run: it starts from the same state, and its BatchNorms count no batch."""
+    """Context of a block's second run: it starts from the same state, and its BatchNorms count no batch."""
 
     def __init__(self, block: nn.Module):
         self.block = block
 
     def __enter__(self) -> None:
         reset_states(self.block)
-        self.norms = [module for module in self.block.modules() if isinstance(module, _BatchNorm)]
+        self.norms: list[Any] = [module for module in self.block.modules() if isinstance(module, _BatchNorm)]
         self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
         for norm in self.norms:
             norm.momentum = 0.0

@@ -1,4 +1,4 @@
-"""Spikes kept for the backward pass as one byte each."""
+"""Keep spikes for the backward pass as one byte each."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["spikes_as_bytes"]
 
 
 class spikes_as_bytes(saved_tensors_hooks):
-    """Inside the block, what autograd saves of ``spikes`` or a view of them is boolean: exact, a quarter of float32.
+    """Context in which autograd saves ``spikes``, or views of them, as booleans: exact, a quarter of float32.
 
     Args:
-        spikes: zeros and ones of any type, the input of the operations inside the block.
+        spikes: zeros and ones of any type, the input of the operations in the context.
     """
 
     def __init__(self, spikes: Tensor):
