@@ -24,11 +24,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.provenance import commit, device_name, versions
 from gac_sj._utils.randomness import derive_seed, seeded
+from gac_sj._utils.validation import positive
 from gac_sj.analysis.attacks import ATTACKS, EPSILONS, PGD_STEPS, OnPixels, pixel_gradient
 from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, corrupt, dropped_steps
 from gac_sj.checkpoint.runs import fingerprint, load_network, read_weights
+from gac_sj.cli.program import program
 from gac_sj.data import EVENT_SETS
 from gac_sj.results.schema import as_text
 from gac_sj.results.store import Rows, read_rows
@@ -59,8 +62,10 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
 DATA_SETTINGS = ("dataset", "T", "model", "train_limit", "loader")
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="robustness.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("weights", type=Path, nargs="+", metavar="WEIGHTS", help="last.safetensors, or folders of finished runs")
     add("--data-dir", help="folder of the data set; digits need none")
@@ -71,8 +76,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of corruptions, attacks and random encoders (default: 0)")
     add("--batch-size", type=int, default=100, metavar="N", help="images at a time (default: 100)")
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
-    add("--output", type=Path, required=True, metavar="DIR")
-    return parser.parse_args(arguments)
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of robustness.csv")
+    return parser
 
 
 def robustness_rows(path: Path) -> Rows:
@@ -92,66 +97,75 @@ def read_robustness(path: Path) -> list[dict[str, str]]:
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be measured.
 
+    Args:
+        args: of the command line.
+
     Raises:
-        ValueError: an unknown corruption or severity, a number out of its range.
+        UsageError: an unknown corruption or severity, or a number out of its range.
     """
-    for option, given, known in (
-        ("--corruptions", args.corruptions, STRENGTHS), ("--severities", args.severities, SEVERITIES),
+    for argument, given, known in (
+        ("corruptions", args.corruptions, STRENGTHS), ("severities", args.severities, SEVERITIES),
     ):  # fmt: skip
         for value in given:
             if value not in known:
-                raise ValueError(f"{option} has {value!r}; choose from {', '.join(map(str, known))}.")
-    for option, value in (("--images", args.images), ("--batch-size", args.batch_size)):
-        if value < 1:
-            raise ValueError(f"{option} is {value}; give a whole number of at least 1.")
+                raise UsageError(f"has an unknown value: {value!r}", argument=argument, options=known, given=value)
+    positive("images", args.images)
+    positive("batch_size", args.batch_size)
 
 
 def find_weights(places: Iterable[Path]) -> list[Path]:
     """The files themselves, and every last.safetensors below the folders, each once.
 
+    Args:
+        places: files and folders.
+
     Raises:
-        ValueError: none in a folder.
+        UsageError: a folder has none.
     """
     found: dict[Path, None] = {}
     for place in places:
         files = sorted(place.rglob("last.safetensors")) if place.is_dir() else [place]
         if not files:
-            raise ValueError(f"{place} has no last.safetensors; give one, or a folder of finished runs.")
+            raise UsageError(f"{place} has no last.safetensors", "pass one, or a folder of finished runs")
         found.update(dict.fromkeys(files))
     return list(found)
 
 
 def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Settings]:
-    """The settings of each file of weights, with the data folder where the data set has one.
+    """The settings of each file of weights, with the data folder if the data set needs one.
 
-    Weights of a run that is not finished are left out: while it goes on, they are of another epoch each time.
+    Weights of an unfinished run are skipped: they change with every epoch.
+
+    Args:
+        paths: of the weights.
+        data_dir: folder of the data set.
 
     Raises:
-        ValueError: a file that is not of a run, or a run on frames of events.
+        UsageError: a file that is not of a run, or a run on event frames.
     """
     runs = {}
     for path in paths:
         settings, _ = read_weights(path)
         if settings.dataset in EVENT_SETS:
-            raise ValueError(
-                f"{path} is of a run on {settings.dataset}, whose frames are no pixels in [0, 1]; leave it out."
+            raise UsageError(
+                f"{path} is of a run on {settings.dataset}, whose event frames are not pixels in [0, 1]", "leave it out"
             )
         done = epochs_done(path.parent / "summary.csv")
         if done is not None and done < settings.epochs:
             print(
-                f"robustness.py: {path} is left out: its run has done {done} of {settings.epochs} epochs; finish it.",
+                f"robustness.py: skipped {path}: its run has finished {done} of {settings.epochs} epochs.",
                 file=sys.stderr,
             )
             continue
         without = settings.dataset in ("digits", "synthetic")
         runs[path] = replace(settings, data_dir=None if without else data_dir)
     if not runs:
-        raise ValueError("There are no weights of a finished run; finish one, or give others.")
+        raise UsageError("There are no weights of a finished run", "finish one, or pass others")
     return runs
 
 
 def epochs_done(summary: Path) -> int | None:
-    """What the log of a run says; None where there is none."""
+    """Number of epochs in the log of a run; None if it has none."""
     if not summary.exists():
         return None
     with open(summary, newline="", encoding="utf-8") as file:
@@ -159,7 +173,7 @@ def epochs_done(summary: Path) -> int | None:
 
 
 def read_pixels(settings: Settings, data: Data, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """The test images as the run's own tests show them, as bytes ``[n, C, H, W]``, and labels ``[n]``, on the CPU."""
+    """The run's test images as bytes ``[n, C, H, W]``, and labels ``[n]``, on the CPU."""
     images, labels = zip(*data.testing(settings, model, DistributedContext(0, 1, torch.device("cpu"))))
     mean, std = (
         torch.tensor(model.pretrained_cfg[name][: data.test.channels]).view(-1, 1, 1) for name in ("mean", "std")
@@ -170,20 +184,21 @@ def read_pixels(settings: Settings, data: Data, model: nn.Module) -> tuple[Tenso
 def measure(
     model: OnPixels, images: Tensor, labels: Tensor, name: str, severity: int, seed: int, batch_size: int
 ) -> tuple[float, str]:
-    """Accuracy in percent, and the gradient that an attack followed ("" without attack).
+    """Accuracy in percent, and the gradient that an attack used ("" without an attack).
 
     Args:
         model: on its device, in evaluation mode.
-        images: bytes ``[n, C, H, W]``, and labels ``[n]``, on the CPU: corruptions are the same for every device.
+        images: bytes ``[n, C, H, W]`` on the CPU, so that corruptions are the same for every device.
+        labels: ``[n]``, on the CPU.
         name: a key of :data:`STRENGTHS`, or "clean".
         severity: 1 to 5; 0 for "clean".
         seed: of corruptions, attacks and random encoders.
         batch_size: images at a time.
     """
     device = next(model.parameters()).device
-    right, gradient = 0, ""
+    correct, gradient = 0, ""
     for first in range(0, len(labels), batch_size):
-        pixels, truth = images[first : first + batch_size].float() / 255, labels[first : first + batch_size].to(device)
+        pixels, target = images[first : first + batch_size].float() / 255, labels[first : first + batch_size].to(device)
         if name in CORRUPTIONS:
             pixels = corrupt(pixels, name, severity, seed, first)
         pixels = pixels.to(device)
@@ -191,21 +206,21 @@ def measure(
         steps = nullcontext()
         if name in ATTACKS:
             with pixel_gradient(model) as gradient, seeded(name, model.seed):
-                pixels = ATTACKS[name](model, pixels, truth, strength(name, severity))
+                pixels = ATTACKS[name](model, pixels, target, strength(name, severity))
         elif name == "dropped_steps":
             steps = dropped_steps(model.network.encoder, strength(name, severity), model.seed)
         with steps, torch.no_grad():
-            right += int((model(pixels).argmax(1) == truth).sum())
-    return 100 * right / len(labels), gradient
+            correct += int((model(pixels).argmax(1) == target).sum())
+    return 100 * correct / len(labels), gradient
 
 
 def strength(name: str, severity: int) -> float:
-    """Of a severity from 1 to 5; 0 for 0, where nothing is corrupted."""
+    """Strength of a severity from 1 to 5; 0 for severity 0, which does not corrupt."""
     return STRENGTHS[name][severity - 1] if severity else 0.0
 
 
 def run_part(path: Path, settings: Settings, data: Data) -> dict[str, str]:
-    """What a row says of the run."""
+    """The columns of a row that describe the run."""
     others = replace(settings, encoder=None, form=None, model_options={}, seed=0)
     names = {"weights": fingerprint(path), "settings": others.name(), "data": data.fingerprint()}
     return names | as_text({name: getattr(settings, name) for name in RUN})
@@ -231,15 +246,22 @@ def new_row(test: dict[str, Any], model: OnPixels, images: Tensor, labels: Tenso
 def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
     """Measure what has no row yet, and print a line for each network and corruption.
 
+    Args:
+        args: of the command line.
+        world: its device is used.
+
     Raises:
-        ValueError, OSError: bad arguments, weights that do not fit, data that cannot be read, rows of another version.
+        UsageError: bad arguments, weights that do not fit, or rows with other columns.
+        OSError: data that cannot be read.
     """
     check(args)
     runs = read_runs(find_weights(args.weights), args.data_dir)
     try:
         rows = robustness_rows(args.output / "robustness.csv")
     except OSError as error:
-        raise ValueError(f"--output {args.output} cannot be written ({error}); name another folder.") from error
+        raise UsageError(
+            f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
+        ) from error
     tests = {"clean": [0]} | {name: sorted(set(args.severities)) for name in args.corruptions}
     loaded: dict[tuple[Any, ...], Data] = {}
     total = len(runs) * sum(map(len, tests.values()))
@@ -251,7 +273,7 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
                 network = load_network(settings, read_weights(path)[1], data)
             except ValueError as error:
                 reason = str(error).rstrip(".")
-                raise ValueError(f"{path} cannot be tested ({reason}); give the last.safetensors of a run.") from error
+                raise UsageError(f"{path} cannot be tested ({reason})", "pass the last.safetensors of a run") from error
             images, labels = read_pixels(settings, data.sample(args.images), network)
             model = OnPixels(network).to(world.device).eval()
             run = run_part(path, settings, data) | {
@@ -274,18 +296,10 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
                     print(f"[{number}/{len(runs)}] {path.parent}, {name}: {' '.join(accuracies)} %", flush=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    args = parse(arguments)
-    try:
-        with distributed_context(args.device) as world:
-            add_rows(args, world)
-    except (ValueError, OSError) as error:
-        print(f"robustness.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("robustness.py: interrupted; the same command continues.", file=sys.stderr)
-        return 130
-    return 0
+@program(build_parser, "interrupted; the same command continues.")
+def main(args: argparse.Namespace) -> None:
+    with distributed_context(args.device) as world:
+        add_rows(args, world)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ import torch
 import yaml
 from report import write_report
 
+from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
+from gac_sj.cli.program import program
 from gac_sj.encoders import encoder_info, list_encoders, parse_encoder
 from gac_sj.results.schema import as_text, result_rows
 from gac_sj.results.tables import label
@@ -34,23 +36,20 @@ from gac_sj.training.engine import InterruptedRunError
 from gac_sj.training.run import run_key, train
 from gac_sj.training.settings import Settings
 
-# long enough that direct coding passes 97 % of the digits; the CIFAR figure is a start, not the paper's 250
+# enough for direct coding to pass 97 % on the digits; for CIFAR a start, the paper has 250
 DEFAULT_EPOCHS = {"digits": 20, "cifar10": 30, "cifar100": 30, "folder": 30}
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_cifar.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--dataset", required=True, help=", ".join(DEFAULT_EPOCHS))
     add("--data-dir", help="torchvision's CIFAR layout, or an image folder: train/<class>/*, test/<class>/*")
     add("--model", default="ms_resnet8_cifar", help="a network of gac_sj.models (default: %(default)s)")
-    encoders = [name for name in list_encoders() if encoder_info(name).in_comparison]
-    forms = (
-        f"{', '.join(list_encoders())} (default: {', '.join(encoders)}), or NAME:OPTION,... with a form, a shorthand "
-        "or a keyword of the encoder: gac:current,kernel_size=3,depth=1; or of the network: "
-        "direct:block_attention=TCSA (MA-SNN's, in every block)"
-    )
-    add("--encoders", nargs="+", default=encoders, metavar="NAME", help=forms)
+    compared = [name for name in list_encoders() if encoder_info(name).in_comparison]
+    add("--encoders", nargs="+", default=compared, metavar="NAME", help=_encoders_help(compared))
     add("-T", type=int, default=4, help="time steps (default: %(default)s)")
     add("--model-options", type=options, default={}, metavar="YAML", help="of every network: '{spike_driven: true}'")
     add("--epochs", type=int, help=f"default: {', '.join(f'{e} for {d}' for d, e in DEFAULT_EPOCHS.items())}")
@@ -58,33 +57,54 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--train-limit", type=int, metavar="N", help="train on N class-balanced images, the same for every seed")
     add("--eval-every", type=int, default=1, metavar="N", help="test every N epochs and after the last (default: 1)")
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
-    add("--output", type=Path, required=True, metavar="DIR")
-    return parser.parse_args(arguments)
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of rows, weights and report")
+    return parser
+
+
+def _encoders_help(compared: list[str]) -> str:
+    """Names, forms and shorthands of the registered encoders."""
+    infos = [encoder_info(name) for name in list_encoders()]
+    words = [f"{info.name}:{word}" for info in infos for word in (*info.forms, *info.shorthands)]
+    return (
+        f"{', '.join(info.name for info in infos)} (default: {', '.join(compared)}), or NAME:OPTION,... with a form or "
+        f"shorthand ({', '.join(words)}) or a keyword of the encoder or the network (NAME:depth=1, "
+        "NAME:block_attention=TCSA)"
+    )
 
 
 def options(text: str) -> dict[str, Any]:
     """Keywords in YAML.
 
     Raises:
-        argparse.ArgumentTypeError: it is no mapping.
+        argparse.ArgumentTypeError: it is not a mapping.
     """
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError:
         found = None
     if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no mapping; write '{{name: value}}'")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping; write '{{name: value}}'")
     return found
 
 
 def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
     """The run of one encoder and seed.
 
+    Args:
+        args: of the command line.
+        name: of the encoder, with its options.
+        seed: of the run.
+
     Raises:
-        ValueError: an unknown data set or encoder, or see :class:`Settings`.
+        UsageError: an unknown data set or encoder, or see :class:`Settings`.
     """
     if args.dataset not in DEFAULT_EPOCHS:
-        raise ValueError(f"--dataset is {args.dataset!r}; choose one of {', '.join(DEFAULT_EPOCHS)}.")
+        raise UsageError(
+            f"must be a data set of this benchmark, got {args.dataset!r}",
+            argument="dataset",
+            options=DEFAULT_EPOCHS,
+            given=args.dataset,
+        )
     encoder, form, model_options = parse_encoder(name)
     epochs = DEFAULT_EPOCHS[args.dataset] if args.epochs is None else args.epochs
     plain = args.dataset == "digits"
@@ -114,8 +134,14 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
 def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     """Train what has no row yet, write the report and print its table.
 
+    Args:
+        args: of the command line.
+        world: the processes of the run.
+
     Raises:
-        ValueError, OSError, InterruptedRunError, FloatingPointError: see :func:`gac_sj.training.train`.
+        UsageError: settings that do not fit, or an output that cannot be written.
+        InterruptedRunError: a signal came.
+        FloatingPointError: a loss is not finite.
     """
     runs = {}
     for seed in args.seeds:
@@ -124,7 +150,9 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     try:
         rows = result_rows(args.output / "results.csv")
     except OSError as error:
-        raise ValueError(f"--output {args.output} cannot be written ({error}); name another folder.") from error
+        raise UsageError(
+            f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
+        ) from error
     first = next(iter(runs.values()))
     with world.local_main_process_first():
         data = load_data(first)
@@ -161,35 +189,15 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         print(write_report(args.output, [rows.find(run_key(run, data)) for run in runs.values()]))
 
 
-def sentence(error: Exception, args: argparse.Namespace) -> str:
-    """What went wrong; where it starts with the name of a setting, that of its option."""
-    setting, _, rest = str(error).partition(" ")
-    name = "seeds" if setting == "seed" else setting
-    if name not in vars(args):
-        return str(error)
-    return f"{'-T' if name == 'T' else '--' + name.replace('_', '-')} {rest}"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args = parse(arguments)
-    # where no progress bar is shown, a line for each epoch
+@program(build_parser, "interrupted; the same command continues.")
+def main(args: argparse.Namespace) -> None:
+    # without a progress bar, a line for each epoch
     logging.basicConfig(level=logging.WARNING if sys.stderr.isatty() else logging.INFO, format="%(message)s")
     try:
         with distributed_context(args.device) as world:
             compare(args, world)
-    except (ValueError, OSError) as error:
-        print(f"run_cifar.py: {sentence(error, args)}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"run_cifar.py: {error}", file=sys.stderr)
-        return 1
     except InterruptedRunError as error:
-        print(f"run_cifar.py: {error} Finished runs are in {args.output / 'results.csv'}.", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("run_cifar.py: interrupted; the same command continues.", file=sys.stderr)
-        return 130
-    return 0
+        raise ExitError(f"{error} Finished runs are in {args.output / 'results.csv'}.", error.exit_code) from error
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ From a published .pth of GAC or MS-ResNet, by its key names, strictly; the netwo
 
   gac-sj convert gac_cifar100_T6.pth DIR --model gac_ms_resnet18_cifar -T 6 --num-classes 100 --dataset cifar100
 
-From the last.safetensors or best.safetensors of a run, or other weights that know their network:
+From the last.safetensors or best.safetensors of a run, or other weights that contain their network:
 
   gac-sj convert runs/mine/best.safetensors DIR --labels names.txt
 
@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from torch import nn
-
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.checkpoint import load_reference_state_dict, read_reference, save_pretrained
 from gac_sj.cli.networks import WEIGHTS, add_options, build, is_there, open_weights, options, parameters
 from gac_sj.data import DATASETS
 from gac_sj.encoders import REFERENCE_FORM
+from gac_sj.models.network import EncodedNetwork
 
 #: Data sets of colour images, as all published networks take.
 COLOUR = {name: statistics for name, statistics in DATASETS.items() if len(statistics[0]) == 3}
@@ -29,24 +30,26 @@ COLOUR = {name: statistics for name, statistics in DATASETS.items() if len(stati
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", help=f"published .pth, or {WEIGHTS}")
-    parser.add_argument("folder", type=Path, help="to be made")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument("folder", type=Path, help="new folder")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one per line")
     parser.add_argument("--model", metavar="NAME", help="network of a published file (gac-sj models)")
     known = ", ".join(COLOUR)
-    parser.add_argument(
-        "--dataset", metavar="NAME", help=f"its pixels' mean and deviation for a published file: {known}"
-    )
+    parser.add_argument("--dataset", metavar="NAME", help=f"mean and std of its pixels, for a published file: {known}")
     add_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder and say what it holds.
 
+    Args:
+        args: of the command line.
+
     Raises:
-        ValueError, OSError: options that do not fit, weights that cannot be read or do not fit, a folder that exists.
+        ValueError: options or weights that do not fit.
+        OSError: weights that cannot be read, or a folder that exists.
     """
     if not is_there(args.weights):
-        raise ValueError(f"{args.weights} does not exist; give a published .pth, or {WEIGHTS}.")
+        raise UsageError(f"{args.weights} does not exist", f"pass a published .pth, or {WEIGHTS}")
     knows_its_network = args.weights.endswith(".safetensors") or ":" in args.weights or Path(args.weights).is_dir()
     model = _as_it_is(args) if knows_its_network else _published(args)
     labels = None
@@ -54,7 +57,9 @@ def run(args: argparse.Namespace) -> None:
         try:
             labels = args.labels.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"--labels {args.labels} cannot be read ({error}); give a text file.") from error
+            raise UsageError(
+                f"{args.labels} cannot be read ({first_sentence(error)})", "pass a text file", argument="labels"
+            ) from error
     save_pretrained(model, args.folder, labels)
     print(
         f"{args.folder}: {model.pretrained_cfg['architecture']}, {parameters(model):,} parameters, T = {model.T}, "
@@ -62,14 +67,16 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _published(args: argparse.Namespace) -> nn.Module:
-    """The network of the published code, unless another form is asked for, which then says that it does not fit."""
+def _published(args: argparse.Namespace) -> EncodedNetwork:
+    """The network of a published file; a form other than the published one is refused when the weights are loaded."""
     if args.model is None:
-        raise ValueError(f"{args.weights} does not say its network; name it with --model (gac-sj models lists them).")
-    overlay = {}
+        raise UsageError(f"{args.weights} does not name its network", "name it with --model (gac-sj models lists them)")
+    overlay: dict[str, Any] = {}
     if args.dataset is not None:
         if args.dataset not in COLOUR:
-            raise ValueError(f"--dataset is {args.dataset!r}; choose one of {', '.join(COLOUR)}.")
+            raise UsageError(
+                f"must be a set of colour images, got {args.dataset!r}", argument="dataset", options=COLOUR
+            )
         mean, std = COLOUR[args.dataset]
         overlay = {"pretrained_cfg_overlay": {"mean": mean, "std": std}}
     state_dict = read_reference(args.weights)
@@ -78,8 +85,8 @@ def _published(args: argparse.Namespace) -> nn.Module:
     return model
 
 
-def _as_it_is(args: argparse.Namespace) -> nn.Module:
+def _as_it_is(args: argparse.Namespace) -> EncodedNetwork:
     given = [*options(args), *(name for name in ("model", "dataset") if getattr(args, name))]
     if given:
-        raise ValueError(f"{args.weights} knows its network and data; leave out {', '.join(given)}.")
+        raise UsageError(f"{args.weights} contains its network and data", f"leave out {', '.join(given)}")
     return open_weights(args.weights)

@@ -10,13 +10,15 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module, metadata
 
 import torch
-from spikingjelly.activation_based import surrogate as stock
+from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
 from torch.utils import collect_env
 
 import gac_sj
+from gac_sj._utils.errors import first_sentence
 from gac_sj._utils.provenance import commit, device_name
 from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.ops import cpp
@@ -25,8 +27,8 @@ from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
 __all__ = ["report"]
 
-#: ours, and one that stands for SpikingJelly's: what its kernels know differs
-SURROGATES = (Triangle(), Rectangle(), stock.Sigmoid())
+#: Ours, and one that stands for SpikingJelly's, of which its kernels know others.
+SURROGATES = (Triangle(), Rectangle(), spikingjelly_surrogate.Sigmoid())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,15 +41,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report() -> str:
-    """Versions, devices, compiler and cache, and for each operator, device and path "used", "available" or why not.
+    """Versions, devices, compiler and cache; for each operator, device and path "used", "available" or why not.
 
-    What is absent or broken is said in its line; nothing is raised.
+    What is missing or broken is reported in its line; nothing is raised.
     """
     facts: dict[str, Callable[[], str]] = {
         "gac_sj": lambda: f"{gac_sj.__version__}, commit {commit()}",
         "python": lambda: f"{platform.python_version()}, {platform.platform()}",
         "torch": lambda: f"{torch.__version__}, {_cuda(torch.version.cuda)}",
-        **{name: lambda name=name: _package(name) for name in ("torchvision", "timm", "spikingjelly", "numpy")},
+        **{name: partial(_package, name) for name in ("torchvision", "timm", "spikingjelly", "numpy")},
         "cupy": _cupy,
         "triton": lambda: _package("triton"),
         "CPU": lambda: f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}",
@@ -58,23 +60,23 @@ def report() -> str:
         "GAC_SJ_OPS": _asked,
     }
     width = max(map(len, facts))
-    lines = [f"{name:{width}}  {_told(find)}" for name, find in facts.items()]
+    lines = [f"{name:{width}}  {_found(find)}" for name, find in facts.items()]
     return "\n".join([*lines, "", *_table()])
 
 
-def _told(find: Callable[[], str | None]) -> str | None:
+def _found(find: Callable[[], str | None]) -> str | None:
     try:
         return find()
     except Exception as error:  # a broken installation raises whatever its libraries raise
-        return f"cannot be told ({_sentence(error)})"
+        return f"cannot be determined ({_sentence(error)})"
 
 
 def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}".rstrip(": .")
+    return f"{type(error).__name__}: {first_sentence(error)}" if str(error).strip() else type(error).__name__
 
 
 def _package(name: str) -> str:
-    """Its version, once it has been imported: a package may be there and broken."""
+    """The version of a package, which is imported: it may be installed and broken."""
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:
@@ -110,12 +112,12 @@ def _gpus() -> str:
 def _asked() -> str:
     asked = os.environ.get("GAC_SJ_OPS")
     if not asked:
-        return "not set: operators take the first path that they can"
+        return "not set: operators take the first available path"
     return asked if asked in PATHS else f"{asked}, an error: the paths are {', '.join(PATHS)}"
 
 
 def _table() -> Iterator[str]:
-    """A line for each operator, device and path that is one of the device or asked for."""
+    """A line for each operator, device and path that belongs to the device or is asked for."""
     line = "{:10} {:6} {:13} {}".format
     yield line("operator", "device", "path", "state")
     for operator in ("lif", "gated_lif"):
@@ -135,8 +137,11 @@ def _states(operator: str, device: str, surrogate: Callable) -> dict[str, str]:
     """What :func:`gac_sj.ops.dispatch.choose` makes of each path."""
     _, no_text = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
-    given = dict(no_text=no_text, no_equivalent=no_equivalent)
-    reasons = {path: _told(lambda path=path: why_not(path, operator, device, **given)) for path in PATHS}
+
+    def reason(path: str) -> str | None:
+        return why_not(path, operator, device, no_text=no_text, no_equivalent=no_equivalent)
+
+    reasons = {path: _found(partial(reason, path)) for path in PATHS}
     asked = os.environ.get("GAC_SJ_OPS")
     if asked == "spikingjelly" and operator == "gated_lif":
         asked = "torch"

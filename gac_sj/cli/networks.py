@@ -1,16 +1,17 @@
-"""Networks that commands take: by name, with options, or from weights."""
+"""Networks as commands take them: by name, with options, or from weights."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 import yaml
 from torch import nn
 
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.checkpoint import load_pretrained
 from gac_sj.encoders import list_encoders
 from gac_sj.models import MODULES
@@ -33,13 +34,13 @@ WEIGHTS = "a folder of gac-sj convert, hf-hub:NAME, or last.safetensors of a run
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """A network, by name or with its weights, and the options of one by name."""
+    """Declare a network, by name or with its weights, and the options of one by name."""
     parser.add_argument("network", help=f"a name (gac-sj models), or weights: {WEIGHTS}")
     add_options(parser)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a network."""
+    """Declare the options of a network by name."""
     group = parser.add_argument_group("a network by name")
     group.add_argument("-T", type=int, metavar="STEPS", help="time steps")
     group.add_argument("--num-classes", type=int, metavar="K", help="number of classes")
@@ -51,8 +52,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, as keywords.
 
+    Args:
+        args: of a command with :func:`add_options`.
+
     Raises:
-        ValueError: ``--options`` is no mapping, or asks for weights.
+        UsageError: ``--options`` is not a mapping, or asks for weights.
     """
     given = {
         name: value for name in ("T", "num_classes", "encoder", "form") if (value := getattr(args, name)) is not None
@@ -62,67 +66,85 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
     except yaml.YAMLError:
         further = None
     if not isinstance(further, dict) or not all(isinstance(name, str) for name in further):
-        raise ValueError(f"--options is {args.options!r}; it needs keywords as YAML: '{{drop_rate: 0.1}}'.")
+        raise UsageError(
+            f"must be keywords as YAML, such as '{{drop_rate: 0.1}}', got {args.options!r}", argument="options"
+        )
     if weights := further.keys() & {"pretrained", "checkpoint_path"}:
-        raise ValueError(f"--options has {', '.join(sorted(weights))}; for weights, give {WEIGHTS}.")
+        raise UsageError(f"has {', '.join(sorted(weights))}", f"for weights, pass {WEIGHTS}", argument="options")
     return further | given
 
 
 def names(pattern: str = "*") -> list[str]:
-    """The networks of this package that timm knows."""
+    """The networks of this package that timm knows, with names like ``pattern``."""
     return timm.list_models(pattern, module=MODULES)
 
 
-def build(name: str, **keywords: Any) -> nn.Module:
-    """A network of this package with random weights, the same at every call.
+def build(name: str, **keywords: Any) -> EncodedNetwork:
+    """Build a network of this package with random weights, the same at every call.
+
+    Args:
+        name: timm's.
+        keywords: of the network.
 
     Raises:
-        ValueError: an unknown name, or keywords that do not fit.
+        UsageError: an unknown name, or keywords that do not fit.
     """
     if name not in (known := names()):
-        raise ValueError(f"The network {name!r} does not exist; choose one of {', '.join(known)}.")
+        raise UsageError(f"must be a network of gac_sj, got {name!r}", argument="model", options=known, given=name)
     torch.manual_seed(0)
     try:
-        return timm.create_model(name, **keywords)
+        return cast(EncodedNetwork, timm.create_model(name, **keywords))
+    except UsageError:
+        raise
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-        raise ValueError(f"{name} cannot be built with {given}: {error}") from error
+        raise UsageError(f"{name} cannot be built with {given}: {first_sentence(error)}") from error
 
 
-def open_network(args: argparse.Namespace) -> tuple[nn.Module, bool]:
-    """The network that was asked for, in evaluation mode, and whether it has trained weights.
+def open_network(args: argparse.Namespace) -> tuple[EncodedNetwork, bool]:
+    """The network of a command with :func:`add_network`, in evaluation mode, and whether it has trained weights.
+
+    Args:
+        args: of the command.
 
     Raises:
-        ValueError, OSError: an unknown name, options that do not fit, or weights that cannot be loaded.
+        UsageError: an unknown name, options that do not fit, or weights that cannot be loaded.
+        OSError: weights that cannot be read.
     """
     keywords = options(args)
     if args.network in names():
         return build(args.network, **keywords).eval(), False
     if not is_there(args.network):
-        raise ValueError(
-            f"{args.network!r} is neither a network nor a folder or file of weights; gac-sj models lists the networks."
+        raise UsageError(
+            f"{args.network!r} is neither a network nor a folder or file of weights",
+            "gac-sj models lists the networks",
         )
     if keywords:
-        raise ValueError(f"{args.network} holds its own options; leave out {', '.join(keywords)}.")
+        raise UsageError(f"{args.network} contains its own options", f"leave out {', '.join(keywords)}")
     return open_weights(args.network), True
 
 
 def is_there(source: str) -> bool:
-    """Whether a file or folder exists; what has a colon, :func:`open_weights` looks up."""
+    """Whether a file or folder exists; names with a colon are looked up by :func:`open_weights`."""
     return ":" in source or Path(source).exists()
 
 
-def open_weights(source: str) -> nn.Module:
-    """A network of this package with its weights, in evaluation mode.
+def open_weights(source: str) -> EncodedNetwork:
+    """Load a network of this package with its weights, in evaluation mode.
+
+    Args:
+        source: see :func:`gac_sj.checkpoint.load_pretrained`.
 
     Raises:
-        ValueError, OSError: weights that cannot be loaded, or are those of another network that timm knows.
+        UsageError: weights that cannot be loaded, or of a network of another package.
+        OSError: weights that cannot be read.
     """
     model = load_pretrained(source)
     if not isinstance(model, EncodedNetwork):
-        raise ValueError(f"{source} holds a {type(model).__name__}, not a network of gac_sj; give weights of one.")
+        raise UsageError(f"{source} holds a {type(model).__name__}, not a network of gac_sj", "pass weights of one")
     return model
 
 
 def parameters(model: nn.Module) -> int:
+    """The number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -3,8 +3,8 @@
 gac-sj predict cat.png dog.jpg --weights DIR
 
 A table for each image: the five likeliest classes after all steps, and their probability in % (softmax of the logits'
-mean) when only the first 1, 2, ... steps are read. Classes are numbers where the weights know no names (gac-sj convert
---labels). A Poisson encoder draws its spikes; the same command draws the same.
+mean) when only the first 1, 2, ... steps are read. Classes are numbers if the weights contain no names (gac-sj convert
+--labels). A Poisson encoder draws its spikes; the same command draws the same ones.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from timm.data.model_config import resolve_input_data_config
-from torch import Tensor, nn
+from torch import Tensor
 
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.cli.networks import WEIGHTS, open_weights
+from gac_sj.models.network import EncodedNetwork
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print a table for each image.
 
+    Args:
+        args: of the command line.
+
     Raises:
-        ValueError, OSError: weights that cannot be loaded, or are no classifier of images; an unreadable image.
+        UsageError: weights that cannot be loaded or are not a classifier of images; an unreadable image.
+        OSError: weights that cannot be read.
     """
     model = open_weights(args.weights)
     if model.encoder.in_channels not in (1, 3) or not model.num_classes:
-        raise ValueError(
-            f"{args.weights} holds a network of {model.encoder.in_channels} channels and {model.num_classes} classes; "
-            "predict needs one that sorts grey or colour images into classes."
+        raise UsageError(
+            f"{args.weights} must be a classifier of grey or colour images, got a network of "
+            f"{model.encoder.in_channels} channels and {model.num_classes} classes"
         )
     transform = create_transform(**resolve_input_data_config(model), is_training=False)
     for path in args.images:
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def evidence(steps: Tensor) -> Tensor:
-    """Logits of every step ``[T, K]`` -> probabilities ``[T, K]`` when only the first 1, ..., T steps are read."""
+    """Probabilities ``[T, K]`` when only the first 1, ..., T steps are read, from logits of every step ``[T, K]``."""
     read = torch.arange(1, len(steps) + 1, device=steps.device).unsqueeze(1)
     return (steps.cumsum(0) / read).softmax(1)
 
@@ -59,12 +65,12 @@ def _read(path: Path, mode: str) -> Image.Image:
         with Image.open(path) as image:
             return image.convert(mode)
     except FileNotFoundError as error:
-        raise ValueError(f"The image {path} does not exist; give the path of an image file.") from error
-    except Exception as error:  # PIL raises many kinds on broken files
-        raise ValueError(f"The image {path} cannot be read ({error}); replace it or leave it out.") from error
+        raise UsageError(f"The image {path} does not exist", "pass the path of an image file") from error
+    except Exception as error:  # PIL raises many classes for broken files
+        raise UsageError(f"The image {path} cannot be read ({first_sentence(error)})", "replace or omit it") from error
 
 
-def _table(path: Path, probabilities: Tensor, model: nn.Module) -> Iterator[str]:
+def _table(path: Path, probabilities: Tensor, model: EncodedNetwork) -> Iterator[str]:
     T, classes = probabilities.shape
     names = model.pretrained_cfg.get("label_names") or range(classes)
     best = probabilities[-1].topk(min(5, classes)).indices.tolist()

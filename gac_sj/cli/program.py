@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gac_sj._utils.errors import ExitError, UsageError
 from gac_sj.encoders import import_plugins
 
 __all__ = ["program"]
 
-Main = Callable[[Sequence[str] | None], int]
-
 
 def program(
     build_parser: Callable[[], argparse.ArgumentParser], interrupted: str = "interrupted."
-) -> Callable[[Callable[[argparse.Namespace], int | None]], Main]:
+) -> Callable[[Callable[[argparse.Namespace], int | None]], Callable[..., int]]:
     """Decorator: make a function of parsed arguments the ``main`` of a program.
 
     The program takes ``--import FILE_OR_MODULE`` (repeatable), which runs before the parser is built, so that what it
@@ -29,16 +26,26 @@ def program(
     Args:
         build_parser: builds the parser; its ``prog`` names the program in messages.
         interrupted: message after Ctrl-C.
+
+    Returns:
+        The decorator. The decorated function takes the arguments of the command line (None: those of this process) and
+        returns the exit status.
     """
 
-    def decorate(run: Callable[[argparse.Namespace], int | None]) -> Main:
+    def decorate(run: Callable[[argparse.Namespace], int | None]) -> Callable[..., int]:
         def main(arguments: Sequence[str] | None = None) -> int:
-            parser: argparse.ArgumentParser | None = None
+            parser = argparse.ArgumentParser()
+            args = argparse.Namespace()
+
+            def option(argument: str) -> str:
+                return _option(_actions(parser, args), argument)
+
             try:
                 import_plugins(_places(arguments))
                 parser = build_parser()
                 _add_import(parser)
-                status = run(parser.parse_args(arguments))
+                args = parser.parse_args(arguments)
+                status = run(args)
                 sys.stdout.flush()
                 return status or 0
             except BrokenPipeError:
@@ -48,7 +55,7 @@ def program(
             except KeyboardInterrupt:
                 return _fail(parser, interrupted, 130)
             except UsageError as error:
-                return _fail(parser, error.message(functools.partial(_option, parser)), 2)
+                return _fail(parser, error.message(option), 2)
             except (ValueError, OSError) as error:
                 return _fail(parser, str(error), 2)
             except FloatingPointError as error:
@@ -71,6 +78,11 @@ def _places(arguments: Sequence[str] | None) -> list[str]:
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _add_import(command)
+            return
     parser.add_argument(
         "--import",
         dest="imports",
@@ -81,17 +93,24 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _option(parser: argparse.ArgumentParser | None, argument: str) -> str:
-    """What a program calls an argument; the argument's own name where the program has no such option."""
-    if argument == "import":
-        return "--import"
-    for action in parser._actions if parser else ():
-        if argument in (action.dest, action.dest.removesuffix("s")) and action.option_strings:
+def _actions(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[argparse.Action]:
+    """The arguments of a program, those of the chosen command included."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            chosen = action.choices.get(getattr(args, action.dest, ""))
+            if chosen is not None:
+                yield from _actions(chosen, args)
+
+
+def _option(actions: Iterator[argparse.Action], argument: str) -> str:
+    """What a program calls an argument; the argument's own name if it is not an option of the program."""
+    for action in actions:
+        if action.option_strings and argument in (action.dest, action.dest.removesuffix("s")):
             return action.option_strings[-1]
-    return argument
+    return f"--{argument}" if argument == "import" else argument
 
 
-def _fail(parser: argparse.ArgumentParser | None, message: str, status: int) -> int:
-    name = parser.prog if parser else os.path.basename(sys.argv[0])
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)  # other packages write several lines
+def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
+    print(f"{parser.prog}: {' '.join(message.split())}", file=sys.stderr)  # other packages write several lines
     return status

@@ -13,24 +13,27 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from spikingjelly.activation_based import neuron
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gac_sj import LIFNode
+from gac_sj._utils.validation import positive
 from gac_sj.analysis import Energy, firing_rates, measure_energy, summarize
 from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.analysis.modes import in_mode
 from gac_sj.cli.networks import add_network, open_network
+from gac_sj.models.network import EncodedNetwork
 from gac_sj.ops.dispatch import choose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("--images", type=int, default=4, metavar="N", help="how many inputs are generated (default: 4)")
+    parser.add_argument("--images", type=int, default=4, metavar="N", help="number of generated inputs (default: 4)")
     parser.add_argument("--layers", action="store_true", help="operations and energy of every layer")
 
 
@@ -38,11 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the summary.
 
+    Args:
+        args: of the command line.
+
     Raises:
-        ValueError, OSError: see :func:`gac_sj.cli.networks.open_network`; no image.
+        UsageError: see :func:`gac_sj.cli.networks.open_network`; fewer than one image.
+        OSError: weights that cannot be read.
     """
-    if args.images < 1:
-        raise ValueError(f"--images is {args.images}; give a number of at least 1.")
+    positive("images", args.images)
     model, trained = open_network(args)
     images, generated = draw_inputs(model, args.images)
     if not trained:
@@ -63,9 +69,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"\n{energy}")
 
 
-def _take_statistics(model: nn.Module, images: Tensor) -> None:
-    """Give the BatchNorms the statistics of these images; those they start with are nobody's."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+def _take_statistics(model: EncodedNetwork, images: Tensor) -> None:
+    """Give the BatchNorms the statistics of these images in the place of their initial ones."""
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
@@ -89,19 +95,19 @@ def _costs(energy: Energy, T: int) -> Iterator[str]:
 
 
 class _Launches(TorchDispatchMode):
-    """The names of this package's operators that ran inside the block."""
+    """Context that records the names of this package's operators that run in it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
 
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         if function.namespace == "gac_sj":
             self.names.add(function.name().removeprefix("gac_sj::"))
         return function(*arguments, **(keywords or {}))
 
 
-def _operators(model: nn.Module, images: Tensor, launched: set[str]) -> Iterator[str]:
+def _operators(model: EncodedNetwork, images: Tensor, launched: set[str]) -> Iterator[str]:
     """Where neurons run, as :mod:`gac_sj.ops.dispatch` decides for the device of the images."""
     nodes = {name: module for name, module in model.named_modules() if isinstance(module, neuron.BaseNode)}
     yield f"operators on {images.device.type}:"
