@@ -127,6 +127,8 @@ def attach(
             raise UsageError(f"must be the name of a module, got {class_name(given)}", argument=argument)
     if decided := _DECIDED.intersection(encoder_options):
         raise UsageError("is decided by the network and its stem", "leave it out", argument=", ".join(sorted(decided)))
+    if not isinstance(neuron, str | nn.Module):
+        raise UsageError(f"must be 'keep', 'drop', a preset's name or a module, got {neuron!r}", argument="neuron")
     info = encoder_info(encoder)
     stem = find_stem(network, at, until)
     own = None if stem.neuron is None else network.get_submodule(stem.neuron)

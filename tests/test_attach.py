@@ -106,7 +106,7 @@ REPLACED = {
     "SpikeDrivenTransformer": "patch_embed.stages.0.0 patch_embed.stages.0.1 patch_embed.stages.0.2",
     "MaxFormer cifar": "patch_embed1.conv patch_embed1.bn",
 }
-#: stems without a neuron, where the gate is on the current in these tests
+#: stems without a neuron, where the gate weighs the current in these tests
 BARE = {"MSResNet", "MSResNet pool", "MaxResNet", "AttMSResNet", "MaxFormer cifar"}
 
 
@@ -149,7 +149,7 @@ def sequence(x):
 
 
 def attached(name):
-    bare = {"neuron": None} if name in BARE else {}
+    bare = {"neuron": "drop"} if name in BARE else {}
     network = attach(awake(name), T=T, **bare)
     for weight in encoder_of(network).gau.temporal.parameters():  # else the gate is about 1, or just that by chance
         weight.data.abs_().mul_(5.0)
@@ -342,10 +342,10 @@ def test_a_sequential_is_entered_as_far_as_its_neuron():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(neuron=None), dict(form="current"), dict(output="current"), dict(until="bn1", neuron=None)],
+    [dict(form="current"), dict(output="current"), dict(until="bn1", form="current")],
     ids=str,
 )
-def test_with_the_gate_on_the_current_the_own_neuron_stays_behind_the_encoder(options):
+def test_keep_leaves_the_own_neuron_behind_an_encoder_that_takes_none(options):
     x = events(T, 4)
     network = wake(Own(), x)
     expected = run(network, x)
@@ -367,6 +367,22 @@ def test_other_encoders(encoder):
     # direct coding is what the network did; the pixel codings leave the neuron where it was
     assert torch.allclose(y, expected, atol=1e-6) == (encoder in ("direct", "direct_lif"))
     assert isinstance(network.sn1, neuron.IFNode) == (encoder in ("poisson", "latency", "weighted_phase"))
+
+
+@pytest.mark.parametrize("encoder", ["gac", "direct", "poisson"])
+def test_drop_leaves_no_neuron_of_the_stem(encoder):
+    network = attach(wake(Own(), events(T, 4)), T=T, at="conv1", encoder=encoder, neuron="drop")
+    assert encoder_of(network).neuron is None and isinstance(network.sn1, nn.Identity)
+    assert not torch.equal(encoder_of(network)(events(4)) % 1, torch.zeros(T, 4, 6, 8, 8))  # a current, not spikes
+    assert network.attached.neuron is None
+
+
+@pytest.mark.parametrize("given", ["imagenet", neuron.LIFNode(tau=3.0, step_mode="m")], ids=["preset", "module"])
+@pytest.mark.parametrize("options", [dict(encoder="latency"), dict(form="current")], ids=str)
+def test_a_preset_or_a_module_follows_an_encoder_that_takes_none(options, given):
+    network = attach(Own(), at="conv1", neuron=given, **options)
+    assert encoder_of(network).neuron is None
+    assert network.sn1 is given if isinstance(given, nn.Module) else network.sn1.v_threshold == 0.5
 
 
 def test_a_preset_or_a_module_takes_the_place_of_the_neuron():
@@ -391,32 +407,31 @@ def test_the_encoder_has_the_type_and_the_training_mode_of_the_network():
 @pytest.mark.parametrize(
     "names,words",
     [
-        (dict(), r"no stem that attach knows.*at='conv1', until='sn1'.*children are conv1 \(Conv2d\), bn1"),
+        (dict(), r"children are conv1 \(Conv2d\), bn1.*at='conv1', until='sn1'"),
         (dict(at="conv9"), "no module 'conv9'; Own has conv1, bn1, sn1"),
         (dict(at="nowhere.conv1"), "no module 'nowhere.conv1'; Own has conv1"),
         (dict(at="body.0.9"), "no module 'body.0.9'; Sequential has 0, 1, 2, 3"),
-        (dict(at="bn1", until="conv1"), "'conv1' is not among what follows at='bn1'.*end at bn1, sn1"),
-        (dict(at="conv1", until="body.0"), "'body.0' is not among what follows at='conv1'"),
+        (dict(at="bn1", until="conv1"), "until must .*at='bn1'.*got 'conv1'; choose one of bn1, sn1"),
+        (dict(at="conv1", until="body.0"), "until must .*at='conv1'.*got 'body.0'"),
         (dict(at="sn1"), "sn1 .IFNode. is or holds a neuron"),
         (dict(at="conv1", until="body"), "sn1 .IFNode. is or holds a neuron"),
-        (dict(at="fc"), "No neuron follows 'fc' in its module; give until="),
-        (dict(at="fc", until="fc"), "The stem would be Linear; an encoder's stem begins with a Conv2d"),
-        (dict(at="bn1"), "The stem would be BatchNorm2d; an encoder's stem begins with a Conv2d"),
-        (dict(at="conv1", encoder="gack"), "encoder 'gack' does not exist"),
-        (dict(at="conv1", encoder="poisson", neuron="cifar"), "'poisson' takes no neuron"),
-        (dict(at="conv1", encoder="direct_matched", neuron=None), "'direct_matched' needs a neuron"),
-        (dict(at="conv1", encoder="direct", output="current"), "'direct' refuses .*'output'"),
-        (dict(at="conv1", encoder="poisson", form="current"), "'poisson' refuses .*'recipe'"),
-        (dict(at="conv1", encoder=["gac"]), r"\['gac'\] refuses"),
-        (dict(at="conv1", foo=1), "'gac' refuses .*'foo'"),
-        (dict(at="conv1", stem=None, channels=12), "^channels, stem: the network and its stem decide that"),
-        (dict(at="conv1", in_channels=3, step_mode="s"), "^in_channels, step_mode: the network"),
-        (dict(at=nn.Conv2d(2, 6, 3)), "at= is no name but Conv2d; give a module's name"),
-        (dict(at="conv1", until=nn.Identity()), "until= is no name but Identity; give a module's name"),
-        (dict(at="conv1", neuron="cifar", form="current"), "weighs the current, and neuron='cifar' has no place"),
-        (dict(at="conv1", neuron=neuron.IFNode(), output="current"), "and neuron='IFNode' has no place"),
-        (dict(at="conv1", neuron=None, output="spikes"), "'gac' needs a neuron, and neuron is None"),
-        (dict(at="conv1", T=0), "T is 0"),
+        (dict(at="fc"), "until must name .*'fc'.*choose one of fc"),
+        (dict(at="fc", until="fc"), "at must .*Conv2d, got Linear"),
+        (dict(at="bn1"), "at must .*Conv2d, got BatchNorm2d"),
+        (dict(at="conv1", encoder="gack"), "encoder must .*'gack'.*did you mean 'gac'"),
+        (dict(at="conv1", encoder=["gac"]), r"encoder must .*\['gac'\]; choose one of gac, direct"),
+        (dict(at="conv1", encoder="direct_matched", neuron="drop"), "neuron .*'direct_matched' needs a neuron"),
+        (dict(at="conv1", until="bn1", encoder="poisson", neuron="cifar"), "neuron has no place.*'poisson'.*'cifar'"),
+        (dict(at="conv1", neuron=None), "neuron must be 'keep', 'drop', .* got None"),
+        (dict(at="conv1", neuron="lif"), "preset.*'lif'"),
+        (dict(at="conv1", encoder="direct", output="current"), "'direct' does not accept .*'output'"),
+        (dict(at="conv1", encoder="poisson", form="current"), "'poisson' does not accept .*'form'"),
+        (dict(at="conv1", foo=1), "'gac' does not accept .*'foo'"),
+        (dict(at="conv1", stem=None, channels=12), "^channels, stem is decided by the network.*leave it out"),
+        (dict(at="conv1", in_channels=3, step_mode="s"), "^in_channels, step_mode is decided"),
+        (dict(at=nn.Conv2d(2, 6, 3)), "at must be the name of a module, got Conv2d"),
+        (dict(at="conv1", until=nn.Identity()), "until must be the name of a module, got Identity"),
+        (dict(at="conv1", T=0), "T must be a positive integer, got 0"),
     ],
     ids=str,
 )
@@ -453,5 +468,5 @@ def test_an_encoder_that_is_there_already_is_an_error():
 @pytest.mark.skipif(not NEW, reason="SpikingJelly 0.0.0.0.14 has no model with a T of its own")
 def test_the_networks_own_number_of_steps():
     assert encoder_of(attach(MODELS["MASNN"]())).T == T
-    with pytest.raises(ValueError, match=f"T is 6, and MSResNet was built for T={T}; build it anew or leave T out"):
+    with pytest.raises(ValueError, match=f"T must be {T}.*MSResNet.*got 6; leave it out"):
         attach(MODELS["MSResNet"](), T=6)

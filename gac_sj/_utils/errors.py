@@ -20,7 +20,7 @@ class UsageError(ValueError):
             a whole sentence where ``argument`` is None. Without the final full stop.
         advice: what to do, in the imperative; empty where the problem says it already.
         argument: name of the argument, setting or keyword; None where the error is about something else.
-        options: the values that are allowed; they are listed, with the nearest to ``given`` first.
+        options: the allowed values, which are listed, with the one nearest to ``given``.
         given: the value that was given, to find the nearest option.
     """
 
@@ -37,8 +37,8 @@ class UsageError(ValueError):
         self.options = tuple(map(str, options))
         if self.options:
             near = difflib.get_close_matches(str(given), self.options, n=1) if given is not None else []
-            listed = f"choose one of {', '.join(self.options)}"
-            advice = "; ".join(filter(None, (f"did you mean {near[0]!r}?" if near else "", listed, advice)))
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            advice = f"choose one of {', '.join(self.options)}{meant}{'; ' if advice else ''}{advice}"
         self.advice = advice
         super().__init__(self.message())
 

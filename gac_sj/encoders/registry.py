@@ -167,7 +167,7 @@ def encoder_info(name: str) -> EncoderInfo:
     Raises:
         UsageError: nothing is; the message lists the names.
     """
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise UsageError(
             f"must be a registered encoder, got {name!r}", argument="encoder", options=_REGISTRY, given=name
         )
