@@ -1,4 +1,8 @@
 """How a run comes about: its settings, the engine, checkpoints, distributed processes, evaluation.
 
-Nothing is imported here, so that :mod:`gac_sj.training.settings` can be read without the engine.
+Only the settings are imported here: they import nothing of the engine, so that reading a saved run does not need it.
 """
+
+from gac_sj.training.settings import Settings
+
+__all__ = ["Settings"]
