@@ -83,6 +83,9 @@ class Encoder(PlainMemories, base.MemoryModule):
         """The sequence ``[T, N, channels, H, W]`` of checked images or of a checked sequence."""
         raise NotImplementedError(f"{self._get_name()} must implement encode.")
 
+    #: names of its child modules that are attention; their energy is reported separately
+    attention_names: ClassVar[tuple[str, ...]] = ()
+
     #: keywords with which an encoder that can do without a neuron is built without one
     without_neuron: ClassVar[Mapping[str, Any]] = MappingProxyType({"neuron": None})
 
