@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     if name is None:
         raise UsageError(f"{args.file} has no known ending", f"choose one of {', '.join(FORMATS)} with --format")
     if name not in FORMATS:
-        raise UsageError(f"must be a format, got {name!r}", argument="format", options=FORMATS, given=name)
+        raise UsageError(f"must be an export format, got {name!r}", argument="format", options=FORMATS, given=name)
     options = {key: vars(args)[key] for key in ("tolerance", "spikes_only") if vars(args)[key] is not None}
     if unknown := options.keys() - FORMATS[name][1]:
         listed = ", ".join(f"--{option.replace('_', '-')}" for option in sorted(unknown))
