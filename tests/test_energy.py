@@ -154,6 +154,24 @@ class TestEncoders:
         branch = by_name(energy)["encoder.spatial_channel"]
         assert branch.paper_dense == branch.dense_macs > 0 and branch.paper_pj > 0
 
+    def test_own_encoder_names_its_attention(self):
+        class Attended(gac_sj.Encoder):
+            attention_names = ("weighting",)
+
+            def __init__(self):
+                super().__init__(T=2, channels=4)
+                self.weighting = nn.Conv2d(4, 4, 1)
+                self.mixing = nn.Conv2d(4, 4, 1)
+
+            def encode(self, x):
+                z = self.features(x)
+                return self.over_time(self.mixing(z * self.weighting(z)))
+
+        energy = measure_energy(nn.Sequential(Attended(), neuron.IFNode(step_mode="m")), [torch.randn(1, 3, 8, 8)])
+        assert [layer.name for layer in energy.layers if layer.in_attention] == ["0.weighting"]
+        assert energy.attention_pj == pytest.approx(by_name(energy)["0.weighting"].complete_pj)
+        assert by_name(energy)["0.weighting"].paper_dense == 0 < by_name(energy)["0.mixing"].paper_dense
+
     def test_encoder_part(self):
         energy = measure_energy(timm.create_model("gac_ms_resnet8_cifar"), [torch.randn(1, 3, 32, 32)])
         parts = [layer.complete_pj for layer in energy.layers if layer.name.startswith("encoder.")]

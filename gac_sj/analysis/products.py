@@ -156,14 +156,14 @@ class trace_products(TorchDispatchMode):
             return "encoder"
         return "after" if self._has_spiked or self._encoders else "before"
 
-    def _record(self, elementwise: bool, found: _Found, frames: int) -> None:
+    def _record(self, elementwise: bool, operation: _Operation, frames: int) -> None:
         layer = self._layer(elementwise)
-        layer.dense += found.dense
-        layer.acs += found.pairs if found.spikes else 0
-        layer.macs += 0 if found.spikes else found.pairs
-        layer.spikes &= found.spikes
-        layer.nonzero += sum(int(factor.count_nonzero()) for factor in found.inputs)
-        layer.elements += sum(factor.numel() for factor in found.inputs)
+        layer.dense += operation.dense
+        layer.acs += operation.pairs if operation.spikes else 0
+        layer.macs += 0 if operation.spikes else operation.pairs
+        layer.spikes &= operation.spikes
+        layer.nonzero += sum(int(factor.count_nonzero()) for factor in operation.inputs)
+        layer.elements += sum(factor.numel() for factor in operation.inputs)
         layer.frames += frames
 
     def _is_weight(self, x: Tensor) -> bool:
@@ -174,7 +174,7 @@ class trace_products(TorchDispatchMode):
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Operation:
     """One operation.
 
     Args:
@@ -190,10 +190,10 @@ class _Found:
     spikes: bool
 
 
-def _elementwise(x: Tensor, y: Tensor) -> _Found:
+def _elementwise(x: Tensor, y: Tensor) -> _Operation:
     spikes = tuple(factor for factor in (x, y) if _is_binary(factor))
     pairs = torch.logical_and(*torch.broadcast_tensors(x != 0, y != 0))
-    return _Found(pairs.numel(), int(pairs.count_nonzero()), spikes or (x, y), bool(spikes))
+    return _Operation(pairs.numel(), int(pairs.count_nonzero()), spikes or (x, y), bool(spikes))
 
 
 def _convolution(
@@ -205,7 +205,7 @@ def _convolution(
     transposed: bool,
     output_padding: Sequence[int],
     groups: int,
-) -> _Found:
+) -> _Operation:
     """Each nonzero input counts once for every output that it reaches, which at borders are fewer."""
     channels_out = weight.shape[1] if transposed else weight.shape[0] // groups  # of one group
     per_group = (x != 0).float().unflatten(1, (groups, -1)).sum(2)
@@ -213,10 +213,10 @@ def _convolution(
     reached = aten.convolution(per_group, ones, None, stride, padding, dilation, transposed, output_padding, groups)
     positions = per_group[:, :1] if transposed else reached[:, :1]  # of the whole kernel
     dense = positions.numel() * weight[0, 0].numel() * x.shape[1] * channels_out
-    return _Found(dense, channels_out * int(reached.sum(dtype=torch.float64)), (x,), _is_binary(x))
+    return _Operation(dense, channels_out * int(reached.sum(dtype=torch.float64)), (x,), _is_binary(x))
 
 
-def _matrix(x: Tensor, y: Tensor, x_is_weight: bool, y_is_weight: bool) -> _Found:
+def _matrix(x: Tensor, y: Tensor, x_is_weight: bool, y_is_weight: bool) -> _Operation:
     """The product ``[..., m, k] @ [..., k, n]``; a weight counts as if none of its numbers were zero."""
     inputs = tuple(factor for factor, weight in ((x, x_is_weight), (y, y_is_weight)) if not weight)
     x_spikes, y_spikes = not x_is_weight and _is_binary(x), not y_is_weight and _is_binary(y)
@@ -226,7 +226,7 @@ def _matrix(x: Tensor, y: Tensor, x_is_weight: bool, y_is_weight: bool) -> _Foun
         pairs = int(y.count_nonzero()) * x.shape[-2]
     else:
         pairs = int(((x != 0).double() @ (y != 0).double()).sum())
-    return _Found(x.numel() * y.shape[-1], pairs, inputs, x_spikes or y_spikes)
+    return _Operation(x.numel() * y.shape[-1], pairs, inputs, x_spikes or y_spikes)
 
 
 def _is_binary(x: Tensor) -> bool:
