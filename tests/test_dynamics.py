@@ -1,4 +1,4 @@
-"""The encoder's dynamics: hand-made patterns, the exact period of direct coding, the first proposition on images."""
+"""Dynamics of encoders: patterns made by hand, the exact period of direct coding, the first proposition on images."""
 
 import copy
 import math
@@ -8,18 +8,19 @@ import torch
 from torch import nn
 
 import gac_sj
+from gac_sj._utils.errors import UsageError
 from gac_sj.analysis import compare_durations, firing_period, measure_dynamics, time_to_repeat
 from gac_sj.data import load_datasets
 
 
 def digits(count=200):
-    """Handwritten digits, normalised; they are real images that a package brings."""
+    """Handwritten digits, normalised: real images that come with a package."""
     images = torch.tensor(load_datasets("digits")[1].source.data[:count]).unsqueeze(1) / 255
     return (images - images.mean()) / images.std()
 
 
 class Playback(gac_sj.Encoder):
-    """Puts out a given sequence ``[T, N, C, H, W]``, whatever comes in."""
+    """Outputs a given sequence ``[T, N, C, H, W]`` for any input."""
 
     def __init__(self, sequence):
         super().__init__(len(sequence), 1, sequence.shape[2], stem=nn.Identity())
@@ -71,7 +72,7 @@ class TestTimeToRepeat:
 
 
 class TestMeasures:
-    def test_direct_coding_says_everything_at_the_first_step(self):
+    def test_all_information_of_direct_coding_is_in_the_first_step(self):
         encoder = gac_sj.DirectCoding(4, 1, 3)
         found = measure_dynamics(encoder, [digits()])
         assert found.time_to_repeat.eq(1).all() and found.silent.eq(0).all() and found.time_to_first_spike.eq(1).all()
@@ -84,7 +85,7 @@ class TestMeasures:
         found = measure_dynamics(gac_sj.DirectCoding(T, 1, 3, neuron="cifar"), [3 * digits()])
         assert 0 < found.entropy.max() <= math.log2(T + 1) + 1e-5
 
-    def test_the_gate_tells_more_than_its_spikes(self):
+    def test_gated_spikes_have_more_entropy_than_spikes(self):
         encoder = gac_sj.GatedAttentionCoding(4, 1, 3)
         plain = gac_sj.DirectCoding(4, 1, 3, stem=encoder.stem, neuron=copy.deepcopy(encoder.neuron))
         gated, spikes = (measure_dynamics(each, [3 * digits()]) for each in (encoder, plain))
@@ -107,20 +108,20 @@ class TestMeasures:
         assert found.change_by_step.tolist() == pytest.approx([2 / 3, 5 / 3])
         assert play([0.0, 0.0]).time_to_first_spike.isnan().all()
 
-    def test_levels_merge_values(self):
+    def test_fewer_levels_merge_values(self):
         sequence = torch.arange(1.0, 9.0).view(1, 8, 1, 1, 1)
         encoder, blank = Playback(sequence), [torch.zeros(8, 1, 1, 1)]
         assert measure_dynamics(encoder, blank, levels=8).entropy.item() == pytest.approx(3)
         assert measure_dynamics(encoder, blank, levels=2).entropy.item() == pytest.approx(1)
 
-    def test_readout_tells_the_steps_apart(self):
+    def test_readout_is_accurate_only_where_the_labels_are_encoded(self):
         labels = torch.arange(200) % 2
         sequence = torch.randn(2, 200, 1, 4, 4)
-        sequence[1, :, 0, 0, 0] = 5.0 * labels  # only the second step knows
+        sequence[1, :, 0, 0, 0] = 5.0 * labels  # only in the second step
         found = measure_dynamics(Playback(sequence), [(torch.zeros(200, 1, 1, 1), labels)])
         assert found.readout_by_step[0] < 0.75 and found.readout_by_step[1] > 0.95
 
-    def test_readout_of_digits(self):
+    def test_readout_of_digits_is_above_chance(self):
         _, test = load_datasets("digits")
         labels = torch.tensor(test.source.targets[:200])
         found = measure_dynamics(
@@ -130,22 +131,23 @@ class TestMeasures:
         assert found.images == 200
         assert measure_dynamics(gac_sj.DirectCoding(2, 1, 4), [digits(20)]).readout_by_step is None
 
-    def test_a_class_with_a_single_image_cannot_be_read_out(self):
+    def test_no_readout_if_a_class_has_a_single_image(self):
         batch = digits(3), torch.tensor([0, 0, 1])
         assert measure_dynamics(gac_sj.DirectCoding(2, 1, 3), [batch]).readout_by_step is None
 
-    def test_nothing_is_changed(self):
+    def test_encoder_is_not_changed(self):
         encoder = gac_sj.GatedAttentionCoding(2, 1, 3).train()
         before = copy.deepcopy(encoder.state_dict())
         measure_dynamics(encoder, [digits(20)])
         assert encoder.training and all(torch.equal(encoder.state_dict()[name], before[name]) for name in before)
 
-    def test_what_is_refused(self):
-        with pytest.raises(ValueError, match="yields no images"):
-            measure_dynamics(gac_sj.DirectCoding(2, 1, 3), [])
-        with pytest.raises(ValueError, match="yields no images"):
-            measure_dynamics(gac_sj.DirectCoding(2, 1, 3), [digits(2)[:0]])
-        with pytest.raises(ValueError, match="levels is 0"):
+    @pytest.mark.parametrize("batches", [[], [torch.zeros(0, 1, 8, 8)]], ids=["no batch", "empty batch"])
+    def test_loader_without_images_is_refused(self, batches):
+        with pytest.raises(UsageError, match=r"^loader .*at least one batch"):
+            measure_dynamics(gac_sj.DirectCoding(2, 1, 3), batches)
+
+    def test_levels_below_1_are_refused(self):
+        with pytest.raises(UsageError, match=r"^levels .*got 0"):
             measure_dynamics(gac_sj.DirectCoding(2, 1, 3), [digits(2)], levels=0)
 
 
@@ -154,24 +156,24 @@ class TestFirstProposition:
 
     @pytest.mark.parametrize("form", ["reference", "unit_gate", "low_threshold"])
     @pytest.mark.parametrize("seed", [0, 1, 2])
-    def test_it_holds_with_the_same_neuron(self, form, seed):
+    def test_holds_with_the_same_neuron(self, form, seed):
         torch.manual_seed(seed)
         encoder = gac_sj.GatedAttentionCoding(4, 1, 8, form=form)
         found = compare_durations(encoder, [2 * digits()], copy.deepcopy(encoder.neuron))
         assert found["shorter"] == 0
         assert sum(found.values()) == pytest.approx(1)
 
-    def test_it_holds_against_the_current_itself(self):
+    def test_holds_against_the_current_itself(self):
         encoder = gac_sj.GatedAttentionCoding(4, 1, 8, form="current")
         assert compare_durations(encoder, [digits()])["shorter"] == 0
 
-    def test_it_need_not_hold_with_another_neuron(self):
+    def test_need_not_hold_with_another_neuron(self):
         """At half the threshold a unit may fire at every step, where the gate is constant, and repeat at once."""
         encoder = gac_sj.GatedAttentionCoding(4, 1, 8, form="low_threshold")
         nn.init.zeros_(encoder.gau.temporal.excite.weight)
         assert compare_durations(encoder, [2 * digits()], gac_sj.lif_preset("cifar"))["shorter"] > 0
 
-    def test_a_constant_gate_adds_nothing(self):
+    def test_durations_are_equal_with_a_constant_gate(self):
         encoder = gac_sj.GatedAttentionCoding(4, 1, 8, form="unit_gate")
         nn.init.zeros_(encoder.gau.temporal.excite.weight)
         assert compare_durations(encoder, [2 * digits()], copy.deepcopy(encoder.neuron))["equal"] == 1

@@ -1,4 +1,4 @@
-"""Energy: hand-computed networks, SpikingJelly's own counters, the published table, and what is refused."""
+"""Energy: networks computed by hand, SpikingJelly's own counters, the published table, and errors."""
 
 import pytest
 import timm
@@ -8,6 +8,7 @@ from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
 from torch import nn
 
 import gac_sj
+from gac_sj._utils.errors import UsageError
 from gac_sj.analysis import measure_energy
 from gac_sj.analysis.energy import AC_PJ, MAC_PJ
 
@@ -78,15 +79,15 @@ class TestHandComputed:
 
     @pytest.mark.parametrize("groups, channels", [(1, 4), (2, 4), (4, 8)])
     def test_groups_strides_and_transposition(self, groups, channels):
-        for kind in (nn.Conv2d, nn.ConvTranspose2d):
-            conv = kind(4, channels, 3, stride=2, padding=1, groups=groups, bias=False)
+        for cls in (nn.Conv2d, nn.ConvTranspose2d):
+            conv = cls(4, channels, 3, stride=2, padding=1, groups=groups, bias=False)
             nn.init.ones_(conv.weight)
             x = (torch.rand(2, 4, 5, 5) < 0.3).float()
             found = measure_energy(nn.Sequential(conv, neuron.IFNode()), [x]).layers[0]
             # with all weights 1 the outputs add up to the number of accumulations
             assert found.effective_acs == pytest.approx(conv(x).sum().item() / 2)
             full = measure_energy(nn.Sequential(conv, neuron.IFNode()), [torch.ones(2, 4, 5, 5)]).layers[0]
-            positions = 5 * 5 if kind is nn.ConvTranspose2d else 3 * 3
+            positions = 5 * 5 if cls is nn.ConvTranspose2d else 3 * 3
             assert full.dense_macs == positions * 9 * 4 * channels / groups
 
     def test_gate_of_two_float_maps_and_of_spikes(self):
@@ -152,6 +153,24 @@ class TestEncoders:
         )
         branch = by_name(energy)["encoder.spatial_channel"]
         assert branch.paper_dense == branch.dense_macs > 0 and branch.paper_pj > 0
+
+    def test_own_encoder_names_its_attention(self):
+        class Attended(gac_sj.Encoder):
+            attention_names = ("weighting",)
+
+            def __init__(self):
+                super().__init__(T=2, channels=4)
+                self.weighting = nn.Conv2d(4, 4, 1)
+                self.mixing = nn.Conv2d(4, 4, 1)
+
+            def encode(self, x):
+                z = self.features(x)
+                return self.over_time(self.mixing(z * self.weighting(z)))
+
+        energy = measure_energy(nn.Sequential(Attended(), neuron.IFNode(step_mode="m")), [torch.randn(1, 3, 8, 8)])
+        assert [layer.name for layer in energy.layers if layer.in_attention] == ["0.weighting"]
+        assert energy.attention_pj == pytest.approx(by_name(energy)["0.weighting"].complete_pj)
+        assert by_name(energy)["0.weighting"].paper_dense == 0 < by_name(energy)["0.mixing"].paper_dense
 
     def test_encoder_part(self):
         energy = measure_energy(timm.create_model("gac_ms_resnet8_cifar"), [torch.randn(1, 3, 32, 32)])
@@ -227,7 +246,7 @@ class TestAnyNetwork:
         twice = measure_energy(network, [x, x])
         assert twice.layers == measure_energy(network, [x]).layers
 
-    def test_nothing_is_changed(self):
+    def test_network_is_not_changed(self):
         network = timm.create_model("gac_ms_resnet8_cifar").train()
         network.head.eval()
         before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -236,9 +255,9 @@ class TestAnyNetwork:
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
-    def test_an_error_leaves_no_hooks(self):
+    def test_no_hooks_remain_after_an_error(self):
         network = timm.create_model("gac_ms_resnet8_cifar")
-        with pytest.raises(ValueError, match="channels"):
+        with pytest.raises(ValueError, match=r"got .*5, 32, 32"):
             measure_energy(network, [torch.randn(1, 5, 32, 32)])
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
@@ -253,7 +272,7 @@ class TestAnyNetwork:
 
 
 class Functional(nn.Module):
-    """The same convolution before and behind a neuron, called as a function."""
+    """The same convolution in front of a neuron and behind it, called as a function."""
 
     def __init__(self):
         super().__init__()
@@ -266,9 +285,9 @@ class Functional(nn.Module):
 
 
 class TestHowPyTorchRuns:
-    """What is counted does not depend on it."""
+    """The counts do not depend on it."""
 
-    def test_calls_before_and_behind_a_neuron_are_two_layers(self):
+    def test_calls_in_front_of_a_neuron_and_behind_it_are_two_layers(self):
         image = torch.tensor([[[[1.0, 0.2], [0.2, 0.2]]]])
         before, after = measure_energy(Functional(), [image]).layers
         assert (before.dense_macs, after.dense_macs) == (4, 1)
@@ -321,22 +340,22 @@ class TestHowPyTorchRuns:
             assert measure_energy(small_network(), [batch]).images == 1
 
 
-class TestRefused:
-    def test_a_network_without_neurons(self):
-        with pytest.raises(ValueError, match=r"Sequential has no spiking neurons.*give a network"):
+class TestErrors:
+    def test_network_without_neurons(self):
+        with pytest.raises(UsageError, match=r"Sequential .*SpikingJelly neurons"):
             measure_energy(nn.Sequential(nn.Linear(2, 2)), [torch.randn(1, 2)])
 
-    def test_a_loader_without_images(self):
-        with pytest.raises(ValueError, match=r"yields no images.*give it at least one batch\."):
+    def test_loader_without_images(self):
+        with pytest.raises(UsageError, match=r"^loader .*at least one batch"):
             measure_energy(small_network(), [])
 
-    def test_a_network_without_products(self):
-        with pytest.raises(ValueError, match="no convolution and no matrix product"):
+    def test_network_without_products(self):
+        with pytest.raises(UsageError, match=r"Sequential .*whole network"):
             measure_energy(nn.Sequential(neuron.IFNode()), [torch.randn(1, 2)])
 
     @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
-    def test_a_rate_that_is_none(self, rate):
-        with pytest.raises(ValueError, match="between 0 and 1"):
+    def test_rate_outside_0_to_1(self, rate):
+        with pytest.raises(UsageError, match=rf"^rate .*got {rate}"):
             measure_energy(small_network(), [sequence()]).paper_pj_at(rate)
 
 

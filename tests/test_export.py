@@ -1,4 +1,4 @@
-"""Networks that leave PyTorch: split, NIR, ONNX and torch.export, each against the network that it came from."""
+"""Exports of networks: split, NIR, ONNX and torch.export, each compared with the network that was exported."""
 
 import importlib.util
 import os
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import gac_sj
+from gac_sj._utils.errors import UsageError
 from gac_sj.export import split, to_nir, to_onnx, to_program
 
 IMAGES = 16
@@ -20,18 +21,18 @@ NAME = "gac_ms_resnet8_cifar"
 FORMS = ["low_threshold", "reference"]
 needs_nir = pytest.mark.skipif(
     importlib.util.find_spec("spikingjelly.activation_based.nir_exchange") is None,
-    reason="this SpikingJelly exchanges no NIR graphs",
+    reason="this SpikingJelly cannot exchange NIR graphs",
 )
 
 
 def lively(name=NAME, gate=40.0, **options):
-    """A network in which every layer fires and the gate opens to different widths, as in a trained one."""
+    """A network in which every layer fires and the gate has different values, as in a trained network."""
     model = timm.create_model(name, **dict(T=4, spike_driven=True) | options)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             nn.init.constant_(module.weight, 2.0)
             nn.init.normal_(module.bias, 0.0, 0.3)
-            module.momentum = None  # the mean of what it has seen
+            module.momentum = None  # the mean over all batches
     if hasattr(model.encoder, "gau"):
         for part in (model.encoder.gau.temporal, model.encoder.gau.spatial_channel):
             parameters = list(part.parameters())
@@ -45,17 +46,17 @@ def lively(name=NAME, gate=40.0, **options):
 
 @torch.no_grad()
 def decisive(model, count=IMAGES):
-    """Images of which no potential meets its threshold within a rounding, so that others round to the same spikes."""
+    """Images for which no potential is within a rounding error of its threshold, so spikes agree everywhere."""
     images = torch.randn(3 * count, 3, 32, 32)
     margins = torch.full((len(images),), torch.inf, dtype=torch.float64)
     encoder, backbone = (part.double() for part in split(model))
 
-    def note(module, inputs):
+    def record_margins(module, inputs):
         torch.minimum(margins, inputs[0].abs().flatten(1).amin(1), out=margins)
 
     for module in (*encoder.modules(), *backbone.modules()):
         if isinstance(module, gac_sj.LIFNode):
-            module.surrogate_function.register_forward_pre_hook(note)
+            module.surrogate_function.register_forward_pre_hook(record_margins)
     backbone(encoder(images.double()))
     best = margins.topk(count)
     assert best.values.min() > 2e-6
@@ -64,17 +65,17 @@ def decisive(model, count=IMAGES):
 
 @torch.no_grad()
 def spikes(network, x):
-    """The output, and the spikes of every neuron by name."""
+    """The output of a network, and the spikes of every neuron by name."""
     found = {}
 
-    def note(name):
+    def record(name):
         def hook(module, inputs, output):
             found[name] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
     handles = [
-        module.register_forward_hook(note(name.removesuffix(".module").replace(".", "_").lstrip("_")))
+        module.register_forward_hook(record(name.removesuffix(".module").replace(".", "_").lstrip("_")))
         for name, module in network.named_modules()
         if isinstance(module, neuron.BaseNode) or type(module).__name__ == "_NIRStatefulModule"
     ]
@@ -86,7 +87,7 @@ def spikes(network, x):
 
 @torch.no_grad()
 def assert_same_spikes(backbone, sequence, source, **options):
-    """What is read from ``source`` spikes as the backbone does, in every layer at every step; mean logits too."""
+    """The graph read from ``source`` has the backbone's spikes in every layer at every step, and its mean logits."""
     from spikingjelly.activation_based.nir_exchange import import_from_nir
 
     functional.reset_net(backbone)
@@ -96,7 +97,7 @@ def assert_same_spikes(backbone, sequence, source, **options):
     for name, of_layer in expected.items():
         assert of_layer.shape[:2] == sequence.shape[:2]
         assert torch.equal(found[name], of_layer), name
-        assert 0 < of_layer.mean() < 1, f"{name} is silent, so nothing is compared"
+        assert 0 < of_layer.mean() < 1, f"{name} is silent, so the comparison means nothing"
     if expected_logits.dim() == 2:
         logits = logits.mean(0)
     torch.testing.assert_close(logits, expected_logits, rtol=1e-5, atol=1e-5)
@@ -145,11 +146,11 @@ class TestSplit:
 
     def test_without_one_encoder(self):
         encoder, backbone = split(lively())
-        with pytest.raises(ValueError, match="has 0 encoders"):
+        with pytest.raises(UsageError, match=r"MSResNet .*0 encoders.*one encoder"):
             split(backbone)
-        with pytest.raises(ValueError, match="is an encoder itself"):
+        with pytest.raises(UsageError, match=r"GatedAttentionCoding .*one encoder"):
             split(encoder)
-        with pytest.raises(ValueError, match="has 2 encoders"):
+        with pytest.raises(UsageError, match=r"Sequential .*2 encoders.*one encoder"):
             split(nn.Sequential(encoder, encoder.stem, gac_sj.DirectCoding()))
 
 
@@ -162,8 +163,8 @@ class TestNIR:
 
     @pytest.mark.parametrize("form", FORMS)
     def test_spikes_are_equal(self, form, tmp_path):
-        """Against the folded backbone, and where no potential is on its threshold against the network itself."""
-        # a gate that saturates meets the threshold exactly: strict neurons must not fire there
+        """As in the folded backbone and, if no potential is on its threshold, as in the network itself."""
+        # the product of a saturated gate and a spike is exactly the threshold, where strict neurons must not fire
         model = lively(form=form, gate=40.0 if form == "low_threshold" else 4e4)
         encoder, backbone = split(model)
         images = torch.randn(IMAGES, 3, 32, 32)
@@ -176,13 +177,13 @@ class TestNIR:
         if form == "low_threshold":
             assert_same_spikes(backbone, encoder(decisive(model)), graph)
 
-    def test_it_has_nothing_but_spiking_layers_and_one_mean(self):
+    def test_graph_has_only_spiking_layers_and_one_mean(self):
         import nir
 
         encoder, backbone = split(lively())
         graph = to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
-        kinds = [type(node) for node in graph.nodes.values()]
-        assert {kind: kinds.count(kind) for kind in kinds} == {
+        classes = [type(node) for node in graph.nodes.values()]
+        assert {cls: classes.count(cls) for cls in classes} == {
             nir.Input: 1,
             nir.Output: 1,
             nir.AvgPool2d: 1,
@@ -202,7 +203,7 @@ class TestNIR:
         assert float(graph.nodes["lif"].v_threshold.flat[0]) == float(np.nextafter(np.float32(1), np.float32(2)))
 
     def test_sums_of_many_blocks_round_as_ours(self):
-        """Plain shortcuts, one behind the other; currents are compared as they show what spikes may hide."""
+        """Plain shortcuts, one behind the other. Currents are compared, because spikes may hide differences."""
         from spikingjelly.activation_based.nir_exchange import import_from_nir
 
         model = lively(blocks=(3, 1, 1))
@@ -218,9 +219,9 @@ class TestNIR:
             node(sequence)
         assert torch.equal(*currents)
 
-    @pytest.mark.parametrize("lif_preset", ["imagenet", "sigmoid"])
+    @pytest.mark.parametrize("preset", ["imagenet", "sigmoid"])
     def test_other_neurons(self, preset):
-        """In float64: tau = 4/3 rounds otherwise in SpikingJelly, which float32 could show."""
+        """In float64, because SpikingJelly rounds tau = 4/3 differently, which could change spikes in float32."""
         model = lively(neuron=preset).double()
         encoder, backbone = split(model)
         sequence = encoder(torch.randn(IMAGES, 3, 32, 32, dtype=torch.float64)).detach()
@@ -228,7 +229,7 @@ class TestNIR:
         assert_same_spikes(backbone, sequence, graph, dtype=torch.float64)
 
     def test_imagenet_in_float32(self):
-        """Nothing but potentials within a rounding of the threshold may decide otherwise."""
+        """Only potentials within a rounding error of the threshold may spike differently."""
         model = lively(neuron="imagenet")
         encoder, backbone = split(model)
         sequence = encoder(decisive(model)).detach()
@@ -245,21 +246,21 @@ class TestNIR:
     @pytest.mark.parametrize(
         ("network", "size", "named"),
         [
-            (lambda: lively(spike_driven=False), 32, r"stages\.1\.0\.shortcut\.1, .*, head of MSResNet"),
-            (lambda: own_network(), 8, "^1, 7 of Sequential"),  # gated spikes, means
+            (lambda: lively(spike_driven=False), 32, r"MSResNet .*\(stages\.1\.0\.shortcut\.1, .*, head\)"),
+            (lambda: own_network(), 8, r"Sequential .*\(1, 7\)"),  # gated spikes, means
         ],
         ids=["shortcuts", "behind the gate"],
     )
     def test_layers_without_spikes(self, network, size, named, tmp_path):
         encoder, backbone = split(network())
         sequence = encoder(torch.randn(IMAGES, 3, size, size)).detach()
-        with pytest.raises(ValueError, match=f"{named} get something else than spikes.*spike_driven=True"):
+        with pytest.raises(UsageError, match=f"^spikes_only .*{named}.*spike_driven=True.*spikes_only=False"):
             to_nir(backbone, sequence, tmp_path / "backbone.nir")
         assert not os.listdir(tmp_path)
         graph = to_nir(backbone, sequence, spikes_only=False)
         assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, graph)
 
-    def test_a_network_that_computes_something_else(self):
+    def test_hook_or_other_forward_is_refused(self):
         class Doubled(gac_sj.models.MSResNet):
             def forward(self, x):
                 return 2 * super().forward(x) + 1
@@ -267,28 +268,28 @@ class TestNIR:
         encoder, backbone = split(lively())
         sequence = encoder(torch.randn(1, 3, 32, 32)).detach()
         hook = backbone.head.register_forward_hook(lambda module, inputs, output: 2 * output + 1)
-        with pytest.raises(ValueError, match="a hook was changed, which NIR would lose"):
+        with pytest.raises(UsageError, match=r"MSResNet .*hook.*as it was built"):
             to_nir(backbone, sequence)
         hook.remove()
         backbone.__class__ = Doubled
-        with pytest.raises(ValueError, match=r"^Doubled calls movedim"):
+        with pytest.raises(UsageError, match=r"^Doubled calls movedim.*use a layer"):
             to_nir(backbone, sequence)
 
-    def test_what_nir_lacks(self):
+    def test_layers_without_a_node_are_refused(self):
         encoder, backbone = split(lively(downsample="max", neuron="sigmoid"))
-        with pytest.raises(ValueError, match=r"no node for MaxPool2d \(stages\.1\.0\.pool, "):
+        with pytest.raises(UsageError, match=r"MaxPool2d \(stages\.1\.0\.pool, .*replace"):
             to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
         x = torch.ones(2, 1, 3, 8, 8)
         soft = nn.Sequential(layer.Conv2d(3, 4, 3, step_mode="m"), gac_sj.LIFNode(v_reset=None)).eval()
-        with pytest.raises(ValueError, match="soft reset"):
+        with pytest.raises(UsageError, match=r"Sequential .*soft reset.*replace"):
             to_nir(soft, x)
         uneven = nn.Sequential(soft[0], gac_sj.LIFNode(), layer.AdaptiveAvgPool2d(4, step_mode="m")).eval()
-        with pytest.raises(ValueError, match=r"2 makes \[4, 4\] pixels of \[6, 6\]"):
+        with pytest.raises(UsageError, match=r"^example .*windows of 2 .*\[6, 6\].*\[4, 4\]"):
             to_nir(uneven, x)
 
     @staticmethod
     def network_of(function):
-        """A convolution of spikes and what ``function(network, its output)`` makes of it."""
+        """A network: ``function(network, y)`` of the output y of a convolution of spikes."""
 
         class Network(nn.Module):
             def __init__(self):
@@ -303,23 +304,23 @@ class TestNIR:
         return Network().eval()
 
     @pytest.mark.parametrize(
-        ("function", "said"),
+        ("function", "words"),
         [
-            (lambda network, y: torch.square(y), "calls square"),
-            (lambda network, y: y + 1, "no number"),
-            (lambda network, y: y + network.shift, "no parameter"),
-            (lambda network, y: y + y, "no layer to itself"),
-            (lambda network, y: (y, y), "more than a tensor"),
-            (lambda network, y: y if y.sum() > 0 else -y, "decides by its input"),
+            (lambda network, y: torch.square(y), r"calls square.*use a layer"),
+            (lambda network, y: y + 1, "use layers"),
+            (lambda network, y: y + network.shift, "use layers"),
+            (lambda network, y: y + y, "use layers"),
+            (lambda network, y: (y, y), "one tensor"),
+            (lambda network, y: y if y.sum() > 0 else -y, r"depends on its input.*only calls layers and adds"),
         ],
         ids=["function", "number", "parameter", "twice", "two outputs", "decision"],
     )
-    def test_what_a_graph_cannot_hold(self, function, said, tmp_path):
-        with pytest.raises(ValueError, match=said):
+    def test_forwards_that_nir_cannot_express_are_refused(self, function, words, tmp_path):
+        with pytest.raises(UsageError, match=f"Network .*{words}"):
             to_nir(self.network_of(function), torch.rand(2, 1, 3, 8, 8), tmp_path / "network.nir")
         assert not os.listdir(tmp_path)
 
-    def test_a_sum_may_be_the_output(self):
+    def test_sum_as_output(self):
         from spikingjelly.activation_based.nir_exchange import import_from_nir
 
         network = self.network_of(lambda network, y: y + network.conv(network.lif2(y)))
@@ -330,11 +331,11 @@ class TestNIR:
 
     def test_wrong_examples(self):
         encoder, backbone = split(lively())
-        with pytest.raises(ValueError, match=r"\[2, 3, 32, 32\].*encoder's sequence \[T, N, C, H, W\]"):
+        with pytest.raises(UsageError, match=r"^example .*\[2, 3, 32, 32\].*encoder\(images\)"):
             to_nir(backbone, torch.randn(2, 3, 32, 32))
-        with pytest.raises(ValueError, match=r"does not take the example of shape \[4, 1, 3, 32, 32\]"):
+        with pytest.raises(UsageError, match=r"^example .*\[4, 1, 3, 32, 32\]"):
             to_nir(backbone, torch.randn(4, 1, 3, 32, 32))
-        with pytest.raises(ValueError, match="training mode"):
+        with pytest.raises(UsageError, match=r"MSResNet .*call eval\(\)"):
             to_nir(backbone.train(), encoder(torch.randn(1, 3, 32, 32)))
 
     def test_without_the_extra(self, monkeypatch):
@@ -342,7 +343,7 @@ class TestNIR:
         for name in [name for name in sys.modules if "nir_exchange" in name]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, "nirtorch", None)
-        with pytest.raises(ValueError, match=r"NIR needs nirtorch; pip install 'gac_sj\[nir\]'"):
+        with pytest.raises(ValueError, match=r"nirtorch.*pip install 'gac_sj\[nir\]'"):
             to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
 
 
@@ -351,23 +352,21 @@ class TestNoNIR:
         model = lively()
         example = torch.randn(4, 1, 3, 32, 32)
         for given in (model, model.encoder, model.encoder.gau, own_network()):
-            with pytest.raises(ValueError, match=r"no node for the gate of .*backbone of gac_sj\.export\.split"):
+            with pytest.raises(UsageError, match=r"gate of .*backbone of gac_sj\.export\.split"):
                 to_nir(given, example)
-        with pytest.raises(ValueError, match=r"^DirectCoding \(encoder\) stays on the host.*split"):
+        with pytest.raises(UsageError, match=r"^DirectCoding \(encoder\) .*gac_sj\.export\.split"):
             to_nir(lively(encoder="direct"), example)
 
     @pytest.mark.parametrize("name", ["att_ms_resnet8_cifar", "ma_snn"])
-    def test_attention_in_the_blocks_has_none(self, name):
+    def test_attention_in_blocks_has_no_node(self, name):
         _, backbone = split(timm.create_model(name).eval())
-        with pytest.raises(
-            ValueError, match=r"attention on membrane potentials \(.*no part behind its encoder fits NIR"
-        ):
+        with pytest.raises(UsageError, match=r"attention on membrane potentials.*block_attention='none'"):
             to_nir(backbone, torch.zeros(4, 1, 16, 32, 32))
 
     def test_a_release_without_exchange(self, monkeypatch):
         encoder, backbone = split(lively())
         monkeypatch.setitem(sys.modules, "spikingjelly.activation_based.nir_exchange", None)
-        with pytest.raises(ValueError, match="exchanges no NIR graphs; pip install -U spikingjelly"):
+        with pytest.raises(ValueError, match=r"NIR graphs.*pip install -U spikingjelly"):
             to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
 
 
@@ -414,7 +413,7 @@ class TestONNX:
         model = timm.create_model(NAME, T=2, encoder="latency").eval()
         encoder, backbone = split(model)
         images = torch.rand(2, 3, 16, 16)
-        with pytest.raises(ValueError, match=r"gac_sj\.encode_pixels.*gac_sj\.export\.split"):
+        with pytest.raises(UsageError, match=r"gac_sj\.encode_pixels.*gac_sj\.export\.split"):
             to_onnx(model, tmp_path / "model.onnx", images)
         to_onnx(backbone, tmp_path / "backbone.onnx", encoder(images))
         assert os.listdir(tmp_path) == ["backbone.onnx"]
@@ -430,17 +429,17 @@ class TestONNX:
         path = tmp_path / "model.onnx"
         path.write_bytes(b"old")
         encoder, images = gac_sj.DirectCoding(T=2, channels=8).eval(), 1e6 * torch.randn(1, 3, 32, 32)
-        with pytest.raises(ValueError, match=r"output differs by .* nothing was written"):
+        with pytest.raises(UsageError, match=r"^tolerance .*larger tolerance"):
             to_onnx(encoder, path, images, tolerance=0.0)
         for tolerance in (-1.0, float("nan")):
-            with pytest.raises(ValueError, match=rf"tolerance is {tolerance}; .*give a number from 0"):
+            with pytest.raises(UsageError, match=f"^tolerance .*got {tolerance}"):
                 to_onnx(encoder, path, images, tolerance=tolerance)
         assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.onnx"]
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
     def test_types_that_onnxruntime_lacks(self, dtype, tmp_path):
         encoder = gac_sj.GatedAttentionCoding(T=2, channels=4).to(dtype).eval()
-        with pytest.raises(ValueError, match=rf"cannot run GatedAttentionCoding in {dtype} .*; export float32"):
+        with pytest.raises(UsageError, match=f"GatedAttentionCoding in {dtype} .*export float32"):
             to_onnx(encoder, tmp_path / "encoder.onnx", torch.randn(1, 3, 8, 8, dtype=dtype))
         assert not os.listdir(tmp_path)
 
@@ -449,12 +448,12 @@ class TestONNX:
             def forward(self, x):
                 return (super().forward(x),) * 2
 
-        with pytest.raises(ValueError, match="Two puts out more than a tensor"):
+        with pytest.raises(UsageError, match=r"Two .*one tensor"):
             to_onnx(Two(3, 4, 1).eval(), tmp_path / "two.onnx", torch.randn(1, 3, 8, 8))
 
     def test_without_the_extra(self, monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(ValueError, match=r"needs onnxruntime; pip install 'gac_sj\[onnx\]'"):
+        with pytest.raises(UsageError, match=r"onnxruntime.*pip install 'gac_sj\[onnx\]'"):
             to_onnx(lively(), tmp_path / "model.onnx", torch.randn(1, 3, 32, 32))
 
 
@@ -478,7 +477,7 @@ class TestProgram:
             for count in (1, 5):
                 images = torch.randn(count, 3, 32, 32)
                 assert torch.equal(loaded(images), model(images))
-                assert torch.equal(loaded(images), model(images))  # nothing is kept from the last call
+                assert torch.equal(loaded(images), model(images))  # no state from the last call
 
     def test_the_network_stays_usable(self):
         model = lively(T=2)
@@ -488,11 +487,11 @@ class TestProgram:
         assert not any(isinstance(node.v, torch.Tensor) for node in model.modules() if isinstance(node, gac_sj.LIFNode))
         assert torch.equal(model(images), before)
 
-    @pytest.mark.parametrize("lif", [gac_sj.LIFNode, neuron.LIFNode], ids=["ours", "stock"])
+    @pytest.mark.parametrize("lif", [gac_sj.LIFNode, neuron.LIFNode], ids=["ours", "spikingjelly"])
     def test_own_network(self, lif):
         network, images = own_network(lif), torch.randn(2, 3, 8, 8)
         if lif is neuron.LIFNode and not hasattr(functional, "lif_multi_step"):  # 0.0.0.0.14 scripts its neurons
-            with pytest.raises(ValueError, match=r"cannot follow Sequential .*whose neurons are gac_sj\.LIFNode"):
+            with pytest.raises(UsageError, match=r"Sequential .*gac_sj\.LIFNode"):
                 to_program(network, images)
             return
         program = to_program(network, images).module()
@@ -501,8 +500,8 @@ class TestProgram:
 
     @pytest.mark.skipif(not hasattr(functional, "lif_multi_step"), reason="this SpikingJelly scripts its neurons")
     def test_spikingjellys_neurons_load_without_spikingjelly(self, tmp_path):
-        kinds = neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode
-        nodes = [kind(v_threshold=0.25, step_mode="m") for kind in kinds]
+        classes = neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode
+        nodes = [cls(v_threshold=0.25, step_mode="m") for cls in classes]
         network = nn.Sequential(gac_sj.DirectCoding(T=2, channels=4), *nodes).eval()
         images = torch.randn(2, 3, 8, 8)
         with torch.no_grad():
@@ -519,15 +518,15 @@ class TestProgram:
 
     def test_errors(self, tmp_path, monkeypatch):
         model, images = lively(T=2), torch.randn(2, 3, 16, 16)
-        with pytest.raises(ValueError, match=r"got a tensor of shape \[2, 1, 16, 16\]; it needs"):
+        with pytest.raises(ValueError, match=r"\[2, 1, 16, 16\]"):
             to_program(model, images[:, :1])
-        with pytest.raises(ValueError, match=r"The folder .*missing does not exist"):
+        with pytest.raises(UsageError, match=r"missing .*create it"):
             to_program(model, images, tmp_path / "missing" / "model.pt2")
-        with pytest.raises(ValueError, match="is a folder"):
+        with pytest.raises(UsageError, match=r"is a folder.*name of a file"):
             to_program(model, images, tmp_path)
-        with pytest.raises(ValueError, match=r"in training mode .*call eval\(\)"):
+        with pytest.raises(UsageError, match=r"MSResNet .*call eval\(\)"):
             to_program(model.train(), images)
         monkeypatch.setenv("GAC_SJ_OPS", "cpp")
-        with pytest.raises(ValueError, match="GAC_SJ_OPS is 'cpp'"):
+        with pytest.raises(UsageError, match=r"^GAC_SJ_OPS .*'cpp'.*unset"):
             to_program(model.eval(), images)
         assert not os.listdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Corruptions, attacks, and the command benchmarks/robustness.py that takes trained networks through them."""
+"""Corruptions, attacks, and the command benchmarks/robustness.py that tests trained networks under them."""
 
 import contextlib
 import csv
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from gac_sj import DirectCoding, LatencyCoding, PoissonCoding, WeightedPhaseCoding
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
 from gac_sj.analysis.attacks import EPSILONS, OnPixels, fgsm, pgd, pixel_gradient
 from gac_sj.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt, dropped_steps
@@ -50,25 +52,24 @@ def quick():
 
 @pytest.fixture
 def images():
-    """Values in all of [0, 1], its ends included."""
+    """Pixels that cover [0, 1], including both ends."""
     return (1.4 * torch.rand(6, 3, 8, 8) - 0.2).clamp(0, 1)
 
 
 class TestCorruptions:
-    @pytest.mark.parametrize("severity", SEVERITIES)
     @pytest.mark.parametrize("name", CORRUPTIONS)
-    @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (1, 3, 9, 6), (1, 1, 3, 3)], ids=str)
-    def test_pixels_stay_pixels(self, shape, name, severity):
-        pixels = torch.rand(shape).round()
-        before = pixels.clone()
-        changed = corrupt(pixels, name, severity)
-        assert changed.shape == shape and changed.dtype == pixels.dtype
-        assert changed.min() >= 0 and changed.max() <= 1
-        assert torch.equal(pixels, before)
+    def test_pixels_stay_in_range_and_the_input_is_not_changed(self, name):
+        for shape, severity in product([(2, 1, 8, 8), (1, 3, 9, 6), (1, 1, 3, 3)], SEVERITIES):
+            pixels = torch.rand(shape).round()
+            before = pixels.clone()
+            changed = corrupt(pixels, name, severity)
+            assert changed.shape == shape and changed.dtype == pixels.dtype
+            assert changed.min() >= 0 and changed.max() <= 1
+            assert torch.equal(pixels, before)
 
     @pytest.mark.parametrize("name", CORRUPTIONS)
     def test_an_image_is_corrupted_the_same_in_any_batch(self, name, images):
-        """By its place alone, and whatever was drawn before."""
+        """It depends only on the index of the image, not on earlier random numbers."""
         whole = corrupt(images, name, 3, seed=5)
         state = torch.get_rng_state()
         parts = [corrupt(images[:1], name, 3, seed=5), corrupt(images[1:], name, 3, seed=5, first=1)]
@@ -76,7 +77,7 @@ class TestCorruptions:
         assert torch.equal(torch.cat(parts), whole)
 
     @pytest.mark.parametrize("name", ["gaussian_noise", "salt_and_pepper", "occlusion"])
-    def test_places_and_seeds_differ(self, name):
+    def test_images_and_seeds_differ(self, name):
         grey = torch.full((8, 1, 32, 32), 0.25)
         first = corrupt(grey, name, 3)
         assert any(not torch.equal(first[0], other) for other in first[1:])
@@ -88,30 +89,29 @@ class TestCorruptions:
         distances = [(corrupt(pixels, name, severity) - pixels).abs().mean().item() for severity in SEVERITIES]
         assert distances[0] > 0 and distances == sorted(distances) and len(set(distances)) == 5
 
-    @pytest.mark.parametrize(("severity", "sigma"), zip(SEVERITIES, (0.04, 0.06, 0.08, 0.09, 0.10)))
-    def test_gaussian_noise(self, severity, sigma):
-        noise = corrupt(torch.full((1, 3, 100, 100), 0.5), "gaussian_noise", severity) - 0.5
-        assert noise.std().item() == pytest.approx(sigma, rel=0.03) and abs(noise.mean().item()) < 0.002
+    def test_gaussian_noise_has_the_standard_deviations(self):
+        for severity, std in zip(SEVERITIES, (0.04, 0.06, 0.08, 0.09, 0.10)):
+            noise = corrupt(torch.full((1, 3, 100, 100), 0.5), "gaussian_noise", severity) - 0.5
+            assert noise.std().item() == pytest.approx(std, rel=0.03) and abs(noise.mean().item()) < 0.002
 
-    @pytest.mark.parametrize(("severity", "fraction"), zip(SEVERITIES, (0.01, 0.02, 0.03, 0.05, 0.07)))
-    def test_salt_and_pepper(self, severity, fraction):
-        changed = corrupt(torch.full((1, 3, 200, 200), 0.5), "salt_and_pepper", severity)
-        salt, pepper = changed == 1, changed == 0
-        assert (salt | pepper | (changed == 0.5)).all()
-        for kind in (salt, pepper):
-            assert kind.float().mean().item() == pytest.approx(fraction / 2, rel=0.12)
-        assert not torch.equal(salt[0, 0], salt[0, 1])
+    def test_salt_and_pepper_change_the_fractions(self):
+        for severity, fraction in zip(SEVERITIES, (0.01, 0.02, 0.03, 0.05, 0.07)):
+            changed = corrupt(torch.full((1, 3, 200, 200), 0.5), "salt_and_pepper", severity)
+            salt, pepper = changed == 1, changed == 0
+            assert (salt | pepper | (changed == 0.5)).all()
+            for mask in (salt, pepper):
+                assert mask.float().mean().item() == pytest.approx(fraction / 2, rel=0.12)
+            assert not torch.equal(salt[0, 0], salt[0, 1])
 
-    @pytest.mark.parametrize(("severity", "sigma"), zip(SEVERITIES, (0.4, 0.6, 0.7, 0.8, 1.0)))
-    def test_blur(self, severity, sigma):
-        """A point becomes Gauss's bell; its weights are computed here."""
+    def test_blur_turns_a_point_into_a_gaussian(self):
         point = torch.zeros(1, 1, 17, 17)
         point[0, 0, 8, 8] = 1
-        bell = np.exp(-((np.arange(17) - 8.0) ** 2) / (2 * sigma**2))
-        bell /= bell.sum()
-        blurred = corrupt(point, "blur", severity)[0, 0].numpy()
-        np.testing.assert_allclose(blurred, np.outer(bell, bell), atol=1e-4)
-        assert blurred.sum() == pytest.approx(1, abs=1e-5)
+        for severity, std in zip(SEVERITIES, (0.4, 0.6, 0.7, 0.8, 1.0)):
+            bell = np.exp(-((np.arange(17) - 8.0) ** 2) / (2 * std**2))
+            bell /= bell.sum()
+            blurred = corrupt(point, "blur", severity)[0, 0].numpy()
+            np.testing.assert_allclose(blurred, np.outer(bell, bell), atol=1e-4)
+            assert blurred.sum() == pytest.approx(1, abs=1e-5)
 
     def test_contrast_by_hand(self):
         """Every channel towards its own mean: 0.4 and 0.5."""
@@ -121,36 +121,36 @@ class TestCorruptions:
         strongest = corrupt(pixels, "contrast", 5)
         torch.testing.assert_close(strongest[0, 0], torch.tensor([[0.34, 0.49], [0.415, 0.355]]))
 
-    @pytest.mark.parametrize("severity", SEVERITIES)
     @pytest.mark.parametrize("size", [(8, 8), (32, 32), (8, 24)], ids=str)
-    def test_occlusion_is_a_grey_square_inside_the_image(self, size, severity):
-        side = severity * min(size) // 8
-        changed = corrupt(torch.ones(30, 2, *size), "occlusion", severity)
-        corners = set()
-        for image in changed:
-            rows, columns = (image[0] == 0.5).nonzero(as_tuple=True)
-            top, left = rows.min().item(), columns.min().item()
-            square = torch.ones(2, *size)
-            square[:, top : top + side, left : left + side] = 0.5
-            assert torch.equal(image, square)
-            corners.add((top, left))
-        assert len(corners) > 5
+    def test_occlusion_is_a_grey_square_inside_the_image(self, size):
+        for severity in SEVERITIES:
+            side = severity * min(size) // 8
+            changed = corrupt(torch.ones(30, 2, *size), "occlusion", severity)
+            corners = set()
+            for image in changed:
+                rows, columns = (image[0] == 0.5).nonzero(as_tuple=True)
+                top, left = rows.min().item(), columns.min().item()
+                square = torch.ones(2, *size)
+                square[:, top : top + side, left : left + side] = 0.5
+                assert torch.equal(image, square)
+                corners.add((top, left))
+            assert len(corners) > 5
 
-    def test_refusals(self, images):
-        with pytest.raises(ValueError, match="'fog' does not exist; choose one of gaussian_noise, "):
+    def test_errors_list_the_corruptions_and_severities(self, images):
+        with pytest.raises(UsageError, match=r"^name .*'fog'.*gaussian_noise, "):
             corrupt(images, "fog", 1)
         for severity in (0, 6):
-            with pytest.raises(ValueError, match=f"severity is {severity}; choose one of 1, 2, 3, 4, 5"):
+            with pytest.raises(UsageError, match=f"^severity .*got {severity}.*1, 2, 3, 4, 5"):
                 corrupt(images, "blur", severity)
 
 
 class TestDroppedSteps:
-    """Encoders whose every step is 1: spikes of white pixels, or the pixels themselves."""
+    """Encoders that output 1 at every step: spikes of white pixels, or the pixels themselves."""
 
     WHITE = torch.ones(1000, 1, 2, 2)
 
-    def sequence(self, kind=DirectCoding, seed=0, probability=0.3):
-        encoder = kind(4, 1, 1, stem=nn.Identity())
+    def sequence(self, cls=DirectCoding, seed=0, probability=0.3):
+        encoder = cls(4, 1, 1, stem=nn.Identity())
         with dropped_steps(encoder, probability, seed), torch.no_grad():
             return encoder(self.WHITE)
 
@@ -164,7 +164,7 @@ class TestDroppedSteps:
         assert all(not torch.equal(steps[0], other) for other in steps[1:])
 
     def test_the_same_steps_for_every_encoder(self):
-        """Also where the encoder draws first."""
+        """Random encoders included."""
         assert torch.equal(self.sequence(), self.sequence(PoissonCoding))
         assert not torch.equal(self.sequence(), self.sequence(seed=1))
 
@@ -177,21 +177,21 @@ class TestDroppedSteps:
 
     def test_single_steps_are_refused(self):
         encoder = DirectCoding(4, 1, 1, step_mode="s")
-        with pytest.raises(ValueError, match="step mode 's'"), dropped_steps(encoder, 0.5):
+        with pytest.raises(UsageError, match=r"^encoder .*'s'.*to 'm'"), dropped_steps(encoder, 0.5):
             pass
 
 
 class TestStraightThrough:
-    KINDS = (PoissonCoding, LatencyCoding, WeightedPhaseCoding)
+    ENCODERS = (PoissonCoding, LatencyCoding, WeightedPhaseCoding)
 
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_off_by_default(self, kind):
+    @pytest.mark.parametrize("cls", ENCODERS)
+    def test_off_by_default(self, cls):
         pixels = torch.rand(2, 1, 3, 3, requires_grad=True)
-        assert not kind(4, 1, 1, stem=nn.Identity())(pixels).requires_grad
+        assert not cls(4, 1, 1, stem=nn.Identity())(pixels).requires_grad
 
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_the_gradient_is_1_for_each_step_and_spikes_stay(self, kind):
-        encoder = kind(4, 1, 1, stem=nn.Identity())
+    @pytest.mark.parametrize("cls", ENCODERS)
+    def test_gradient_is_1_for_each_step_and_spikes_are_the_same(self, cls):
+        encoder = cls(4, 1, 1, stem=nn.Identity())
         pixels = torch.rand(2, 1, 3, 3, requires_grad=True)
         with seeded(3):
             before = encoder(pixels)
@@ -218,7 +218,7 @@ class TestStraightThrough:
             encoder(pixels).sum().backward()
         torch.testing.assert_close(pixels.grad, (2 * encoder.stem.weight.detach()).expand(1, 1, 2, 2))
 
-    def test_it_is_off_again_after_an_error(self):
+    def test_off_again_after_an_error(self):
         encoder = PoissonCoding(2, 1, 1)
         with pytest.raises(KeyboardInterrupt), pixel_gradient(encoder):
             raise KeyboardInterrupt
@@ -230,7 +230,7 @@ class TestStraightThrough:
 
 
 class Distance(nn.Module):
-    """Logits 0 and 10 |x - 0.52| of images of one pixel: easiest to take for class 0 at 0.52."""
+    """Logits 0 and 10 |x - 0.52| of images of one pixel: class 0 is most probable at 0.52."""
 
     def forward(self, x):
         value = 10 * (x.flatten(1) - 0.52).abs()
@@ -268,7 +268,7 @@ class TestAttacks:
     def test_pgd_beats_fgsm_where_the_loss_is_not_linear(self):
         pixels, labels = torch.full((50, 1, 1, 1), 0.5), torch.ones(50, dtype=torch.long)
         once, often = (attack(Distance(), pixels, labels, 0.1) for attack in (fgsm, pgd))
-        torch.testing.assert_close(once, torch.full_like(pixels, 0.6))  # past the goal
+        torch.testing.assert_close(once, torch.full_like(pixels, 0.6))  # past the maximum
         assert (often - 0.52).abs().max() < 0.0251  # a step of 2.5 eps / 10 around it
         assert loss(Distance(), often, labels) > loss(Distance(), once, labels)
 
@@ -285,10 +285,10 @@ class TestAttacks:
         expected = 0.5 + (start + 2.5 * 0.08).clamp(max=0.08)
         torch.testing.assert_close(pgd(model, pixels, labels, 0.08, steps), expected)
 
-    @pytest.mark.parametrize("eps", EPSILONS)
-    def test_within_eps_and_the_range_of_pixels(self, eps, images):
+    @pytest.mark.parametrize("attack", [fgsm, pgd])
+    def test_within_eps_and_the_range_of_pixels(self, attack, images):
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-        for attack in (fgsm, pgd):
+        for eps in EPSILONS:
             changed = attack(model, images, torch.arange(6) % 4, eps)
             assert changed.shape == images.shape and not changed.requires_grad
             assert changed.min() >= 0 and changed.max() <= 1
@@ -304,7 +304,7 @@ class TestAttacks:
         assert torch.equal(first, second)
         assert not torch.equal(first, pgd(Distance(), pixels, labels, 0.1))
 
-    def test_the_network_is_attacked_in_evaluation_mode_and_left_as_it_was(self):
+    def test_the_network_is_attacked_in_evaluation_mode_and_not_changed(self):
         model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4, 2))
         model[1].eval()
         pixels, labels = torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
@@ -325,7 +325,7 @@ class TestAttacks:
                 return self.encode(x).mean(0).flatten(1)
 
         arguments = Network(), torch.rand(1, 1, 2, 2), torch.tensor([0]), 0.1
-        with pytest.raises(ValueError, match=r"no gradient.*pixel_gradient"):
+        with pytest.raises(UsageError, match=r"gradient.*inside .*pixel_gradient"):
             attack(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""Which layers receive something else than spikes, and the networks that have none of them."""
+"""Which layers receive anything other than spikes, and the networks without such layers."""
 
 import pytest
 import timm
@@ -7,18 +7,19 @@ from spikingjelly.activation_based import functional, neuron
 from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
 
 from gac_sj import checkpoint
+from gac_sj._utils.errors import UsageError
 from gac_sj.analysis import measure_energy, non_spiking_layers
 
 NETWORKS = ["gac_ms_resnet8_cifar", "ms_resnet8_cifar", "gac_ms_resnet18", "gac_ms_resnet104", "gac_max_resnet18_cifar"]
 
 
 def images(name):
-    """Small ones, with enough contrast that the later layers fire; noise has little."""
+    """Small images, with enough contrast for the later layers to fire."""
     return 4 * torch.randn(1, 3, *((32, 32) if "cifar" in name else (64, 64)))
 
 
 def lively(name, **options):
-    """A network whose every neuron fires: the blocks' last BatchNorms start at 0 in the ImageNet networks."""
+    """A network in which every neuron fires: in the ImageNet networks the last BatchNorm of a block starts at 0."""
     model = timm.create_model(name, T=3, num_classes=7, **options).eval()
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
@@ -50,14 +51,14 @@ class TestNames:
         assert "conv1" not in non_spiking_layers(network, x)
         sew = sew_resnet.sew_resnet18(spiking_neuron=neuron.IFNode, cnf="ADD", v_threshold=0.05, num_classes=10)
         functional.set_step_mode(sew, "m")
-        assert "layer1.1.conv1" in non_spiking_layers(sew, x)  # sums of spikes are no spikes
+        assert "layer1.1.conv1" in non_spiking_layers(sew, x)  # sums of spikes are not spikes
 
     def test_of_a_measured_energy(self):
         model, x = lively("gac_ms_resnet8_cifar"), images("cifar")
         assert non_spiking_layers(measure_energy(model, [x])) == non_spiking_layers(model, x)
 
     def test_without_images(self):
-        with pytest.raises(ValueError, match="needs images"):
+        with pytest.raises(UsageError, match=r"^images .*batch"):
             non_spiking_layers(lively("gac_ms_resnet8_cifar"))
 
 
@@ -80,7 +81,7 @@ class TestSpikeDriven:
         x = images("cifar").double()
         torch.testing.assert_close(model.forward_sequence(x).mean(0), model(x))
 
-    def test_averaging_behind_the_convolution_is_the_same(self):
+    def test_averaging_behind_the_convolution_gives_the_same(self):
         """Given the same spikes, in training too: the means reach the same BatchNorm."""
         usual, driven = (
             timm.create_model("ms_resnet104", T=2, spike_driven=spike_driven).double().train()
@@ -99,7 +100,6 @@ class TestSpikeDriven:
 
     def test_dropout_drops_the_same_channels_at_every_pixel_and_step(self):
         model = timm.create_model("ms_resnet8_cifar", T=2, spike_driven=True, drop_rate=0.5).train()
-        torch.nn.init.eye_(model.head.weight), torch.nn.init.zeros_(model.head.bias)
         model.head = torch.nn.Linear(64, 64, bias=False)
         torch.nn.init.eye_(model.head.weight)
         logits = model._logits(torch.ones(2, 3, 64, 4, 4))
@@ -108,12 +108,12 @@ class TestSpikeDriven:
         model.eval()
         assert model._logits(torch.ones(2, 3, 64, 4, 4)).unique().tolist() == [1.0]
 
-    def test_it_trains(self):
+    def test_every_parameter_gets_a_gradient(self):
         model = timm.create_model("gac_ms_resnet8_cifar", spike_driven=True).train()
         model(images("cifar")).square().sum().backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
 
     def test_published_weights_are_refused(self):
         model = timm.create_model("ms_resnet18_cifar", spike_driven=True)
-        with pytest.raises(ValueError, match=r"spike_driven=True.*create it without\."):
+        with pytest.raises(ValueError, match=r"spike_driven.*create it without"):
             checkpoint.load_reference_state_dict(model, {})

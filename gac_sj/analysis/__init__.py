@@ -1,4 +1,4 @@
-"""What a network does: firing rates, energy, spikes or not, the encoder's dynamics, figures, and its summary."""
+"""What a network does: firing rates, energy, layers without spikes, dynamics of the encoder, figures, and a summary."""
 
 from gac_sj.analysis.dynamics import Dynamics, compare_durations, firing_period, measure_dynamics, time_to_repeat
 from gac_sj.analysis.energy import Energy, LayerEnergy, measure_energy

@@ -1,4 +1,4 @@
-"""Corruptions of images, pixels in [0, 1], at five severities; and time steps that do not arrive.
+"""Corruptions of images with pixels in [0, 1] at five severities, and dropped time steps.
 
 Noise, contrast and blur have the strengths of CIFAR-10-C (arXiv 1903.12261, code); occlusion and dropped steps are
 ours.
@@ -15,60 +15,67 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
+from gac_sj.encoders.base import Encoder
 
 __all__ = ["CORRUPTIONS", "DROPPED_STEPS", "SEVERITIES", "Corruption", "corrupt", "dropped_steps"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
-#: Probabilities with which a time step is dropped, by severity (ours).
+#: Probability that a time step is dropped, by severity (ours).
 DROPPED_STEPS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 class Corruption(NamedTuple):
-    """A function of pixels ``[N, C, H, W]`` in [0, 1] and a strength, and its strengths by severity."""
+    """A corruption and its strengths.
+
+    Args:
+        apply: a function of pixels ``[N, C, H, W]`` in [0, 1] and a strength.
+        strengths: the strength of each severity.
+    """
 
     apply: Callable[[Tensor, float], Tensor]
     strengths: tuple[float, ...]
 
 
 def gaussian_noise(pixels: Tensor, strength: float) -> Tensor:
-    """Normal noise is added to every value; strength: its standard deviation."""
+    """Add normal noise to every value; the strength is its standard deviation."""
     return transforms.gaussian_noise(pixels, sigma=strength)
 
 
 def salt_and_pepper(pixels: Tensor, strength: float) -> Tensor:
-    """Values become 0 or 1, each with half the probability, every channel by itself; strength: the probability."""
+    """Set values to 0 or 1, each with half the probability, channel by channel; the strength is the probability."""
     draw = torch.rand_like(pixels)
     return pixels.masked_fill(draw < strength / 2, 0.0).masked_fill(draw >= 1 - strength / 2, 1.0)
 
 
 def blur(pixels: Tensor, strength: float) -> Tensor:
-    """Gaussian blur, the image mirrored at its border; strength: the standard deviation in pixels."""
-    # to four deviations, as CIFAR-10-C; less where the image is smaller than what would be mirrored
+    """Blur with a Gaussian, the image mirrored at its border; the strength is the standard deviation in pixels."""
+    # four standard deviations, as CIFAR-10-C; fewer if the image is smaller than what would be mirrored
     radius = min(math.ceil(4 * strength), *(side - 1 for side in pixels.shape[-2:]))
     return transforms.gaussian_blur(pixels, [2 * radius + 1] * 2, [strength]).clamp(0, 1)
 
 
 def contrast(pixels: Tensor, strength: float) -> Tensor:
-    """Every channel moves towards its mean over the image; strength: the part of the distance that is left."""
-    # torchvision's adjust_contrast moves all channels towards one grey, which CIFAR-10-C does not
+    """Move every channel towards its mean over the image; the strength is the fraction of the distance that is left."""
+    # torchvision's adjust_contrast moves all channels towards one grey; CIFAR-10-C does not
     return pixels.mean((-2, -1), keepdim=True).lerp(pixels, strength).clamp(0, 1)
 
 
 def occlusion(pixels: Tensor, strength: float) -> Tensor:
-    """A square of mid-grey hides a part of each image, at a random place; strength: its side over the shorter side."""
+    """Hide a random square of each image with mid-grey; the strength is its side relative to the shorter side."""
     height, width = pixels.shape[-2:]
     side = round(strength * min(height, width))
-    places = torch.rand(len(pixels), 2) * torch.tensor([height - side + 1, width - side + 1])
+    corners = torch.rand(len(pixels), 2) * torch.tensor([height - side + 1, width - side + 1])
     grey = torch.full((), 0.5, dtype=pixels.dtype, device=pixels.device)
-    covered = [
+    occluded = [
         transforms.erase(image, top, left, side, side, grey)
-        for image, (top, left) in zip(pixels, places.int().tolist())
+        for image, (top, left) in zip(pixels, corners.int().tolist())
     ]
-    return torch.stack(covered)
+    return torch.stack(occluded)
 
 
-#: By name; occlusion's strengths are whole pixels on images of 8x8 and up.
+#: Corruptions by name; occlusion's squares are exact where the shorter side of the image is a multiple of 8.
 CORRUPTIONS: dict[str, Corruption] = {
     "gaussian_noise": Corruption(gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
     "salt_and_pepper": Corruption(salt_and_pepper, (0.01, 0.02, 0.03, 0.05, 0.07)),
@@ -79,52 +86,53 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def corrupt(pixels: Tensor, name: str, severity: int, seed: int = 0, first: int = 0) -> Tensor:
-    """Corrupted images.
+    """Corrupt images.
 
-    What is drawn for an image depends on seed, name and its place alone: not on the batch, and not on the severity, so
-    that severities differ in strength alone.
+    The random numbers of an image depend only on seed, name and the image's index, not on the batch. Nor do they depend
+    on the severity, so severities differ in strength alone.
 
     Args:
         pixels: ``[N, C, H, W]`` in [0, 1], at least one image.
         name: a key of :data:`CORRUPTIONS`.
         severity: 1 to 5.
-        seed: of the draws.
-        first: place of the first image among all.
+        seed: seed of the random numbers.
+        first: index of the first image in the data set.
 
     Returns:
         ``[N, C, H, W]`` in [0, 1].
 
     Raises:
-        ValueError: an unknown corruption or severity.
+        UsageError: an unknown corruption or severity.
     """
     if name not in CORRUPTIONS:
-        raise ValueError(f"The corruption {name!r} does not exist; choose one of {', '.join(CORRUPTIONS)}.")
+        raise UsageError(f"must be a corruption, got {name!r}", argument="name", options=CORRUPTIONS, given=name)
     if severity not in SEVERITIES:
-        raise ValueError(f"The severity is {severity}; choose one of {', '.join(map(str, SEVERITIES))}.")
+        raise UsageError(f"must be a severity, got {severity!r}", argument="severity", options=SEVERITIES)
     apply, strengths = CORRUPTIONS[name]
     images = []
-    for place, image in enumerate(pixels.split(1), first):
-        with seeded("corruption", seed, name, place):
+    for index, image in enumerate(pixels.split(1), first):
+        with seeded("corruption", seed, name, index):
             images.append(apply(image, strengths[severity - 1]))
     return torch.cat(images)
 
 
 @contextmanager
-def dropped_steps(encoder: nn.Module, probability: float, seed: int = 0) -> Iterator[None]:
-    """Inside the block, each step of each image's sequence is zero with a probability (ours).
+def dropped_steps(encoder: Encoder, probability: float, seed: int = 0) -> Iterator[None]:
+    """Set each step of each image's sequence to zero with a probability inside the block (ours).
 
     Args:
-        encoder: puts out ``[T, N, C, H, W]``, in step mode "m".
+        encoder: its output is ``[T, N, C, H, W]``, in step mode "m".
         probability: 0 to 1.
-        seed: of the draws, which are the same at every call of the encoder, whatever it draws itself.
+        seed: seed of the random numbers, which are the same at every call of the encoder, random encoders included.
 
     Raises:
-        ValueError: the encoder is in step mode "s".
+        UsageError: the encoder is in step mode "s".
     """
     if encoder.step_mode != "m":
-        raise ValueError(
-            f"The encoder is in step mode {encoder.step_mode!r}, one step a call, and steps are dropped from a whole "
-            "sequence; set its step mode to 'm'."
+        raise UsageError(
+            f"must be in step mode 'm', because steps are dropped from whole sequences, got {encoder.step_mode!r}",
+            "set its step mode to 'm'",
+            argument="encoder",
         )
 
     def drop(module: nn.Module, inputs: tuple[Any, ...], sequence: Tensor) -> Tensor:

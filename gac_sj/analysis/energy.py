@@ -1,21 +1,22 @@
-"""Energy of one image, by what every layer receives; two conventions, always both.
+"""Energy of one image, by what every layer receives, in two conventions, which are always both measured.
 
 An operation is a multiply-accumulate (MAC), or an accumulation (AC) where one factor is a spike (0 or 1). At 45 nm and
-fp32 they cost 4.6 and 0.9 picojoules (Horowitz, ISSCC 2014, the field's usual figures).
+fp32 they cost 4.6 and 0.9 picojoules (Horowitz, ISSCC 2014, the usual figures in the field).
 
-- *paper* (GAC, arXiv 2308.06582, the formula that its authors name Eq. (11)): the first convolution once as MACs, every
+- *paper* (GAC, arXiv 2308.06582, the formula that its authors call Eq. (11)): the first convolution once as MACs, every
   later layer as rate x MACs x T ACs, where the rate is the fraction of its input that is not zero (a later layer of the
   encoder that runs once on a static image counts once). Attention, in the encoder and in blocks, and all elementwise
   products are left out.
-- *complete* (ours): whatever ran. An operation with a spike is an AC, and any other a MAC: attention, the gate, layers
-  that receive gated spikes, membrane shortcuts, pooled heads. Zeros cost nothing, and what runs once counts once.
+- *complete* (ours): everything that ran. An operation with a spike is an AC, and any other is a MAC: attention, the
+  gate, layers that receive gated spikes, membrane shortcuts, pooled heads. Zeros cost nothing, and an operation that
+  runs once counts once.
 
-Neither counts neuron updates, additions outside of products (residual sums, means, biases), the sigmoid and
-normalisations (which fold into convolutions), nor memory.
+Neither counts neuron updates, additions outside of products (residual sums, means, biases), the sigmoid,
+normalisations (which fold into convolutions), or memory.
 
 The published energies (ImageNet, T = 4 and 6: MS-ResNet-18 1.49 and 2.34 mJ, MS-ResNet-34 2.20 and 3.38 mJ) are what
-*paper* gives for mean firing rates of 0.157, 0.199, 0.131 and 0.149. So they must have left out the attention: its two
-convolutions on 112 x 112 pixels are 1,644 million MACs, 7.6 mJ even when run once, and T times that as published.
+*paper* gives for mean firing rates of 0.157, 0.199, 0.131 and 0.149. So they must leave out the attention: its two
+convolutions on 112 x 112 pixels are 1,644 million MACs, 7.6 mJ even if they run once, and T times that as published.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gac_sj.analysis.batches import inputs_and_labels
+from gac_sj._utils.errors import UsageError
+from gac_sj.analysis.batches import Batch, inputs_and_labels, no_images
 from gac_sj.analysis.modes import in_mode
-from gac_sj.analysis.products import is_neuron, trace_products
-from gac_sj.nn.neuron import reset_states
+from gac_sj.analysis.products import trace_products
+from gac_sj.nn.neuron import is_neuron, reset_states
 
 __all__ = ["AC_PJ", "MAC_PJ", "Energy", "LayerEnergy", "measure_energy"]
 
@@ -42,20 +43,22 @@ MAC_PJ, AC_PJ = 4.6, 0.9
 
 @dataclass(frozen=True)
 class LayerEnergy:
-    """A layer's operations and energy for one image and all steps.
+    """The operations and the energy of a layer for one image and all steps.
 
     Args:
-        name: of the module; with "(gate)" its elementwise products.
+        name: name of the module; with "(gate)" its elementwise products.
         in_encoder: whether it belongs to an encoder of this package.
         in_attention: whether it belongs to an encoder's attention, the gate included, or to attention in a block.
-        after_encoder: whether it comes behind the encoder, or behind the first neuron of a network without one.
+        after_encoder: whether it is behind the encoder, or behind the first neuron of a network without one.
         receives: "spikes" or "floats".
         dense_macs: multiply-accumulates, zeros included.
-        effective_macs, effective_acs: what is left without the zeros, by whether a factor is a spike.
+        effective_macs: multiply-accumulates without the zeros, where no factor is a spike.
+        effective_acs: accumulations without the zeros, where a factor is a spike.
         firing_rate: fraction of the input that is not zero, 0 to 1.
-        paper_macs: what *paper* counts as MACs (the first layer, once).
-        paper_dense: what *paper* multiplies with the rate.
-        paper_pj, complete_pj: picojoules.
+        paper_macs: operations that *paper* counts as MACs (the first layer, once).
+        paper_dense: operations that *paper* multiplies by the rate.
+        paper_pj: picojoules in the convention *paper*.
+        complete_pj: picojoules in the convention *complete*.
     """
 
     name: str
@@ -75,7 +78,14 @@ class LayerEnergy:
 
 @dataclass(frozen=True)
 class Energy:
-    """The energy of one image: the mean over the measured ones. Printing it gives the table."""
+    """The energy of one image, the mean over the measured ones. Printing it gives a table.
+
+    Args:
+        layers: the layers, in the order in which they first ran.
+        images: number of measured images.
+        mac_pj: picojoules of a multiply-accumulate.
+        ac_pj: picojoules of an accumulation.
+    """
 
     layers: tuple[LayerEnergy, ...]
     images: int
@@ -83,15 +93,22 @@ class Energy:
     ac_pj: float = AC_PJ
 
     def total(self, column: str, where: Callable[[LayerEnergy], bool] = lambda layer: True) -> float:
-        """The sum of a column of :class:`LayerEnergy` over layers."""
+        """The sum of a column of :class:`LayerEnergy` over layers.
+
+        Args:
+            column: name of the field.
+            where: which layers count; default: all.
+        """
         return sum(getattr(layer, column) for layer in self.layers if where(layer))
 
     @property
     def paper_pj(self) -> float:
+        """Picojoules in the convention *paper*."""
         return self.total("paper_pj")
 
     @property
     def complete_pj(self) -> float:
+        """Picojoules in the convention *complete*."""
         return self.total("complete_pj")
 
     @property
@@ -106,18 +123,21 @@ class Energy:
 
     @property
     def firing_rate(self) -> float:
-        """The mean rate that *paper* implies: of every later layer, weighed by its operations."""
+        """The mean rate that *paper* implies: that of the later layers, weighted by their operations."""
         dense = self.total("paper_dense")
         return sum(layer.firing_rate * layer.paper_dense for layer in self.layers) / dense if dense else 0.0
 
     def paper_pj_at(self, rate: float) -> float:
-        """Picojoules of *paper* if every later layer had this mean firing rate, 0 to 1.
+        """Picojoules in the convention *paper* if every later layer had the same firing rate.
+
+        Args:
+            rate: the firing rate, 0 to 1.
 
         Raises:
-            ValueError: another rate.
+            UsageError: ``rate`` is outside [0, 1].
         """
         if not 0 <= rate <= 1:
-            raise ValueError(f"rate is {rate}; a firing rate lies between 0 and 1; give one.")
+            raise UsageError(f"must be a firing rate from 0 to 1, got {rate}", argument="rate")
         return self.mac_pj * self.total("paper_macs") + self.ac_pj * rate * self.total("paper_dense")
 
     def __str__(self) -> str:
@@ -140,37 +160,34 @@ class Energy:
 
 def measure_energy(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Iterable[Batch],
     *,
     T: int | None = None,
     mac_pj: float = MAC_PJ,
     ac_pj: float = AC_PJ,
 ) -> Energy:
-    """Run a network in evaluation mode on batches and count its operations, per image.
+    """Run a network in evaluation mode on batches and count its operations per image.
 
     Args:
-        model: any network with SpikingJelly neurons, behind any encoder; it starts each batch from a reset state, and
-            mode and device stay as they are.
+        model: any network with SpikingJelly neurons, behind any encoder. It starts each batch from a reset state; its
+            mode and device are not changed.
         loader: batches of inputs, or of pairs (inputs, labels), on the model's device. Inputs of three and five
-            dimensions are sequences ``[T, N, *]`` (with labels: where there are N of them), others images ``[N, *]``.
-        T: for a network in step mode "s": how often each batch is fed; a sequence ``[T, N, *]`` gives its steps. None:
-            the network takes it at once.
-        mac_pj, ac_pj: picojoules of a multiply-accumulate and of an accumulation.
+            dimensions are sequences ``[T, N, *]`` (with labels: if there are N of them), others are images ``[N, *]``.
+        T: for a network in step mode "s": the number of steps. An image is fed T times, and a sequence ``[T, N, *]``
+            step by step. None: the network takes a batch in one call.
+        mac_pj: picojoules of a multiply-accumulate.
+        ac_pj: picojoules of an accumulation.
 
     Raises:
-        ValueError: a network without neurons or without convolutions and matrix products, or a loader that yields
-            nothing.
+        UsageError: a network without neurons, or without convolutions and matrix products; a loader without images.
     """
     if not any(map(is_neuron, model.modules())):
-        raise ValueError(
-            f"{type(model).__name__} has no spiking neurons, and the energy of spikes is asked for; give a network of "
-            "SpikingJelly neurons."
-        )
+        raise UsageError(f"{type(model).__name__} has no spiking neurons", "pass a network with SpikingJelly neurons")
     images, steps = 0, 1
     with _plain_operations(model), in_mode(model, training=False), trace_products(model) as layers:
         for batch in loader:
             x, labels = inputs_and_labels(batch)
-            x = x.clone() if x.is_inference() else x  # else PyTorch runs operations that are not seen
+            x = x.clone() if x.is_inference() else x  # otherwise PyTorch runs operations that are not dispatched
             is_sequence = x.dim() in (3, 5) and (labels is None or x.shape[1] == len(labels))
             images += len(labels) if labels is not None else x.shape[1] if is_sequence else x.shape[0]
             steps = T or (len(x) if is_sequence else 1)
@@ -179,10 +196,10 @@ def measure_energy(
                 model(step)
     reset_states(model)
     if not images:
-        raise ValueError("The loader yields no images, so there is nothing to measure; give it at least one batch.")
+        raise no_images()
     first = next((layer for layer in layers if not layer.elementwise), None)
     if first is None:
-        raise ValueError(f"{type(model).__name__} ran no convolution and no matrix product; give a whole network.")
+        raise UsageError(f"{type(model).__name__} ran no convolution and no matrix product", "pass a whole network")
     measured = []
     for layer in layers:
         is_first, counts = layer is first, not layer.elementwise and not layer.attention
@@ -212,7 +229,7 @@ def measure_energy(
 
 @contextmanager
 def _plain_operations(model: nn.Module) -> Iterator[None]:
-    """Inside the block PyTorch uses no operation that hides products, and no copies of weights in another type."""
+    """Inside the block PyTorch uses no operations that hide products, and no copies of weights in another type."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

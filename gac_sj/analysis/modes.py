@@ -12,7 +12,12 @@ __all__ = ["in_mode"]
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Inside the block every module is in training or evaluation mode; afterwards each is in its own again."""
+    """Put every module into training or evaluation mode inside the block, and restore each module's mode on exit.
+
+    Args:
+        model: any network.
+        training: whether the mode is training.
+    """
     modes = {module: module.training for module in model.modules()}
     model.train(training)
     try:

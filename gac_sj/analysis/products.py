@@ -1,13 +1,14 @@
-"""Every multiplication of a forward pass, layer by layer: how many, and whether spikes or other numbers go in.
+"""Every multiplication of a forward pass, layer by layer: how many, and whether the input is spikes or other numbers.
 
-Convolutions, matrix products and elementwise products of two tensors are seen where PyTorch dispatches them, so that
+Convolutions, matrix products and elementwise products of two tensors are counted where PyTorch dispatches them, so
 functional calls and attention count as modules do, on every device and with both SpikingJelly releases. What happens
-inside neurons and BatchNorm is not seen; products with a plain number, or a weight of one, are scales and fold away.
+inside neurons and BatchNorm does not count, nor do products with a Python number or a one-element weight, which are
+scales and fold away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gac_sj.encoders.base import Encoder
 from gac_sj.nn.membrane_attention import MembraneAttention
+from gac_sj.nn.neuron import is_neuron
 
-__all__ = ["LayerProducts", "is_neuron", "trace_products"]
+__all__ = ["LayerProducts", "trace_products"]
 
 aten = torch.ops.aten
 
@@ -30,16 +32,17 @@ class LayerProducts:
     """The products of one layer over all calls so far.
 
     Args:
-        name: of the module.
+        name: name of the module.
         elementwise: whether these are its elementwise products (gates), or its convolutions and matrix products.
         place: "encoder" (of this package) or "after" it; in a network without one "before" or "after" its first neuron.
         attention: whether it belongs to an encoder's attention, or to one of :mod:`gac_sj.nn.membrane_attention`.
         dense: multiply-accumulates, zeros included.
-        macs: those of them with no zero factor, where no factor is a spike.
-        acs: accumulations that spikes cause: the pairs of a spike and what it is multiplied with.
-        nonzero, elements: of the input.
-        spikes: whether every input held nothing but zeros and ones.
-        frames: images times steps that went into its convolutions.
+        macs: multiply-accumulates without a zero factor, where no factor is a spike.
+        acs: accumulations that spikes cause: the pairs of a spike and what it is multiplied by.
+        nonzero: number of input elements that are not zero.
+        elements: number of input elements.
+        spikes: whether every input contained only zeros and ones.
+        frames: images times steps that were the input of its convolutions.
     """
 
     name: str
@@ -56,17 +59,17 @@ class LayerProducts:
 
     @property
     def rate(self) -> float:
-        """Fraction of the input that is not zero: the firing rate where the input is spikes."""
+        """Fraction of the input that is not zero: the firing rate if the input is spikes."""
         return self.nonzero / self.elements
 
 
 class trace_products(TorchDispatchMode):
     """Record the products of all calls inside the block.
 
-    Entering gives the list of :class:`LayerProducts`, in the order in which the layers were first used.
+    The context manager returns the list of :class:`LayerProducts`, in the order in which the layers were first used.
 
     Args:
-        model: its modules name the layers.
+        model: a network, whose modules name the layers.
     """
 
     def __init__(self, model: nn.Module):
@@ -81,12 +84,13 @@ class trace_products(TorchDispatchMode):
     def __enter__(self) -> list[LayerProducts]:
         named = dict(self.model.named_modules())
         self._weights = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
-        self._encoders = [f"{name}." if name else "" for name, module in named.items() if isinstance(module, Encoder)]
-        self._attentions = [f"{prefix}{part}." for prefix in self._encoders for part in ("gau", "attention")]
+        encoders = {f"{name}." if name else "": module for name, module in named.items() if isinstance(module, Encoder)}
+        self._encoders = list(encoders)
+        self._attentions = [f"{prefix}{part}." for prefix in encoders for part in encoders[prefix].attention_names]
         self._attentions += [f"{name}." for name, module in named.items() if isinstance(module, MembraneAttention)]
         self._hooks = []
         for name, module in named.items():
-            hides = is_neuron(module) or isinstance(module, _BatchNorm)
+            hides = _hides_products(module)
             self._hooks += [
                 module.register_forward_pre_hook(self._enter(name, hides), prepend=True),
                 module.register_forward_hook(self._leave(hides, is_neuron(module))),
@@ -116,9 +120,15 @@ class trace_products(TorchDispatchMode):
 
         return leave
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         if not self._hidden:
-            if function in _ELEMENTWISE:  # before it is done, for it may overwrite a factor
+            if function in _ELEMENTWISE:  # before the call, which may overwrite a factor
                 x, y = args[:2]
                 if isinstance(y, Tensor) and not (self._is_scale(x) or self._is_scale(y)):
                     self._record(True, _elementwise(x, y), 0)
@@ -128,7 +138,7 @@ class trace_products(TorchDispatchMode):
             elif function in _MATRIX:
                 x, y = args[_MATRIX[function] :][:2]
                 x_is_weight, y_is_weight = self._is_weight(x), self._is_weight(y)
-                if not (x_is_weight and y_is_weight):  # else no input is in it, and it can be done beforehand
+                if not (x_is_weight and y_is_weight):  # a product of weights alone can be computed beforehand
                     self._record(False, _matrix(x, y, x_is_weight, y_is_weight), 0)
         return function(*args, **(kwargs or {}))
 
@@ -146,14 +156,14 @@ class trace_products(TorchDispatchMode):
             return "encoder"
         return "after" if self._has_spiked or self._encoders else "before"
 
-    def _record(self, elementwise: bool, found: _Found, frames: int) -> None:
+    def _record(self, elementwise: bool, operation: _Operation, frames: int) -> None:
         layer = self._layer(elementwise)
-        layer.dense += found.dense
-        layer.acs += found.pairs if found.spikes else 0
-        layer.macs += 0 if found.spikes else found.pairs
-        layer.spikes &= found.spikes
-        layer.nonzero += sum(int(factor.count_nonzero()) for factor in found.inputs)
-        layer.elements += sum(factor.numel() for factor in found.inputs)
+        layer.dense += operation.dense
+        layer.acs += operation.pairs if operation.spikes else 0
+        layer.macs += 0 if operation.spikes else operation.pairs
+        layer.spikes &= operation.spikes
+        layer.nonzero += sum(int(factor.count_nonzero()) for factor in operation.inputs)
+        layer.elements += sum(factor.numel() for factor in operation.inputs)
         layer.frames += frames
 
     def _is_weight(self, x: Tensor) -> bool:
@@ -164,8 +174,15 @@ class trace_products(TorchDispatchMode):
 
 
 @dataclass(frozen=True)
-class _Found:
-    """One operation: its size, how many pairs of factors count, what goes in, and whether that is spikes."""
+class _Operation:
+    """One operation.
+
+    Args:
+        dense: multiply-accumulates, zeros included.
+        pairs: pairs of factors that count.
+        inputs: the factors that are inputs.
+        spikes: whether a factor is spikes.
+    """
 
     dense: int
     pairs: int
@@ -173,25 +190,34 @@ class _Found:
     spikes: bool
 
 
-def _elementwise(x: Tensor, y: Tensor) -> _Found:
+def _elementwise(x: Tensor, y: Tensor) -> _Operation:
     spikes = tuple(factor for factor in (x, y) if _is_binary(factor))
     pairs = torch.logical_and(*torch.broadcast_tensors(x != 0, y != 0))
-    return _Found(pairs.numel(), int(pairs.count_nonzero()), spikes or (x, y), bool(spikes))
+    return _Operation(pairs.numel(), int(pairs.count_nonzero()), spikes or (x, y), bool(spikes))
 
 
-def _convolution(x: Tensor, weight: Tensor, stride, padding, dilation, transposed, output_padding, groups) -> _Found:
-    """Each nonzero input counts once for every output that it reaches: at borders those are fewer."""
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> _Operation:
+    """Each nonzero input counts once for every output that it reaches, which at borders are fewer."""
     channels_out = weight.shape[1] if transposed else weight.shape[0] // groups  # of one group
     per_group = (x != 0).float().unflatten(1, (groups, -1)).sum(2)
     ones = torch.ones(groups, 1, *weight.shape[2:], device=x.device)
     reached = aten.convolution(per_group, ones, None, stride, padding, dilation, transposed, output_padding, groups)
-    positions = per_group[:, :1] if transposed else reached[:, :1]  # where the whole kernel is laid
+    positions = per_group[:, :1] if transposed else reached[:, :1]  # of the whole kernel
     dense = positions.numel() * weight[0, 0].numel() * x.shape[1] * channels_out
-    return _Found(dense, channels_out * int(reached.sum(dtype=torch.float64)), (x,), _is_binary(x))
+    return _Operation(dense, channels_out * int(reached.sum(dtype=torch.float64)), (x,), _is_binary(x))
 
 
-def _matrix(x: Tensor, y: Tensor, x_is_weight: bool, y_is_weight: bool) -> _Found:
-    """``[..., m, k] @ [..., k, n]``; a weight counts as if none of its numbers were zero."""
+def _matrix(x: Tensor, y: Tensor, x_is_weight: bool, y_is_weight: bool) -> _Operation:
+    """The product ``[..., m, k] @ [..., k, n]``; a weight counts as if none of its numbers were zero."""
     inputs = tuple(factor for factor, weight in ((x, x_is_weight), (y, y_is_weight)) if not weight)
     x_spikes, y_spikes = not x_is_weight and _is_binary(x), not y_is_weight and _is_binary(y)
     if y_is_weight or (x_spikes and not y_spikes and not x_is_weight):
@@ -200,18 +226,19 @@ def _matrix(x: Tensor, y: Tensor, x_is_weight: bool, y_is_weight: bool) -> _Foun
         pairs = int(y.count_nonzero()) * x.shape[-2]
     else:
         pairs = int(((x != 0).double() @ (y != 0).double()).sum())
-    return _Found(x.numel() * y.shape[-1], pairs, inputs, x_spikes or y_spikes)
+    return _Operation(x.numel() * y.shape[-1], pairs, inputs, x_spikes or y_spikes)
 
 
 def _is_binary(x: Tensor) -> bool:
     return bool(((x == 0) | (x == 1)).all())
 
 
-def is_neuron(module: nn.Module) -> bool:
-    """Also those of SpikingJelly that are no BaseNode, such as FlexSN."""
-    return isinstance(module, neuron.BaseNode) or type(module).__module__.startswith(neuron.__name__)
+def _hides_products(module: nn.Module) -> bool:
+    """Whether products inside a module do not count: BatchNorm, and neurons, also SpikingJelly's non-spiking ones."""
+    homes = [cls.__module__ for cls in type(module).__mro__]
+    return isinstance(module, _BatchNorm) or any(home.startswith(neuron.__name__) for home in homes)
 
 
 _ELEMENTWISE = {aten.mul.Tensor, aten.mul_.Tensor}
-#: Matrix products, and the place of their two factors among the arguments.
+#: Matrix products, and the index of their first factor among the arguments.
 _MATRIX = {aten.mm.default: 0, aten.bmm.default: 0, aten.addmm.default: 1, aten.baddbmm.default: 1}

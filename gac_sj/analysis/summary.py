@@ -19,11 +19,18 @@ __all__ = ["Summary", "summarize"]
 
 @dataclass(frozen=True)
 class Summary:
-    """Parameters and arithmetic of a network and, per neuron layer, the output shape and the firing rate.
+    """Parameters and arithmetic of a network and, for each neuron layer, the output shape and the firing rate.
 
-    ``macs`` counts the multiplications and additions of convolutions and linear layers for one image and all time
-    steps, as they run: the stem of a static image once, and every spike as if it were a number. Printing the summary
-    gives the table.
+    Printing the summary gives the table.
+
+    Args:
+        name: class of the network.
+        parameters: number of parameters.
+        encoder_parameters: number of parameters in the encoder.
+        macs: multiply-accumulates of convolutions and linear layers for one image and all time steps, as they run: the
+            stem of a static image once, and every spike as if it were any number.
+        shapes: shape of the output of every module.
+        firing_rates: firing rate of every neuron layer (:func:`gac_sj.analysis.firing_rates`).
     """
 
     name: str
@@ -51,15 +58,15 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
     """Run a network once as it is, with batch statistics as in training, and report its firing rates.
 
     At initialisation this shows layers that never fire, which train slowly (the published encoder has one).
-    Weights and running statistics are left as they were, neurons reset.
+    Weights and running statistics are not changed, and neurons are reset.
 
     Args:
         model: a network of :mod:`gac_sj.models`, or one changed by :func:`gac_sj.attach`; in step mode "m".
-        images: ``[N, C, H, W]`` or a sequence; None draws 8 inputs (:func:`gac_sj.analysis.inputs.draw_inputs`), which
-            only the former allow.
+        images: ``[N, C, H, W]`` or a sequence; None generates 8 inputs (:func:`gac_sj.analysis.inputs.draw_inputs`),
+            for networks of :mod:`gac_sj.models` only.
 
     Raises:
-        ValueError: no images, and the network does not say which it takes.
+        UsageError: no images, and the network does not say which it takes.
     """
     if images is None:
         images, _ = draw_inputs(model, 8)

@@ -88,6 +88,9 @@ class Encoder(PlainMemories, base.MemoryModule):
         """Encode images or a sequence, whose shape has been checked, as ``[T, N, channels, H, W]``."""
         raise NotImplementedError(f"{self._get_name()} must implement encode.")
 
+    #: names of its child modules that are attention; their energy is reported separately
+    attention_names: ClassVar[tuple[str, ...]] = ()
+
     #: keywords with which an encoder that can do without a neuron is built without one
     without_neuron: ClassVar[Mapping[str, Any]] = MappingProxyType({"neuron": None})
 

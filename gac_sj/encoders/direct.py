@@ -126,6 +126,8 @@ class AttendedDirectCoding(Encoder):
         UsageError: an unknown attention, or a SpikingJelly whose layer cannot be called (0.0.0.0.14).
     """
 
+    attention_names = ("attention",)
+
     def __init__(
         self,
         T: int = 4,

@@ -99,6 +99,7 @@ class GatedAttentionCoding(Encoder):
     """
 
     without_neuron = MappingProxyType({"output": CURRENT})
+    attention_names = ("gau",)
 
     @classmethod
     def takes_neuron(cls, form: str = DEFAULT_FORM, output: str | None = None, **options: Any) -> bool:

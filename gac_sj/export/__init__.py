@@ -1,7 +1,7 @@
-"""Trained networks for what runs them: hardware through NIR, other runtimes through ONNX and ``torch.export``.
+"""Exports of trained networks: to hardware through NIR, to other runtimes through ONNX and ``torch.export``.
 
-A gate multiplies by real numbers, so an encoder with one stays on the host; :func:`split` cuts behind it. The backbone,
-built with ``spike_driven=True``, only adds weights where spikes arrive: what a neuromorphic chip can run.
+A gate multiplies by real numbers, so an encoder with a gate stays on the host; :func:`split` cuts behind it. The
+backbone, built with ``spike_driven=True``, only adds weights where spikes arrive, as a neuromorphic chip does.
 """
 
 from gac_sj.export.nir import to_nir

@@ -4,83 +4,96 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import write_atomically
 from gac_sj.nn.neuron import reset_states
 
-__all__ = ["reason", "require", "run", "writable", "write"]
+__all__ = ["check_writable", "import_extra", "run_example", "write"]
 
 
-def reason(error: Exception) -> str:
-    """The first sentence of an error of other packages, to stand in a sentence of ours."""
-    return re.split(r"\. |\.?\n|\.$", str(error).strip(), maxsplit=1)[0]
+def import_extra(extra: str, *names: str) -> list[ModuleType]:
+    """Import modules that belong to an extra of this package.
 
-
-def require(extra: str, *names: str) -> list[ModuleType]:
-    """The modules of an extra.
+    Args:
+        extra: name of the extra.
+        names: names of the modules.
 
     Raises:
-        ValueError: one is not installed.
+        UsageError: one of them is not installed.
     """
     try:
         return [importlib.import_module(name) for name in names]
     except ImportError as error:
-        raise ValueError(f"The export needs {error.name or extra}; pip install 'gac_sj[{extra}]'.") from error
+        raise UsageError(f"The export needs {error.name or extra}", f"pip install 'gac_sj[{extra}]'") from error
 
 
-def run(model: nn.Module, example: Tensor) -> Tensor:
-    """What ``model`` puts out for an example, from a reset state; it is left reset.
+def run_example(model: nn.Module, example: Tensor) -> Any:
+    """The output of a network for an example, from a reset state. The network is reset afterwards too.
+
+    Args:
+        model: any network in evaluation mode.
+        example: an input of the network.
 
     Raises:
-        ValueError: a network in training mode, or one that does not take the example.
+        UsageError: the network is in training mode, or does not take the example.
     """
     training = [name or "the network itself" for name, module in model.named_modules() if module.training]
     if training:
-        raise ValueError(
-            f"{type(model).__name__} is in training mode ({training[0]}), and an export holds one mode; call eval()."
+        raise UsageError(
+            f"{type(model).__name__} is in training mode ({training[0]}), and exports hold the evaluation mode",
+            "call eval()",
         )
     reset_states(model)
     try:
         with torch.no_grad():
             return model(example)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(
-            f"{type(model).__name__} does not take the example of shape {list(example.shape)}, type {example.dtype} on "
-            f"{example.device} ({reason(error)}); give a batch as the network takes it."
+        raise UsageError(
+            f"must be a batch that {type(model).__name__} takes, got {example.dtype} of shape {list(example.shape)} on "
+            f"{example.device} ({first_sentence(error)})",
+            argument="example",
         ) from error
     finally:
         reset_states(model)
 
 
-def writable(path: str | os.PathLike) -> Path:
-    """The path of a file that can be made, as far as can be seen before the work.
+def check_writable(path: str | os.PathLike[str]) -> Path:
+    """The path of a file, once it is known to be writable, as far as that can be known before writing.
+
+    Args:
+        path: of the file, which need not exist.
 
     Raises:
-        ValueError: there is no such folder, or one that must not be written; or the path is a folder.
+        UsageError: the folder does not exist or cannot be written, or the path is a folder.
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; an export needs a file; add its name.")
+        raise UsageError(f"{path} is a folder, not a file", "add the name of a file")
     if not path.parent.is_dir():
-        raise ValueError(f"The folder {path.parent} does not exist, and {path.name} is to be written there; make it.")
+        raise UsageError(f"The folder {path.parent} for {path.name} does not exist", "create it")
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"The folder {path.parent} cannot be written, and {path.name} needs it; choose another one.")
+        raise UsageError(f"The folder {path.parent} for {path.name} cannot be written", "choose another folder")
     return path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing.
+    """Write a whole file or nothing.
+
+    Args:
+        path: of the file.
+        content: of the file.
 
     Raises:
-        ValueError: the system refuses.
+        UsageError: the system refuses.
     """
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+        raise UsageError(f"{path} cannot be written ({error.strerror})", "choose another path") from error
