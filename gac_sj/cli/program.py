@@ -39,23 +39,26 @@ def program(
                 import_plugins(_places(arguments))
                 parser = build_parser()
                 _add_import(parser)
-                status = run(parser.parse_args(arguments))
+                done = run(parser.parse_args(arguments))
                 sys.stdout.flush()
-                return status or 0
+                return done or 0
             except BrokenPipeError:
                 # the rest of the buffer would raise again when Python ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 141
             except KeyboardInterrupt:
-                return _fail(parser, interrupted, 130)
+                message, status = interrupted, 130
             except UsageError as error:
-                return _fail(parser, error.message(functools.partial(_option, parser)), 2)
+                message, status = error.message(functools.partial(_option, parser)), 2
             except (ValueError, OSError) as error:
-                return _fail(parser, str(error), 2)
+                message, status = str(error), 2
             except FloatingPointError as error:
-                return _fail(parser, str(error), 1)
+                message, status = str(error), 1
             except ExitError as error:
-                return _fail(parser, str(error), error.exit_code)
+                message, status = str(error), error.exit_code
+            name = parser.prog if parser else os.path.basename(sys.argv[0])
+            print(f"{name}: {' '.join(message.split())}", file=sys.stderr)  # other packages write several lines
+            return status
 
         return main
 
@@ -89,9 +92,3 @@ def _option(parser: argparse.ArgumentParser | None, argument: str) -> str:
         if argument in (action.dest, action.dest.removesuffix("s")) and action.option_strings:
             return action.option_strings[-1]
     return argument
-
-
-def _fail(parser: argparse.ArgumentParser | None, message: str, status: int) -> int:
-    name = parser.prog if parser else os.path.basename(sys.argv[0])
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)  # other packages write several lines
-    return status
