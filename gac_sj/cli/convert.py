@@ -24,7 +24,7 @@ from gac_sj.data import DATASETS
 from gac_sj.encoders import REFERENCE_FORM
 
 #: Data sets of colour images, as all published networks take.
-COLOUR = {name: statistics for name, statistics in DATASETS.items() if len(statistics[0]) == 3}
+COLOUR = {name: info for name, info in DATASETS.items() if info.channels == 3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +70,8 @@ def _published(args: argparse.Namespace) -> nn.Module:
     if args.dataset is not None:
         if args.dataset not in COLOUR:
             raise ValueError(f"--dataset is {args.dataset!r}; choose one of {', '.join(COLOUR)}.")
-        mean, std = COLOUR[args.dataset]
-        overlay = {"pretrained_cfg_overlay": {"mean": mean, "std": std}}
+        info = COLOUR[args.dataset]
+        overlay = {"pretrained_cfg_overlay": {"mean": info.mean, "std": info.std}}
     state_dict = read_reference(args.weights)
     model = build(args.model, **{"form": REFERENCE_FORM} | options(args) | overlay)
     load_reference_state_dict(model, state_dict)

@@ -54,6 +54,13 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         ValueError: ``num_classes`` is below 0.
     """
 
+    encoder: Encoder
+    stages: nn.Sequential
+    lif: LIFNode
+    head: nn.Module
+    #: what timm knows about the network: input size, statistics of pixels, name of the classifier
+    pretrained_cfg: dict[str, Any]
+
     def __init__(self, T: int, num_classes: int):
         super().__init__()
         self.step_mode = "m"
