@@ -6,7 +6,7 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gac_sj._utils.errors import ExitError, UsageError
 from gac_sj.encoders import import_plugins
@@ -88,7 +88,16 @@ def _option(parser: argparse.ArgumentParser | None, argument: str) -> str:
     """What a program calls an argument; the argument's own name where the program has no such option."""
     if argument == "import":
         return "--import"
-    for action in parser._actions if parser else ():
+    for action in _actions(parser) if parser else ():
         if argument in (action.dest, action.dest.removesuffix("s")) and action.option_strings:
-            return action.option_strings[-1]
+            return next((name for name in action.option_strings if name.startswith("--")), action.option_strings[0])
     return argument
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a parser and of its sub-commands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _actions(command)
