@@ -15,7 +15,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from gac_sj._compat import datasets_module
-from gac_sj._utils.errors import UsageError
 from gac_sj.data import (
     DATASETS,
     CorruptImageError,

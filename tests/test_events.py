@@ -31,8 +31,9 @@ EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL = ["-c", str(EXPERIMENTS / "configs" / "moving_shapes_gac_T4.yaml"), "-T", "2", "--train-limit", "32", "--epochs", "1",
-         "--warmup-epochs", "0", "--batch-size", "16", "--device", "cpu"]  # fmt: skip
+CONFIG = EXPERIMENTS / "configs" / "moving_shapes_gac_T4.yaml"
+SMALL = ["-c", str(CONFIG), "-T", "2", "--train-limit", "32", "--epochs", "1", "--warmup-epochs", "0",
+         "--batch-size", "16", "--device", "cpu"]  # fmt: skip
 
 
 @cache
@@ -154,7 +155,7 @@ class TestMovingShapes:
         assert found == cached and len({*found, *twos}) == 4
 
     def test_no_folder(self):
-        with pytest.raises(UsageError, match="^data_dir .*'moving_shapes'.*here; leave it out"):
+        with pytest.raises(UsageError, match=r"^data_dir .*'moving_shapes'.*here; leave it out"):
             load_datasets("moving_shapes", "here")
 
 

@@ -232,7 +232,7 @@ class TestEpoch:
             lengths = [len(load(how, dataset, 42 // n, rank=n - 1, world_size=n)) for n in (1, 2, 3)]
             assert lengths == [length] * 3
         for n in (1, 2, 3):
-            with pytest.raises(UsageError, match="^batch_size .* 41, got 42"):
+            with pytest.raises(UsageError, match=r"^batch_size .* 41, got 42"):
                 load(how, pictures(41), 42 // n, rank=n - 1, world_size=n)
 
     @both

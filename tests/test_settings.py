@@ -255,7 +255,7 @@ def test_the_encoder_that_a_model_implies_is_the_same_as_naming_it():
 def test_a_source_that_is_not_registered_says_what_to_import():
     with pytest.raises(UsageError, match=r"'mine' .*affine\.py.*--import affine\.py\.$"):
         Settings(encoder="mine", encoder_source="affine.py:0123456789ab")
-    with pytest.raises(UsageError, match="'gac' .*affine"):
+    with pytest.raises(UsageError, match=r"'gac' .*affine"):
         Settings(encoder_source="affine.py:0123456789ab")
 
 
