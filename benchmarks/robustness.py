@@ -32,7 +32,7 @@ from gac_sj.analysis.attacks import ATTACKS, EPSILONS, PGD_STEPS, OnPixels, pixe
 from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, corrupt, dropped_steps
 from gac_sj.checkpoint.runs import fingerprint, load_network, read_weights
 from gac_sj.cli.program import program
-from gac_sj.data import EVENT_SETS
+from gac_sj.data import dataset_info
 from gac_sj.results.schema import as_text
 from gac_sj.results.store import Rows, read_rows
 from gac_sj.training.build import Data, load_data
@@ -146,7 +146,8 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
     runs = {}
     for path in paths:
         settings, _ = read_weights(path)
-        if settings.dataset in EVENT_SETS:
+        info = dataset_info(settings.dataset)
+        if info.is_events:
             raise UsageError(
                 f"{path} is of a run on {settings.dataset}, whose event frames are not pixels in [0, 1]", "leave it out"
             )
@@ -157,8 +158,7 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
                 file=sys.stderr,
             )
             continue
-        without = settings.dataset in ("digits", "synthetic")
-        runs[path] = replace(settings, data_dir=None if without else data_dir)
+        runs[path] = replace(settings, data_dir=None if info.folder is None else data_dir)
     if not runs:
         raise UsageError("There are no weights of a finished run", "finish one, or pass others")
     return runs
@@ -270,7 +270,7 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
             place = tuple(getattr(settings, name) for name in DATA_SETTINGS)
             data = loaded[place] = loaded.get(place) or load_data(settings)
             try:
-                network = load_network(settings, read_weights(path)[1], data)
+                network = load_network(settings, read_weights(path)[1], data.info)
             except ValueError as error:
                 reason = str(error).rstrip(".")
                 raise UsageError(f"{path} cannot be tested ({reason})", "pass the last.safetensors of a run") from error

@@ -26,6 +26,7 @@ from report import write_report
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.cli.program import program
+from gac_sj.data import dataset_info
 from gac_sj.encoders import encoder_info, list_encoders, parse_encoder
 from gac_sj.results.schema import as_text, result_rows
 from gac_sj.results.tables import label
@@ -107,7 +108,7 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
         )
     encoder, form, model_options = parse_encoder(name)
     epochs = DEFAULT_EPOCHS[args.dataset] if args.epochs is None else args.epochs
-    plain = args.dataset == "digits"
+    plain = not dataset_info(args.dataset).symmetric
     return Settings(
         dataset=args.dataset,
         data_dir=args.data_dir,
@@ -158,7 +159,7 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         data = load_data(first)
     for run in runs.values():  # a network that cannot be built is reported before any work
         with torch.device("meta"):
-            build_model(run, data)
+            build_model(run, data.info)
     for number, run in enumerate(runs.values(), 1):
         name = label(as_text(run.key()))
         title = f"[{number}/{len(runs)}] {name}, seed {run.seed}"
@@ -179,7 +180,7 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         # rows without an analysis were made before there was one
         if world.is_first and not row["analysed_images"]:
             if weights.exists():
-                model = load_network(run, read_weights(weights)[1], data)
+                model = load_network(run, read_weights(weights)[1], data.info)
                 rows.replace(row := row | analyse(model, run, data, world.device))
             else:
                 title += " (not analysed: its weights are gone)"

@@ -3,7 +3,7 @@
     python experiments/evaluate.py runs/cifar10_gac_T4/seed0/last.safetensors --data-dir DIR
 
 Prints top-1, top-5, the accuracy when only the first steps are read, and the accuracy of every class. --output DIR
-gets evaluation.json and confusion.csv (rows: what it was, columns: what it was taken for).
+gets evaluation.json and confusion.csv (rows: true class, columns: predicted class).
 """
 
 from __future__ import annotations
@@ -11,24 +11,42 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from gac_sj._utils.files import write_atomically
 from gac_sj.checkpoint.runs import load_network, read_weights
+from gac_sj.cli.program import program
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.evaluation import Evaluation, evaluate
 from gac_sj.training.settings import Settings
 
 
-def measure(settings: Settings, weights: dict, world: DistributedContext) -> tuple[Evaluation, tuple[str, ...]]:
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", type=Path, help="last.safetensors or best.safetensors of a run")
+    parser.add_argument("--data-dir", help="folder of the data set")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="for evaluation.json and confusion.csv")
+    return parser
+
+
+def measure(
+    settings: Settings, weights: dict[str, Tensor], world: DistributedContext
+) -> tuple[Evaluation, tuple[str, ...]]:
     """The evaluation and the names of the classes."""
     data = load_data(settings)
-    model = load_network(settings, weights, data).to(world.device)
+    model = load_network(settings, weights, data.info).to(world.device)
     return evaluate(model, data.testing(settings, model, world), world, settings.autocast), data.test.classes
 
 
 def report(evaluation: Evaluation, classes: tuple[str, ...]) -> str:
+    """The lines that are printed."""
     steps = ", ".join(f"{100 * value:.2f}" for value in evaluation.by_steps.tolist())
     width = max(map(len, classes))
     lines = [
@@ -41,6 +59,7 @@ def report(evaluation: Evaluation, classes: tuple[str, ...]) -> str:
 
 
 def write(folder: Path, evaluation: Evaluation, classes: tuple[str, ...]) -> None:
+    """Write evaluation.json and confusion.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "images": evaluation.images,
@@ -55,29 +74,15 @@ def write(folder: Path, evaluation: Evaluation, classes: tuple[str, ...]) -> Non
     write_atomically(folder / "confusion.csv", "".join(",".join(row) + "\n" for row in table).encode())
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, help="last.safetensors or best.safetensors of a run")
-    parser.add_argument("--data-dir", help="folder of the data set")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for evaluation.json and confusion.csv")
-    args = parser.parse_args(arguments)
-    try:
-        settings, weights = read_weights(args.weights)
-        with distributed_context(args.device) as world:
-            settings = Settings(**vars(settings) | {"data_dir": args.data_dir})
-            evaluation, classes = measure(settings, weights, world)
-            if world.is_first:
-                print(report(evaluation, classes))
-                if args.output:
-                    write(args.output, evaluation, classes)
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluate.py: interrupted.", file=sys.stderr)
-        return 130
-    return 0
+@program(build_parser)
+def main(args: argparse.Namespace) -> None:
+    settings, weights = read_weights(args.weights)
+    with distributed_context(args.device) as world:
+        evaluation, classes = measure(replace(settings, data_dir=args.data_dir), weights, world)
+        if world.is_first:
+            print(report(evaluation, classes))
+            if args.output:
+                write(args.output, evaluation, classes)
 
 
 if __name__ == "__main__":

@@ -133,8 +133,7 @@ def of_network(
     model.eval()
     if not 0 <= number < len(data.test):
         raise ValueError(f"--image is {number}, and the test set has the images 0 to {len(data.test) - 1}; choose one.")
-    index = range(len(data.test)) if data.test.index is None else data.test.index
-    single = replace(data, test=replace(data.test, index=(index[number],)))
+    single = replace(data, test=replace(data.test, index=(data.test.index[number],)))
     images, labels = next(iter(single.testing(settings, model, world)))
     maps = grad_cam(model, images, layer)  # before anything is written, as it knows whether the layer exists
     name, image = label(as_text(settings.key())), picture(images, model)
@@ -209,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         with distributed_context(args.device) as world:
             settings = Settings(**vars(settings) | changes)
             data = load_data(settings)
-            model = load_network(settings, weights, data).to(world.device)
+            model = load_network(settings, weights, data.info).to(world.device)
             torch.manual_seed(settings.seed)  # for encoders that draw
             write(of_network(model, settings, data, world, args.image, args.layer, args.images), args.output)
     except (ValueError, OSError) as error:

@@ -123,11 +123,11 @@ def test_the_benchmark_compares_attention_in_blocks_with_attention_in_the_encode
     assert run_cifar.label(as_text(runs[0].key())) == "direct:block_attention=TCSA"
     assert {(run.model, run.lr, run.epochs) for run in runs} == {("ms_resnet8_cifar", 0.1, 20)}
     data = load_data(runs[0])
-    blocks = [sum(isinstance(m, MembraneAttention) for m in build_model(run, data).modules()) for run in runs]
+    blocks = [sum(isinstance(m, MembraneAttention) for m in build_model(run, data.info).modules()) for run in runs]
     assert blocks == [3, 0, 0]
     named = Settings(model="att_ms_resnet8_cifar", dataset="digits")
-    assert build_model(named, data).state_dict().keys() == build_model(runs[0], data).state_dict().keys()
-    events = build_model(Settings(model="ma_snn", dataset="digits", model_options={"input_pool": 2}), data)
+    assert build_model(named, data.info).state_dict().keys() == build_model(runs[0], data.info).state_dict().keys()
+    events = build_model(Settings(model="ma_snn", dataset="digits", model_options={"input_pool": 2}), data.info)
     assert (events.img_size, events.num_classes) == ((8, 8), 10)
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import shlex
 import statistics
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,13 +16,13 @@ import torch
 
 from gac_sj._utils.configuration import read_yaml
 from gac_sj.checkpoint.runs import build_model
-from gac_sj.data import EVENT_SETS, load_datasets, read_images
+from gac_sj.data import dataset_info, generate_images, load_datasets, read_images
 from gac_sj.results.schema import KEY, MEASURED, result_rows
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
 from gac_sj.training.run import run_key
-from gac_sj.training.settings import Settings, parse
+from gac_sj.training.settings import Settings, add_arguments, from_args
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -40,9 +40,9 @@ def settings(name, **changes):
 
 
 @lru_cache
-def generated(classes, side, resident):
+def generated(dataset, classes, side, resident):
     """Images so small that a step takes a fraction of a second; the networks take any size."""
-    sets = load_datasets("synthetic", generated=(classes, 3, side))
+    sets = generate_images(replace(dataset_info(dataset), classes=classes, size=(side, side)))
     return Data(*sets, (side, side), tuple(read_images(part, (side, side)) for part in sets) if resident else None)
 
 
@@ -53,10 +53,10 @@ def moving_shapes(T):
 
 
 def data_for(run):
-    if run.dataset in EVENT_SETS:
+    if dataset_info(run.dataset).is_events:
         return moving_shapes(run.T)
     classes, side = {"cifar10": (10, 8), "cifar100": (100, 8), "imagenet": (1000, 32)}[run.dataset]
-    return generated(classes, side, run.loader == "resident")
+    return generated(run.dataset, classes, side, run.loader == "resident")
 
 
 def training(name):
@@ -82,7 +82,7 @@ class TestConfigs:
         run = settings(name)
         assert name.startswith(run.dataset) and f"_T{run.T}" in name
         assert run.encoder == ("gac" if "_gac" in name else "direct")
-        published = "timm" not in name and run.dataset not in EVENT_SETS
+        published = "timm" not in name and not dataset_info(run.dataset).is_events
         assert run.form == ("reference" if published else "low_threshold" if "_gac" in name else None)
         assert ("max" in name) == ("max" in run.model)
 
@@ -96,7 +96,7 @@ class TestConfigs:
         batches = iter(run.loader)
         # blocks that end with a BatchNorm of 0 hold their convolutions still for a step, but for the weight decay
         for _ in range(1 if run.settings.weight_decay else 2):
-            _, loss, _, images = run._train_step(*next(batches))
+            _, loss, _, images = run.step(*next(batches), run.state)
         assert torch.isfinite(loss) and images == 2
         assert not any(torch.equal(*pair) for pair in zip(before, weights))
 
@@ -115,7 +115,7 @@ class TestConfigs:
     )
     def test_networks_of_twins_are_drawn_alike(self, name):
         run, other = settings(name), settings(dict(PAIRS)[name])
-        network, bare = (build_model(each, data_for(each)) for each in (run, other))
+        network, bare = (build_model(each, data_for(each).info) for each in (run, other))
         assert str(network.stages) == str(bare.stages) and str(network.lif) == str(bare.lif)
         assert str(network.encoder.stem) == str(bare.encoder.stem)
         weights, others = network.state_dict(), bare.state_dict()
@@ -129,16 +129,16 @@ class TestConfigs:
 
     def test_the_recipes_of_the_paper(self):
         for name, decay in (("cifar10_gac_T4", 5e-5), ("imagenet_gac18_T4", 1e-5)):
-            (group,) = training(name).optimizer.param_groups
+            (group,) = training(name).step.optimizer.param_groups
             assert (group["initial_lr"], group["momentum"], group["nesterov"]) == (0.1, 0.9, False)
             assert group["weight_decay"] == decay
 
     def test_the_modern_recipe(self):
         run = training("cifar100_direct_max_T4_timm")
-        decays = {id(p): group["weight_decay"] for group in run.optimizer.param_groups for p in group["params"]}
+        decays = {id(p): group["weight_decay"] for group in run.step.optimizer.param_groups for p in group["params"]}
         assert {decays[id(p)] for p in run.model.parameters() if p.ndim > 1} == {0.06}
         assert {decays[id(p)] for p in run.model.parameters() if p.ndim <= 1} == {0.0}
-        assert run.tested is run.ema.module
+        assert run.step.tested is run.step.ema.module
 
     @pytest.mark.parametrize("name", CONFIGS)
     def test_the_readme_has_it(self, name):
@@ -153,7 +153,9 @@ class TestConfigs:
         if script.endswith("train.py"):
             parser = argparse.ArgumentParser()
             parser.add_argument("--dry-run", action="store_true")
-            parse(parser, [re.sub("^experiments", str(EXPERIMENTS), word) for word in words[words.index(script) + 1 :]])
+            add_arguments(parser)
+            arguments = [re.sub("^experiments", str(EXPERIMENTS), word) for word in words[words.index(script) + 1 :]]
+            from_args(parser.parse_args(arguments))
 
 
 def write_rows(path, name, last, best=None, curve=(), first_seed=0, **changes):

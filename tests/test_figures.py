@@ -558,7 +558,7 @@ class TestNetworkCommand:
         def write(name, **changes):
             settings = Settings(**base | changes)
             torch.manual_seed(0)
-            tensors = {key: value.contiguous() for key, value in build_model(settings, data).state_dict().items()}
+            tensors = {key: value.contiguous() for key, value in build_model(settings, data.info).state_dict().items()}
             save_file(tensors, folder / name, {"settings": json.dumps(settings.key())})
             return folder / name
 
@@ -581,7 +581,7 @@ class TestNetworkCommand:
         data = load_data(settings)
         pixels = torch.tensor(np.asarray(data.test[3][0])) / 255
         assert torch.allclose(image, pixels, atol=1e-6)
-        model = load_network(settings, read_weights(weights("gac", encoder="gac"))[1], data).eval()
+        model = load_network(settings, read_weights(weights("gac", encoder="gac"))[1], data.info).eval()
         mean, std = model.pretrained_cfg["mean"][0], model.pretrained_cfg["std"][0]
         images = ((pixels - mean) / std)[None, None]
         with torch.no_grad():

@@ -17,9 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import gac_sj
 from gac_sj.checkpoint import load_pretrained, save_pretrained
 from gac_sj.checkpoint.runs import build_model
-from gac_sj.data import DataSet
+from gac_sj.data import dataset_info
 from gac_sj.encoders import create_encoder
-from gac_sj.training.build import Data
 from gac_sj.training.settings import Settings
 
 
@@ -321,13 +320,13 @@ class TestDamage:
 
 
 class TestRuns:
-    @pytest.mark.parametrize("dataset,channels,size", [("digits", 1, 8), ("cifar100", 3, 32), ("cifar10_dvs", 2, 32)])
+    @pytest.mark.parametrize("dataset,channels,size", [("digits", 1, 8), ("cifar100", 3, 32), ("cifar10_dvs", 2, 128)])
     def test_the_weights_of_a_run(self, tmp_path, dataset, channels, size):
         settings = Settings(
             model="gac_ms_resnet8_cifar", dataset=dataset, T=2, model_options={"gain": 1.5}, interpolation="bicubic"
         )
-        data = DataSet(None, (), tuple("abc"), channels)
-        model = build_model(settings, Data(data, data, (size, size))).eval()
+        model = build_model(settings, dataset_info(dataset).for_network(settings.model, classes=3)).eval()
+        assert model.pretrained_cfg["input_size"] == (channels, size, size)
         save_file(model.state_dict(), tmp_path / "last.safetensors", {"settings": json.dumps(settings.key())})
         loaded = load_pretrained(tmp_path / "last.safetensors")
         assert torch.equal(logits(loaded), logits(model))

@@ -123,7 +123,7 @@ def kill_and_resume(folder, arguments, seed):
     with started(folder, *arguments) as process:
         (code,), (said,) = finish(process)
     assert code == 0
-    assert said.count("continues in epoch") == 3
+    assert said.count("resumes in epoch") == 3
     assert not [path for path in folder.rglob("*") if path.suffix == ".tmp"]
 
 
@@ -156,8 +156,7 @@ def test_a_signal_to_the_whole_group_keeps_the_step_and_the_same_command_ends_th
         (code,), (said,) = finish(process)
     assert code == 128 + number
     lines = said.splitlines()
-    assert lines[-1].startswith(f"train.py: {number.name} came in epoch ")
-    assert lines[-1].endswith(f"and a checkpoint is in {folder}; the same command continues there.")
+    assert lines[-1].startswith("train.py: ") and f"{number.name} in epoch " in lines[-1] and str(folder) in lines[-1]
     assert "Traceback" not in said and sum(line.startswith("train.py") for line in lines) == 1
     assert steps(folder) > before
     with started(folder, *arguments) as process:

@@ -354,7 +354,7 @@ def load(trained):
     def load(encoder):
         settings, tensors = read_weights(weights(trained, encoder))
         data = load_data(settings).sample(100)
-        network = load_network(settings, tensors, data).eval()
+        network = load_network(settings, tensors, data.info).eval()
         return settings, *robustness.read_pixels(settings, data, network), network
 
     return load
@@ -637,7 +637,7 @@ class TestCommand:
                     pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
                     Image.fromarray(pixels).save(tmp_path / split / label / f"{number}.png")
         settings = replace(read_weights(weights(trained, "direct"))[0], dataset="folder", T=1)
-        network = build_model(settings, load_data(replace(settings, data_dir=str(tmp_path))))
+        network = build_model(settings, load_data(replace(settings, data_dir=str(tmp_path))).info)
         path = tmp_path / "last.safetensors"
         path.write_bytes(save(network.state_dict(), {"settings": json.dumps(settings.key())}))
         run(path, trained, "--data-dir", tmp_path, *QUICK, "--corruptions", "blur", "--output", tmp_path)

@@ -26,14 +26,14 @@ from safetensors.torch import load_file
 
 from gac_sj.analysis import measure_dynamics, measure_energy
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
-from gac_sj.data import DATASETS, DataSet, ResidentLoader
+from gac_sj.data import DATASETS, DataSet, ResidentTrainingLoader
 from gac_sj.encoders import DEFAULT_FORM, FORMS, encoder_info, list_encoders
 from gac_sj.results.schema import ANALYSED, KEY, MEASURED, VOLATILE_COLUMNS, as_text
 from gac_sj.training import analysis, build, engine
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext
-from gac_sj.training.engine import NonFiniteLossError
 from gac_sj.training.evaluation import evaluate
+from gac_sj.training.finite import NonFiniteLossError
 from gac_sj.training.run import run_key
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -142,10 +142,9 @@ def passes(monkeypatch):
 
     passes = Passes()
 
-    class Observed(ResidentLoader):
+    class Observed(ResidentTrainingLoader):
         def __iter__(self):
-            batches = super().__iter__()
-            return batches if self.sampler is None else observed(batches)
+            return observed(super().__iter__())
 
     def observed(batches):
         passes.append([])
@@ -154,7 +153,7 @@ def passes(monkeypatch):
             passes.hook()
             yield images, labels
 
-    monkeypatch.setattr(build, "ResidentLoader", Observed)
+    monkeypatch.setattr(build, "ResidentTrainingLoader", Observed)
     return passes
 
 
@@ -191,7 +190,7 @@ class TestResults:
     def test_firing_rates_of_every_neuron_layer(self, finished, digits):
         for row in table(finished[1]):
             rates = json.loads(row["firing_rates"])
-            model = build_model(settings(row["encoder"]), digits)
+            model = build_model(settings(row["encoder"]), digits.info)
             neurons = [name for name, module in model.named_modules() if type(module).__name__ == "LIFNode"]
             assert list(rates) == neurons
             assert all(0 <= rate <= 1 for rate in rates.values()) and rates["stages.0.0.lif1"] > 0
@@ -199,7 +198,7 @@ class TestResults:
 
     def test_parameters(self, finished, digits):
         for row in table(finished[1]):
-            model = build_model(settings(row["encoder"]), digits)
+            model = build_model(settings(row["encoder"]), digits.info)
             assert int(row["parameters"]) == sum(p.numel() for p in model.parameters())
 
     def test_report(self, finished):
@@ -234,7 +233,7 @@ class TestResults:
         for folder in folders:
             assert {"args.yaml", "summary.csv", "last.safetensors", "best.safetensors"} <= set(os.listdir(folder))
         run = settings("gac")
-        model = build_model(run, digits)
+        model = build_model(run, digits.info)
         (folder,) = finished[1].glob("runs/gac-seed0-*")
         model.load_state_dict(load_file(folder / "last.safetensors"))
         accuracy = 100 * evaluate(model, digits.testing(run, model, HERE)).top1
@@ -291,7 +290,7 @@ class TestAnalysis:
         row = next(row for row in table(finished[1]) if (row["encoder"], row["seed"]) == (name, "1"))
         (path,) = finished[1].glob(f"runs/{name}-seed1-*/last.safetensors")
         run, weights = read_weights(path)
-        model = load_network(run, weights, digits).eval()
+        model = load_network(run, weights, digits.info).eval()
         batches = list(digits.sample(1000).testing(run, model, HERE))
         energy, dynamics = measure_energy(model, batches), measure_dynamics(model.encoder, batches)
         assert int(row["analysed_images"]) == energy.images == 350  # the rarest class has 35
@@ -336,7 +335,7 @@ class TestAnalysis:
     def test_of_large_images_fewer_are_analysed(self, finished, digits, monkeypatch):
         run = settings("gac")
         monkeypatch.setattr(analysis, "NUMBERS", 100 * 2 * 16 * 64)
-        found = analysis.analyse(build_model(run, digits), run, digits, HERE.device)
+        found = analysis.analyse(build_model(run, digits.info), run, digits, HERE.device)
         assert 50 <= found["analysed_images"] <= 100
 
     def test_a_spike_driven_network(self, tmp_path):
@@ -360,7 +359,7 @@ class TestEncoderNames:
     def test_options(self, name, form, options, digits):
         run = settings(name)
         assert (run.form, run.model_options) == (form, options)
-        encoder = build_model(run, digits).encoder
+        encoder = build_model(run, digits.info).encoder
         if "attention" in options:
             assert encoder.gau.attention == options["attention"]
         if "kernel_size" in options:
@@ -564,7 +563,7 @@ class TestKilled:
 class TestRecipe:
     @pytest.mark.parametrize("form", FORMS)
     def test_gac_in_a_named_form(self, form, digits):
-        model = build_model(settings(f"gac:{form}"), digits)
+        model = build_model(settings(f"gac:{form}"), digits.info)
         assert model.encoder.form == form and model.encoder.T == 2
         assert model.encoder.is_reference == (form == "reference")
         strict = [getattr(m.surrogate_function, "strict", None) for m in model.modules() if hasattr(m, "v_threshold")]
@@ -572,7 +571,7 @@ class TestRecipe:
 
     def test_the_default_form_has_no_name_of_its_own(self, digits):
         assert settings("gac") == settings(f"gac:{DEFAULT_FORM}")
-        assert build_model(settings("gac"), digits).encoder.form == DEFAULT_FORM
+        assert build_model(settings("gac"), digits.info).encoder.form == DEFAULT_FORM
 
     def test_learning_rate(self, monkeypatch, tmp_path):
         """One epoch of warm-up, then a cosine that would reach zero one step after the last."""
@@ -638,11 +637,11 @@ class TestImages:
         image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(count) % 10
         images = image.repeat(count, 1, 1, 1), labels
-        part = DataSet(images[0], tuple(labels.tolist()), tuple("0123456789"))
+        part = DataSet(images[0], tuple(labels.tolist()), tuple("0123456789"), DATASETS["cifar10"])
         return Data(part, part, (32, 32), (images, images))
 
     def batches(self, data, run, train):
-        loader = (data.training if train else data.testing)(run, build_model(run, data), HERE)
+        loader = (data.training if train else data.testing)(run, build_model(run, data.info), HERE)
         if train:
             loader.set_epoch(0)
         return list(loader)
@@ -655,7 +654,8 @@ class TestImages:
         test, truth = data.images[1]
         pixels = test[: len(images)].float() / 255
         if not list_encoders()[name].needs_unit_range:
-            mean, std = (torch.tensor(values).view(-1, 1, 1) for values in DATASETS[dataset])
+            info = DATASETS[dataset]
+            mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
             pixels = (pixels - mean) / std
             assert images.min() < -0.5
         torch.testing.assert_close(images, pixels)

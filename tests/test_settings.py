@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import pickle
 import shlex
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 import train as train_script
 import yaml
 
-from gac_sj.encoders import DEFAULT_FORM
-from gac_sj.training.settings import Settings, parse
+from gac_sj._utils.errors import UsageError
+from gac_sj.encoders import DEFAULT_ENCODER, encoder_info
+from gac_sj.training.settings import Settings, add_arguments, from_args
 
+DEFAULT_FORM = encoder_info(DEFAULT_ENCODER).default_form
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 BOOLEANS = [name for name, field in FIELDS.items() if field.type == "bool"]
 #: what says where and how a run is read, run and written
@@ -20,7 +23,9 @@ PLACES |= {"grad_checkpointing", "spikes_as_bytes"}  # of activations in memory
 
 
 def read(*arguments):
-    return parse(argparse.ArgumentParser(), [*map(str, arguments)])[0]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return from_args(parser.parse_args([*map(str, arguments)]))
 
 
 def write(path, text):
@@ -99,45 +104,49 @@ def test_null_on_the_command_line_is_no_word(tmp_path):
     assert read("-c", config, "--auto-augment", "null", "--output", "null", "--train-limit", "null") == Settings()
 
 
+#: command, then what its error has: the argument as its option, and the remedy or what was given
 REFUSED = {
-    "missing": ("--config nowhere.yaml", ["nowhere.yaml", "cannot be read", "No such file"]),
-    "folder": ("--config .", ["cannot be read"]),
-    "broken": ("--config broken.yaml", ["broken.yaml", "is not YAML"]),
-    "binary": ("--config binary.yaml", ["binary.yaml", "is not YAML"]),
-    "list": ("--config list.yaml", ["list.yaml", "holds no settings"]),
-    "empty": ("--config empty.yaml", ["empty.yaml", "holds no settings"]),
-    "unknown_key": ("--config unknown.yaml", ["unknown.yaml", "unknown settings: 3, learning_rate, lrs;"]),
-    "unknown_base": ("--config orphan.yaml", ["nowhere.yaml", "cannot be read"]),
-    "own_base": ("--config own.yaml", ["own.yaml", "its own base"]),
-    "circle": ("--config circle1.yaml", ["its own base"]),
-    "base_of_another_type": ("--config basenumber.yaml", ["base", "is 3"]),
-    "yaml_type": ("--config type.yaml", ["sync_bn is 'yes please'", "true or false"]),
-    "int": ("--epochs 1.5", ["epochs is 1.5", "a whole number"]),
-    "int_bool": ("--epochs true", ["epochs is True", "a whole number"]),
-    "float": ("--lr fast", ["lr is 'fast'", "a number"]),
-    "float_bool": ("--lr true", ["lr is True", "a number"]),
-    "not_a_number": ("--lr .nan", ["lr is nan"]),
-    "mapping": ("--model-options 3", ["model_options is 3", "a mapping"]),
-    "low": ("--batch-size 0", ["batch_size is 0", "at least 1."]),
-    "high": ("--hflip 1.5", ["hflip is 1.5", "at least 0 and at most 1"]),
-    "negative": ("--seed -1", ["seed is -1", "at least 0"]),
-    "choice": ("--loss mse", ["loss is 'mse'", "ce, tet"]),
-    "data_set": ("--dataset mnist", ["dataset is 'mnist'", "cifar10"]),
-    "encoder": ("--encoder morse", ["encoder is 'morse'", "gac", "poisson"]),
-    "model": ("--model resnet18", ["model is 'resnet18'", "gac_ms_resnet18_cifar"]),
-    "optimiser": ("--opt sdg", ["opt is 'sdg'", "adamw"]),
-    "warm_up": ("--warmup-epochs 5 --epochs 5", ["warmup_epochs is 5 of 5 epochs"]),
-    "parts": ("--batch-size 9 --accumulate 2", ["batch_size is 9", "accumulate=2"]),
-    "compiled_bytes": ("--compile --spikes-as-bytes", ["compile and spikes_as_bytes", "leave one out"]),
-    "odd": ("--batch-size 9 --mixup 0.2", ["batch_size is 9", "pair images"]),
-    "resident": ("--loader resident --crop resize", ["loader is 'resident'", "loader=standard"]),
-    "form": ("--model ms_resnet8_cifar --form current --dataset digits", ["form 'current'", "leave it out"]),
-    "model_options": ("--model-options '{wheels: 4}' --dataset digits", ["model_options is {'wheels': 4}", "wheels"]),
-    "device": ("--device tpu", ["device is 'tpu'", "not there"]),
-    "device_number": ("--device cuda:99", ["device is 'cuda:99'", "not there"]),
+    "missing": ("--config nowhere.yaml", ["--config nowhere.yaml", "No such file"]),
+    "folder": ("--config .", ["--config ."]),
+    "broken": ("--config broken.yaml", ["--config broken.yaml", "not YAML"]),
+    "binary": ("--config binary.yaml", ["--config binary.yaml", "not YAML"]),
+    "list": ("--config list.yaml", ["--config list.yaml", "name: value"]),
+    "empty": ("--config empty.yaml", ["--config empty.yaml", "name: value"]),
+    "unknown_key": ("--config unknown.yaml", ["--config unknown.yaml", "3, learning_rate, lrs;"]),
+    "unknown_base": ("--config orphan.yaml", ["nowhere.yaml", "No such file"]),
+    "own_base": ("--config own.yaml", ["own.yaml", "another base"]),
+    "circle": ("--config circle1.yaml", ["another base"]),
+    "base_of_another_type": ("--config basenumber.yaml", ["basenumber.yaml", "3"]),
+    "yaml_type": ("--config type.yaml", ["--sync-bn", "true or false", "'yes please'"]),
+    "int": ("--epochs 1.5", ["--epochs", "integer", "1.5"]),
+    "int_bool": ("--epochs true", ["--epochs", "integer", "True"]),
+    "float": ("--lr fast", ["--lr", "a number", "'fast'"]),
+    "float_bool": ("--lr true", ["--lr", "a number", "True"]),
+    "not_a_number": ("--lr .nan", ["--lr", "nan"]),
+    "mapping": ("--model-options 3", ["--model-options", "a mapping", "3"]),
+    "low": ("--batch-size 0", ["--batch-size", "at least 1", "0"]),
+    "high": ("--hflip 1.5", ["--hflip", "at least 0 and at most 1", "1.5"]),
+    "negative": ("--seed -1", ["--seed", "at least 0", "-1"]),
+    "choice": ("--loss mse", ["--loss", "'mse'", "ce, tet"]),
+    "data_set": ("--dataset cifar11", ["--dataset", "did you mean 'cifar10'", "moving_shapes"]),
+    "encoder": ("--encoder morse", ["--encoder", "'morse'", "gac", "poisson"]),
+    "model": ("--model gac_resnet18_cifar", ["--model", "did you mean 'gac_ms_resnet18_cifar'"]),
+    "optimiser": ("--opt sdg", ["--opt", "'sdg'", "did you mean 'sgd'", "adamw"]),
+    "warm_up": ("--warmup-epochs 5 --epochs 5", ["--warmup-epochs", "epochs=5"]),
+    "micro_batches": ("--batch-size 9 --accumulate 2", ["--batch-size", "accumulate=2", "9"]),
+    "compiled_bytes": ("--compile --spikes-as-bytes", ["compile", "spikes_as_bytes", "leave one out"]),
+    "twice_augmented": ("--auto-augment v0 --color-jitter 0.4", ["--auto-augment", "color_jitter", "leave one out"]),
+    "odd": ("--batch-size 9 --mixup 0.2", ["--batch-size", "even", "9"]),
+    "resident": ("--loader resident --crop resize", ["--loader", "'resident'", "crop=resize", "loader=standard"]),
+    "form": ("--model ms_resnet8_cifar --form current --dataset digits", ["--form", "'current'"]),
+    "form_twice": ("--model-options '{form: current}'", ["--model-options", "form"]),
+    "model_options": ("--model-options '{wheels: 4}' --dataset digits", ["--model-options", "wheels"]),
+    "device": ("--device tpu", ["--device", "'tpu'", "cpu"]),
+    "device_number": ("--device cuda:99", ["--device", "'cuda:99'", "cpu"]),
+    "plugin": ("--import nowhere.py", ["--import", "nowhere.py"]),
 }
 if not torch.cuda.is_available():
-    REFUSED["fused"] = ("--opt fusedadam --dataset digits", ["opt is 'fusedadam'", "CUDA required", "choose another"])
+    REFUSED["fused"] = ("--opt fusedadam --dataset digits", ["--opt", "'fusedadam'", "CUDA", "choose another"])
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -163,7 +172,7 @@ def test_what_is_wrong_is_said_in_one_sentence(case, tmp_path, monkeypatch, caps
     output = capsys.readouterr()
     assert output.out == ""
     lines = output.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("train.py: ") and lines[0].endswith(".")
+    assert len(lines) == 1 and ": " in lines[0] and lines[0].endswith(".")
     for part in parts:
         assert part in lines[0]
 
@@ -180,11 +189,14 @@ def test_help_shows_every_setting_with_its_default_and_choices(capsys):
         train_script.main(["--help"])
     assert error.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
+    assert "--encoder-source" not in text
     for name, field in FIELDS.items():
+        if not field.metadata["option"]:
+            continue
         default = {} if field.default is dataclasses.MISSING else field.default
         start = text.index(f"{option(name)}{', --no-' if name in BOOLEANS else ' VALUE'}")
         assert f"(default: {default})" in text[start:]
-        assert all(choice in text[start:] for choice in field.metadata["choices"])
+        assert all(choice in text[start:] for choice in field.metadata["choices"]())
     assert {field.metadata["group"] for field in FIELDS.values()} == {
         "augmentation", "network", "data", "optimisation", "run",
     }  # fmt: skip
@@ -199,7 +211,7 @@ def test_every_boolean_can_be_switched_both_ways(name, tmp_path):
     assert getattr(read("-c", on, f"--no-{dashed}"), name) is False
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["option"]])
 def test_every_setting_is_an_option_and_decides_about_the_key_unless_it_is_a_place(name, tmp_path):
     # 62 images are even and more than one part
     base = {"batch_size": 64} | ({"mixup": 0.2} if name.startswith("mix_") else {})
@@ -238,3 +250,18 @@ def test_the_encoder_that_a_model_implies_is_the_same_as_naming_it():
     assert Settings(model="ms_resnet18_cifar", encoder="direct") == direct
     assert Settings(model="ms_resnet18_cifar", encoder="gac").form == DEFAULT_FORM
     assert Settings(encoder="poisson").form is None
+
+
+def test_a_source_that_is_not_registered_says_what_to_import():
+    with pytest.raises(UsageError, match=r"'mine' .*affine\.py.*--import affine\.py\.$"):
+        Settings(encoder="mine", encoder_source="affine.py:0123456789ab")
+    with pytest.raises(UsageError, match=r"'gac' .*affine"):
+        Settings(encoder_source="affine.py:0123456789ab")
+
+
+def test_errors_survive_pickling():
+    """Other processes send them."""
+    with pytest.raises(UsageError) as caught:
+        Settings(batch_size=0)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value) and again.argument == "batch_size"

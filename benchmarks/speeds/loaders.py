@@ -10,9 +10,9 @@ import torch
 from timm.data import create_dataset, create_loader
 
 from gac_sj.data import (
-    DATASETS,
     Augmentation,
-    ResidentLoader,
+    ResidentTrainingLoader,
+    dataset_info,
     load_datasets,
     read_images,
     train_transform,
@@ -45,12 +45,13 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
         ValueError, OSError: the folder cannot be read, or has too few images.
     """
     how, size, device = Augmentation(), (args.size, args.size), args.device
-    mean, std = DATASETS["folder"]
+    info = dataset_info("folder")
+    mean, std = info.mean, info.std
     train_set = load_datasets("folder", args.data_dir)[0].balanced(args.images)
     transform = train_transform(how, size, mean)
     same = dict(mean=mean, std=std, device=device)
     ours = training_loader(train_set, args.batch, transform, workers=args.workers, **same)
-    resident = ResidentLoader(*read_images(train_set, size), args.batch, augmentation=how, **same)
+    resident = ResidentTrainingLoader(*read_images(train_set, size), args.batch, augmentation=how, **same)
     folder = torch.utils.data.Subset(create_dataset("", str(args.data_dir / "train")), train_set.index)
     theirs = create_loader(folder, (3, *size), args.batch, is_training=True, num_workers=args.workers, **same)
     folder.dataset.transform = transform

@@ -32,7 +32,7 @@ args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebo
 # were normalised.
 
 # %%
-mean, std = DATASETS["cifar100"]
+mean, std = DATASETS["cifar100"].mean, DATASETS["cifar100"].std
 torch.manual_seed(0)
 model = timm.create_model(
     "gac_ms_resnet18_cifar",

@@ -1,7 +1,7 @@
 """Settings as dataclasses that a YAML file and the command line fill in; used for training runs.
 
-A setting is a field of a frozen dataclass made by :func:`setting`. Values are checked for type, choices and range in
-one place (:func:`check`), wherever they come from.
+A setting is a field of a frozen dataclass, declared with :func:`setting`. Values are checked for type, choices and
+range in one place (:func:`check`), wherever they come from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from gac_sj._utils.errors import UsageError
+from gac_sj._utils.errors import UsageError, first_sentence
 
 __all__ = ["add_arguments", "check", "read_yaml", "setting"]
 
@@ -41,8 +41,8 @@ def setting(
         choices: allowed values, or a function that returns them; empty: any.
         least: smallest number; None: any.
         most: largest number.
-        key: whether the setting decides about the result.
-        option: whether the command line offers it.
+        key: whether the result depends on the setting.
+        option: whether it is an option of the command line.
     """
     allowed = choices if callable(choices) else partial(tuple, tuple(choices))
     metadata = dict(group=group, help=help, choices=allowed, least=least, most=most, key=key, option=option)
@@ -52,10 +52,13 @@ def setting(
 
 
 def check(settings: Any) -> None:
-    """Convert and check every setting.
+    """Convert and check every setting, in place.
+
+    Args:
+        settings: an instance of a settings dataclass.
 
     Raises:
-        ValueError: a value of another type, not among the choices, or out of its range.
+        UsageError: a value has another type, is not among the choices, or is out of range.
     """
     hints = get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
@@ -66,67 +69,79 @@ def check(settings: Any) -> None:
             continue
         choices = tuple(limits["choices"]())
         if choices and value not in choices:
-            raise UsageError(f"must be a known word, got {value!r}", argument=field.name, options=choices, given=value)
+            raise UsageError(f"must be a known value, got {value!r}", argument=field.name, options=choices, given=value)
         if limits["least"] is not None and not limits["least"] <= value <= limits["most"]:
             upper = "" if limits["most"] == float("inf") else f" and at most {limits['most']:g}"
             raise UsageError(f"must be at least {limits['least']:g}{upper}, got {value}", argument=field.name)
 
 
-def _kinds(hint: Any) -> tuple[type, bool]:
+def _type_of(hint: Any) -> tuple[type, bool]:
     """The plain type of a hint, and whether it may be None."""
     options = get_args(hint) if type(None) in get_args(hint) else (hint,)
-    kind = next(option for option in options if option is not type(None))
-    return get_origin(kind) or kind, type(None) in options
+    plain = next(option for option in options if option is not type(None))
+    return get_origin(plain) or plain, type(None) in options
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    kind, optional = _kinds(hint)
+    expected, optional = _type_of(hint)
     if value is None and optional:
         return None
-    if kind is float and not isinstance(value, bool) and isinstance(value, int | float | str):
+    if expected is float and not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
             return float(value)  # YAML 1.1 reads 1e-3 as a string
         except ValueError:
             pass
-    elif isinstance(value, kind) and (kind is bool) == isinstance(value, bool):
+    elif isinstance(value, expected) and (expected is bool) == isinstance(value, bool):
         return value
-    raise UsageError(f"must be {_WORDS[kind]}, got {value!r}", argument=name)
+    raise UsageError(f"must be {_WORDS[expected]}, got {value!r}", argument=name)
 
 
 def read_yaml(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
-    """Settings of a YAML file; its ``base``, a path beside it, is read first and it goes over that.
+    """Settings of a YAML file. The file that its entry ``base`` names is read first, and the file overrides it.
+
+    Args:
+        path: the file; ``base`` is relative to its folder.
+        known: names of the settings.
 
     Raises:
-        ValueError: not there, no mapping of settings, an unknown name, or bases in a circle.
+        UsageError: a file does not exist, is not YAML, has no settings or unknown ones, or is its own base.
     """
     return _read_yaml(Path(path), set(known), ())
 
 
 def _read_yaml(path: Path, known: set[str], readers: tuple[Path, ...]) -> dict[str, Any]:
+    def refuse(problem: str, advice: str) -> UsageError:
+        return UsageError(f"{path} {problem}", advice, argument="config")
+
     if path.resolve() in readers:
-        raise ValueError(f"The config {path} is its own base; name another one.")
+        raise refuse("is its own base", "name another base")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"The config {path} cannot be read ({error.strerror}); give a YAML file.") from error
+        raise refuse(f"cannot be read ({error.strerror})", "give a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"The config {path} is not YAML ({' '.join(str(error).split())}); mend it.") from error
+        raise refuse(f"is not YAML ({' '.join(str(error).split())})", "correct it") from error
     if not isinstance(content, Mapping):
-        raise ValueError(f"The config {path} holds no settings; write lines of name: value.")
+        raise refuse("has no settings", "write lines of name: value")
     settings = dict(content)
     base = settings.pop("base", None)
     if unknown := sorted(str(name) for name in settings if name not in known):
-        raise ValueError(f"The config {path} has unknown settings: {', '.join(unknown)}; --help lists the known ones.")
+        raise refuse(f"has unknown settings: {', '.join(unknown)}", "--help lists the known ones")
     if base is not None and not isinstance(base, str):
-        raise ValueError(f"The base of the config {path} is {base!r}; give the path of a YAML file beside it.")
+        raise refuse(f"has the base {base!r}", "name a YAML file beside it")
     return (_read_yaml(path.parent / base, known, (*readers, path.resolve())) if base else {}) | settings
 
 
-def add_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
-    """An option for every setting of ``kind``; those that are not given do not appear in the result."""
-    hints = get_type_hints(kind)
+def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Add an option for every setting; options that are not given do not appear in the parsed arguments.
+
+    Args:
+        parser: gets a group of options for each group of settings.
+        cls: a settings dataclass.
+    """
+    hints = get_type_hints(cls)
     groups: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(cls):
         about = field.metadata
         if not about["option"]:
             continue
@@ -140,22 +155,23 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
             "default": argparse.SUPPRESS,
             "help": f"{about['help']}{choices} (default: {default})".replace("%", "%%"),
         }
-        if _kinds(hints[field.name])[0] is bool:
+        expected, _ = _type_of(hints[field.name])
+        if expected is bool:
             option["action"] = argparse.BooleanOptionalAction
         else:
-            option |= {"metavar": "VALUE", "type": _word if _kinds(hints[field.name])[0] is str else _value}
+            option |= {"metavar": "VALUE", "type": _text if expected is str else _value}
         names = ["-T"] if field.name == "T" else [f"--{field.name.replace('_', '-')}"]
         groups[about["group"]].add_argument(*names, **option)
 
 
-def _word(text: str) -> str | None:
-    """As it is, whatever YAML would make of a name such as 2024-05-01 or "a: b"; null is no word."""
+def _text(text: str) -> str | None:
+    """A string as it is, although YAML would read a name such as 2024-05-01 or "a: b" otherwise; null is None."""
     return None if text in ("", "~", "null") else text
 
 
 def _value(text: str) -> Any:
-    """As YAML reads it, so that both ways mean the same."""
+    """A value as YAML reads it, so that the command line and a file mean the same."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no value") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a YAML value ({first_sentence(error)})") from error

@@ -42,6 +42,9 @@ class UsageError(ValueError):
         self.advice = advice
         super().__init__(self.message())
 
+    def __str__(self) -> str:
+        return self.message()  # not the arguments of the exception, which pickling passes on as the problem
+
     def message(self, option: Callable[[str], str] = str) -> str:
         """The whole message.
 

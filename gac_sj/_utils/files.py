@@ -1,4 +1,4 @@
-"""Files that are whole, whatever happens while they are written."""
+"""Files that are complete, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ __all__ = ["write_atomically"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it finds the old content or the new one, also after a power cut."""
+    """Write a file so that a reader finds the old content or the new one, also after a power cut.
+
+    Args:
+        path: the file; its folder must exist.
+        content: the new content.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, device."""
+"""Provenance of a result: commit, versions, device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def commit() -> str:
-    """The commit of this checkout; "-dirty" is appended if tracked files differ from it, "unknown" outside git."""
+    """The commit of this checkout, with "-dirty" if tracked files differ from it; "unknown" outside git."""
     if not (_REPOSITORY / ".git").exists():  # an installed package may lie inside somebody else's repository
         return "unknown"
     try:
@@ -26,13 +26,17 @@ def commit() -> str:
 
 
 def versions() -> str:
-    """Python and the packages that decide about a result, as "name version" separated by semicolons."""
+    """Versions of Python and of the packages that a result depends on, as "name version" separated by semicolons."""
     names = ("torch", "torchvision", "timm", "numpy", "spikingjelly")
     return "; ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
 
 
 def device_name(device: torch.device) -> str:
-    """The device's product name; of a CPU also the number of threads in use."""
+    """The product name of a device, and the number of threads in use for a CPU.
+
+    Args:
+        device: a CPU or CUDA device.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -200,16 +200,11 @@ def _of_run(path: Path) -> nn.Module:
     """
     # training imports all the rest
     from gac_sj.checkpoint.runs import load_network, read_weights
-    from gac_sj.data import DATASETS, DataSet
-    from gac_sj.training.build import Data
+    from gac_sj.data import dataset_info
 
     settings, weights = read_weights(path)
-    default = timm.get_pretrained_cfg(settings.model)
-    size = (8, 8) if settings.dataset == "digits" else tuple(default.input_size[1:])
-    mean, _ = DATASETS[settings.dataset]
-    classes = len(weights.get(f"{default.classifier}.weight", ()))
-    shape = DataSet(None, (), tuple(map(str, range(classes))), channels=len(mean))
-    model = load_network(settings, weights, Data(shape, shape, size))
+    classes = len(weights.get(f"{timm.get_pretrained_cfg(settings.model).classifier}.weight", ()))
+    model = load_network(settings, weights, dataset_info(settings.dataset).for_network(settings.model, classes))
     model.pretrained_cfg.update(
         interpolation=settings.interpolation, crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"]
     )

@@ -1,66 +1,88 @@
-"""The weights that a run leaves (last.safetensors, best.safetensors), and the network that they belong to."""
+"""The weights that a run saves (last.safetensors, best.safetensors), and the network that they belong to."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import timm
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from gac_sj.data import DATASETS
+from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj.data import DatasetInfo
+from gac_sj.models.network import EncodedNetwork
 from gac_sj.training.settings import Settings
-
-if TYPE_CHECKING:
-    from gac_sj.training.build import Data
 
 __all__ = ["build_model", "fingerprint", "load_network", "read_weights"]
 
 
-def build_model(settings: Settings, data: Data) -> nn.Module:
-    """The network of a run; its ``pretrained_cfg`` has the data set's mean and deviation, or what its encoder needs.
+def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
+    """The network of a run; its ``pretrained_cfg`` has the data set's statistics, or those that its encoder needs.
+
+    Args:
+        settings: settings of the run.
+        info: its data set, with size and classes (:meth:`gac_sj.data.DatasetInfo.for_network`).
 
     Raises:
-        ValueError, TypeError: ``model_options``, encoder and form do not fit each other.
+        UsageError: ``model_options``, encoder and form do not fit each other.
     """
-    mean, std = DATASETS[settings.dataset]
+    if info.size is None or info.classes is None:
+        info = info.for_network(settings.model, info.classes)
     options: dict[str, Any] = dict(settings.model_options)
     if settings.form is not None:
         options["form"] = settings.form
+    statistics = {"mean": info.mean, "std": info.std, "input_size": info.shape}
     try:
-        return timm.create_model(
+        model = timm.create_model(
             settings.model,
             T=settings.T,
             encoder=settings.encoder,
-            num_classes=len(data.train.classes),
-            in_chans=data.train.channels,
-            pretrained_cfg_overlay={"mean": mean, "std": std, "input_size": (data.train.channels, *data.size)},
+            num_classes=info.classes,
+            in_chans=info.channels,
+            pretrained_cfg_overlay=statistics,
             **options,
         )
     except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"model_options is {settings.model_options}, and the network says: {error}.") from error
+        raise UsageError(
+            f"must fit {settings.model}, got {settings.model_options} ({first_sentence(error)})",
+            argument="model_options",
+        ) from error
+    return cast(EncodedNetwork, model)  # all networks in gac_sj.models.MODULES are
 
 
 def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
-    """Settings and tensors of a file that a run has left.
+    """Settings and tensors of a file that a run has saved.
+
+    Args:
+        path: last.safetensors or best.safetensors.
 
     Raises:
-        ValueError: not there, damaged, or no weights of a run.
+        UsageError: the file does not exist, is damaged, does not belong to a run, or needs an encoder that is not
+            registered.
     """
     try:
         with safe_open(path, "pt") as file:
-            settings = Settings(**json.loads((file.metadata() or {})["settings"]))
-            return settings, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        raise ValueError(f"{path} cannot be read as weights of a run ({reason}); give its last.safetensors.") from error
+            metadata = file.metadata() or {}
+            if "settings" not in metadata:
+                raise ValueError("it has no settings")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        return Settings(**json.loads(metadata["settings"])), weights
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be used: {str(error).rstrip('.')}") from error
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read as weights of a run ({first_sentence(error)})", "give its last.safetensors"
+        ) from error
 
 
 def fingerprint(path: Path) -> str:
-    """Twelve letters that stand for the content of a file.
+    """First 12 hex digits of the SHA-256 of a file.
+
+    Args:
+        path: the file.
 
     Raises:
         OSError: it cannot be read.
@@ -68,15 +90,20 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def load_network(settings: Settings, weights: dict[str, Tensor], data: Data) -> nn.Module:
+def load_network(settings: Settings, weights: dict[str, Tensor], info: DatasetInfo) -> EncodedNetwork:
     """The network of a run with its weights, on the CPU.
 
+    Args:
+        settings: settings of the run.
+        weights: its tensors (:func:`read_weights`).
+        info: its data set.
+
     Raises:
-        ValueError: the weights are another network's.
+        UsageError: the weights belong to another network.
     """
-    model = build_model(settings, data)
+    model = build_model(settings, info)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"The weights do not fit {settings.model} ({' '.join(str(error).split())}).") from error
+        raise UsageError(f"The weights do not fit {settings.model} ({' '.join(str(error).split())})") from error
     return model

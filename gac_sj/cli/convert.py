@@ -25,7 +25,7 @@ from gac_sj.encoders import REFERENCE_FORM
 from gac_sj.models.network import EncodedNetwork
 
 #: Data sets of colour images, as all published networks take.
-COLOUR = {name: statistics for name, statistics in DATASETS.items() if len(statistics[0]) == 3}
+COLOUR = {name: info for name, info in DATASETS.items() if info.channels == 3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +77,8 @@ def _published(args: argparse.Namespace) -> EncodedNetwork:
             raise UsageError(
                 f"must be a set of colour images, got {args.dataset!r}", argument="dataset", options=COLOUR
             )
-        mean, std = COLOUR[args.dataset]
-        overlay = {"pretrained_cfg_overlay": {"mean": mean, "std": std}}
+        info = COLOUR[args.dataset]
+        overlay = {"pretrained_cfg_overlay": {"mean": info.mean, "std": info.std}}
     state_dict = read_reference(args.weights)
     model = build(args.model, **{"form": REFERENCE_FORM} | options(args) | overlay)
     load_reference_state_dict(model, state_dict)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
+import torch
 from PIL.Image import Image, new
 from timm.data import Mixup, create_transform, str_to_interp_mode
 from timm.data.auto_augment import posterize
@@ -16,6 +17,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from gac_sj._utils.configuration import setting
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.data.events import as_frames
 
 __all__ = ["Augmentation", "BatchAugmentation", "train_transform"]
@@ -23,7 +25,7 @@ __all__ = ["Augmentation", "BatchAugmentation", "train_transform"]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is done to training images. ``crop_fraction`` and ``interpolation`` hold in evaluation too."""
+    """How training images are changed. ``crop_fraction`` and ``interpolation`` apply to evaluation too."""
 
     crop: str = setting(
         "augmentation", "pad", "pad and crop (CIFAR), crop and resize (ImageNet)", ("pad", "resize", "none")
@@ -39,78 +41,96 @@ class Augmentation:
     auto_augment: str | None = setting("augmentation", None, "timm's string: original, rand-m9-n1-mstd0.4-inc1 ...")
     cutout: int = setting("augmentation", 0, "side in pixels of a square of mean colour inside the image", least=0)
     random_erasing: float = setting("augmentation", 0.0, "probability of random erasing", least=0, most=1)
-    erasing_mode: str = setting("augmentation", "pixel", "what it puts there", ("const", "rand", "pixel"))
+    erasing_mode: str = setting("augmentation", "pixel", "content of an erased area", ("const", "rand", "pixel"))
     mixup: float = setting("augmentation", 0.0, "alpha of MixUp; drawn for each batch", least=0)
     cutmix: float = setting("augmentation", 0.0, "alpha of CutMix; drawn for each batch", least=0)
     mix_probability: float = setting("augmentation", 1.0, "probability of mixing a batch", least=0, most=1)
-    mix_switch: float = setting("augmentation", 0.5, "of CutMix where both are on", least=0, most=1)
+    mix_switch: float = setting("augmentation", 0.5, "probability of CutMix where both are on", least=0, most=1)
     mix_off_epoch: int = setting("augmentation", 0, "epochs after which nothing is mixed; 0: never", least=0)
     label_smoothing: float = setting("augmentation", 0.0, "part of the label spread over all classes", least=0, most=1)
-    repeats: int = setting("augmentation", 0, "repeated augmentation: times an image is drawn; 0: off", least=0)
+    repeats: int = setting("augmentation", 0, "repeated augmentation: draws of each image; 0: off", least=0)
 
     @property
     def mixes(self) -> bool:
+        """Whether MixUp or CutMix is on."""
         return self.mixup > 0 or self.cutmix > 0
 
 
 def train_transform(
-    how: Augmentation, size: tuple[int, int], mean: Sequence[float], frames: bool = False
+    augmentation: Augmentation, size: tuple[int, int], mean: Sequence[float], frames: bool = False
 ) -> Callable[[Any], Tensor]:
-    """From a PIL image to bytes ``[C, H, W]`` of that size, augmented; every draw comes from the global generators.
-
-    With ``frames``, from an event set's ``[T, C, H, W]`` to the same, padded, cropped and flipped alike at all steps.
+    """The transform of a training item; every draw comes from the global generators.
 
     timm's ``create_transform`` has no pad-and-crop, so that comes from torchvision and everything else from timm.
 
+    Args:
+        augmentation: what to do.
+        size: height and width of the result; frames keep theirs.
+        mean: per channel, of values in [0, 1]; fills what a geometric operation leaves empty.
+        frames: whether items are frames of events.
+
+    Returns:
+        From a PIL image to bytes ``[C, H, W]``; with ``frames`` from ``[T, C, H, W]`` to the same, padded, cropped and
+        flipped alike at all steps.
+
     Raises:
-        ValueError: timm does not know the auto-augmentation, or it is for images and these are frames.
+        UsageError: timm does not know the auto-augmentation, or an augmentation is for images only and these are
+            frames.
     """
     if frames:
-        if (
-            how.crop == "resize"
-            or how.auto_augment
-            or how.color_jitter
-            or how.mixes
-            or how.random_erasing
-            or how.cutout
-        ):
-            raise ValueError(
-                "Frames of events are padded, cropped and flipped only; leave the other augmentations out."
-            )
-        crop = [_PadAndCrop(how.crop_padding)] if how.crop == "pad" else []
-        return transforms.Compose([as_frames, *crop, transforms.RandomHorizontalFlip(how.hflip)])
+        return _frames_transform(augmentation)
     try:
         timm_transform = create_transform(
             size,
             is_training=True,
             use_prefetcher=True,  # bytes: the loader normalises on the device
-            scale=(how.crop_scale, 1.0),
-            hflip=how.hflip,
-            color_jitter=how.color_jitter or None,
-            auto_augment=how.auto_augment,
-            interpolation=how.interpolation,
+            scale=(augmentation.crop_scale, 1.0),
+            hflip=augmentation.hflip,
+            color_jitter=cast(float, augmentation.color_jitter or None),  # None: off
+            auto_augment=augmentation.auto_augment,
+            interpolation=augmentation.interpolation,
             mean=tuple(mean),
         )
     except (AssertionError, KeyError, ValueError) as error:
-        raise ValueError(f"auto_augment is {how.auto_augment!r}, which timm cannot read ({error}).") from error
+        raise UsageError(
+            f"must be a string that timm can read, got {augmentation.auto_augment!r} ({first_sentence(error)})",
+            argument="auto_augment",
+        ) from error
     for step in timm_transform.transforms:
         for change in (*getattr(step, "ops", ()), *chain.from_iterable(getattr(step, "policy", ()))):
             if change.aug_fn is posterize:
                 change.aug_fn = _posterize
-    if how.crop == "resize":
+    if augmentation.crop == "resize":
         return timm_transform
     _, *rest = timm_transform.transforms
-    crop = transforms.RandomCrop(size, padding=how.crop_padding)
-    return transforms.Compose([_Fit(size, how.interpolation), *([crop] if how.crop == "pad" else []), *rest])
+    crop = [transforms.RandomCrop(size, padding=augmentation.crop_padding)] if augmentation.crop == "pad" else []
+    return transforms.Compose([_Fit(size, augmentation.interpolation), *crop, *rest])
+
+
+def _frames_transform(augmentation: Augmentation) -> Callable[[Any], Tensor]:
+    """Pad, crop and flip frames ``[T, C, H, W]``, all steps alike."""
+    defaults = Augmentation()
+    images_only = ["auto_augment", "color_jitter", "mixup", "cutmix", "random_erasing", "cutout"]
+    given = [name for name in images_only if getattr(augmentation, name) != getattr(defaults, name)]
+    if augmentation.crop == "resize":
+        given.insert(0, "crop")
+    if given:
+        raise UsageError(
+            f"must be left out for event frames, which are only padded, cropped and flipped, got "
+            f"{getattr(augmentation, given[0])!r}",
+            argument=given[0],
+        )
+    crop = [_PadAndCrop(augmentation.crop_padding)] if augmentation.crop == "pad" else []
+    return transforms.Compose([as_frames, *crop, transforms.RandomHorizontalFlip(augmentation.hflip)])
 
 
 def _posterize(image: Image, bits: int, **_: Any) -> Image:
-    """timm keeps 0 bits at the largest magnitude, which Pillow 13 refuses; the image is black, as before."""
+    """timm's posterize, which keeps 0 bits at the largest magnitude: a black image. Pillow 13 refuses 0 bits."""
     return posterize(image, bits) if bits else new(image.mode, image.size)
 
 
 class _Fit:
-    """Resizes the shorter side and cuts out the centre; images of the right size pass."""
+    """Resize the shorter side and cut out the centre; images of the right size stay as they are."""
 
     def __init__(self, size: tuple[int, int], interpolation: str):
         self.size = size
@@ -122,7 +142,7 @@ class _Fit:
 
 
 class _PadAndCrop:
-    """torchvision's, for frames of any size."""
+    """torchvision's pad-and-crop for frames of any size."""
 
     def __init__(self, padding: int):
         self.padding = padding
@@ -135,35 +155,51 @@ class BatchAugmentation:
     """Erasing and mixing of a normalised batch; every draw comes from the global generators.
 
     Args:
-        how: the augmentation.
+        augmentation: what to do.
         classes: number of classes.
         size: height and width of the images.
         device: of the batches.
         cutout: whether the square is cut out here; the resident loader has done it already.
 
     Raises:
-        ValueError: a cutout that is not smaller than the images.
+        UsageError: the side of the cutout is not smaller than the images.
     """
 
-    def __init__(self, how: Augmentation, classes: int, size: tuple[int, int], device: Any, cutout: bool = True):
-        self.classes, self.smoothing, self.off = classes, how.label_smoothing, how.mix_off_epoch
-        self.erasings = []
-        if how.cutout >= min(size):
-            raise ValueError(f"cutout is {how.cutout} on images of {list(size)} pixels; make it smaller.")
-        if how.cutout and cutout:
-            area = how.cutout**2 / (size[0] * size[1])
-            square = dict(min_area=area, max_area=area, min_aspect=1.0, max_aspect=1.0)
-            self.erasings.append(RandomErasing(1.0, mode="const", device=device, **square))
-        if how.random_erasing:
-            self.erasings.append(RandomErasing(how.random_erasing, mode=how.erasing_mode, device=device))
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        classes: int,
+        size: tuple[int, int],
+        device: torch.device,
+        cutout: bool = True,
+    ):
+        self.classes, self.smoothing = classes, augmentation.label_smoothing
+        self.mix_off_epoch = augmentation.mix_off_epoch
+        self.erasings: list[RandomErasing] = []
+        side = augmentation.cutout
+        if side >= min(size):
+            raise UsageError(
+                f"must be smaller than the images, {size[0]} x {size[1]} pixels, got {side}", argument="cutout"
+            )
+        if side and cutout:
+            area = side**2 / (size[0] * size[1])
+            self.erasings.append(
+                RandomErasing(
+                    1.0, min_area=area, max_area=area, min_aspect=1.0, max_aspect=1.0, mode="const", device=str(device)
+                )
+            )
+        if augmentation.random_erasing:
+            self.erasings.append(
+                RandomErasing(augmentation.random_erasing, mode=augmentation.erasing_mode, device=str(device))
+            )
         self.mix = None
-        if how.mixes:
+        if augmentation.mixes:
             self.mix = Mixup(
-                mixup_alpha=how.mixup,
-                cutmix_alpha=how.cutmix,
-                prob=how.mix_probability,
-                switch_prob=how.mix_switch,
-                label_smoothing=how.label_smoothing,
+                mixup_alpha=augmentation.mixup,
+                cutmix_alpha=augmentation.cutmix,
+                prob=augmentation.mix_probability,
+                switch_prob=augmentation.mix_switch,
+                label_smoothing=augmentation.label_smoothing,
                 num_classes=classes,
             )
 
@@ -173,9 +209,18 @@ class BatchAugmentation:
         return bool(self.erasings) or self.mix is not None
 
     def __call__(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Images ``[N, C, H, W]`` (changed in place) and soft labels ``[N, classes]`` in epoch 0, 1, ..."""
+        """Augment one batch.
+
+        Args:
+            images: ``[N, C, H, W]``, changed in place.
+            labels: ``[N]``.
+            epoch: counted from 0.
+
+        Returns:
+            Images and soft labels ``[N, classes]``.
+        """
         for erase in self.erasings:
             images = erase(images)
-        if self.mix is None or (self.off and epoch >= self.off):
+        if self.mix is None or (self.mix_off_epoch and epoch >= self.mix_off_epoch):
             return images, mixup_target(labels, self.classes, smoothing=self.smoothing)
         return self.mix(images, labels)

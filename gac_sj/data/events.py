@@ -9,55 +9,77 @@ import torch
 from torch import Tensor
 
 from gac_sj._compat import datasets_module
+from gac_sj.data.datasets import ALL, DataSet
+from gac_sj.data.info import DatasetInfo
 
-__all__ = ["EVENT_SETS", "as_frames", "load_events"]
-
-#: names of data sets whose items are frames ``[T, 2, H, W]``: counts of events of both polarities
-EVENT_SETS = ("dvs128_gesture", "cifar10_dvs", "moving_shapes")
+__all__ = ["as_frames", "read_cifar10_dvs", "read_gesture"]
 
 
-def load_events(name: str, root: Path | None, T: int, prepare: bool = True) -> list[tuple[Any, tuple[int, ...] | None]]:
-    """Recordings as training and test part: (data set of frames and label, its items; None: all) each.
-
-    Recordings are cut into T frames with equally many events, and kept beside them. CIFAR10-DVS has no split of its
-    own: the first tenth of each class is the test set, as in TEBN (NeurIPS 2022) and SpikingJelly.
+def read_gesture(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
+    """DVS128 Gesture as frames, with the split of its authors.
 
     Args:
-        name: of the set, not "moving_shapes".
-        root: SpikingJelly's folder of it: what was downloaded in ``download``, or the recordings in ``events_np``.
-        T: frames of each.
-        prepare: whether SpikingJelly may unpack and cut; without it, nothing is written.
+        info: the record of the data set.
+        folder: SpikingJelly's folder of it: downloaded files in ``download``, or recordings in ``events_np``.
+        T: frames of each recording, with equally many events; they are kept beside the recordings.
+        download: whether SpikingJelly may unpack and cut; otherwise nothing is written.
 
     Raises:
-        ValueError: no folder given.
-        OSError: SpikingJelly cannot prepare the data set there, or it is not whole; the message says why.
+        OSError: SpikingJelly cannot prepare the data set there, or it is not complete; the message says why.
     """
-    if root is None:
-        raise ValueError(f"The data set {name!r} needs data_dir, SpikingJelly's folder of it.")
-    frames = root / f"frames_number_{T}_split_by_number"
+    train, test = _read("DVS128Gesture", ({"train": True}, {"train": False}), info, folder, T, download)
+    return _data_set(train, info), _data_set(test, info)
+
+
+def read_cifar10_dvs(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
+    """CIFAR10-DVS as frames. It has no split of its own: the first tenth of each class is the test set.
+
+    Source of the split: TEBN (NeurIPS 2022) and SpikingJelly.
+
+    Args:
+        info: the record of the data set.
+        folder: as for :func:`read_gesture`.
+        T: as for :func:`read_gesture`.
+        download: as for :func:`read_gesture`.
+
+    Raises:
+        OSError: SpikingJelly cannot prepare the data set there, or it is not complete; the message says why.
+    """
+    (frames,) = _read("CIFAR10DVS", ({},), info, folder, T, download)
+    train, test = _first_tenths(frames)
+    return _data_set(frames, info, train), _data_set(frames, info, test)
+
+
+def _read(
+    class_name: str, splits: tuple[dict[str, bool], ...], info: DatasetInfo, folder: Path | None, T: int, prepare: bool
+) -> list[Any]:
+    """SpikingJelly's data set of frames for each split."""
+    assert folder is not None
+    frames = folder / f"frames_number_{T}_split_by_number"
     try:
-        module = datasets_module(name)
-        kind = module.DVS128Gesture if name == "dvs128_gesture" else module.CIFAR10DVS
-        _check_sources(kind, root)
+        cls = getattr(datasets_module(info.name), class_name)
+        _check_sources(cls, folder)
         if not (prepare or frames.is_dir()):
-            raise FileNotFoundError(f"there is no {frames.name} yet, which training makes")
-        _check_frames(frames, root / "events_np")
-        splits = ({"train": True}, {"train": False}) if name == "dvs128_gesture" else ({},)
-        parts = [kind(str(root), data_type="frame", frames_number=T, split_by="number", **split) for split in splits]
-        _check_frames(frames, root / "events_np")
+            raise FileNotFoundError(f"there is no {frames.name} yet, which training writes")
+        _check_frames(frames, folder / "events_np")
+        parts = [cls(str(folder), data_type="frame", frames_number=T, split_by="number", **split) for split in splits]
+        _check_frames(frames, folder / "events_np")
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise OSError(f"SpikingJelly cannot prepare {name} in {root} ({reason}).") from error
-    if name == "dvs128_gesture":
-        return [(part, None) for part in parts]
-    return [(parts[0], index) for index in _first_tenths(parts[0])]
+        raise OSError(f"SpikingJelly cannot prepare {info.name} in {folder} ({reason}).") from error
+    return parts
 
 
-def _check_sources(kind: Any, root: Path) -> None:
-    """Before SpikingJelly looks: it leaves marks there that make the next attempt fail, too."""
+def _data_set(frames: Any, info: DatasetInfo, index: Any = ALL) -> DataSet:
+    files = tuple(path for path, _ in frames.samples)
+    return DataSet(frames, tuple(frames.targets), tuple(frames.classes), info, files, index)
+
+
+def _check_sources(cls: Any, root: Path) -> None:
+    """Check the downloaded files before SpikingJelly does: it leaves folders that make the next attempt fail too."""
     missing: dict[str, list[str]] = {}
     if not (root / "events_np").is_dir():
-        for file, url, _ in kind.resource_url_md5():
+        for file, url, _ in cls.resource_url_md5():
             if not (root / "download" / file).is_file():
                 missing.setdefault(url, []).append(file)
     if missing:
@@ -66,7 +88,11 @@ def _check_sources(kind: Any, root: Path) -> None:
 
 
 def _check_frames(frames: Path, events: Path) -> None:
-    """0.0.0.0.14 takes what an interrupted cutting left; CIFAR10DVSTEBNSplit moves files, to two classes for us."""
+    """Check that every recording has frames.
+
+    SpikingJelly 0.0.0.0.14 accepts what an interrupted run has cut, and CIFAR10DVSTEBNSplit moves files into two
+    folders, which would be read as two classes.
+    """
     if not frames.is_dir():
         return
     cut = {path.relative_to(frames) for path in frames.rglob("*.npz")}
@@ -74,13 +100,13 @@ def _check_frames(frames: Path, events: Path) -> None:
     if absent := [path for path in recordings if path not in cut]:
         raise FileNotFoundError(
             f"{frames} lacks {len(absent):,} of {len(recordings):,} recordings, such as {absent[0]}; remove {frames}*, "
-            "and it is made again"
+            "and they are cut again"
         )
 
 
 def _first_tenths(frames: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Items of the training and the test part."""
-    # in the order of their numbers; by their names alone, 10 comes before 2
+    # by number; as text, 10 comes before 2
     items = sorted(range(len(frames)), key=lambda item: (len(frames.samples[item][0]), frames.samples[item][0]))
     parts: tuple[list[int], list[int]] = ([], [])
     for label in range(len(frames.classes)):
@@ -92,5 +118,9 @@ def _first_tenths(frames: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def as_frames(frames: Any) -> Tensor:
-    """Event counts ``[T, 2, H, W]`` as float32."""
+    """Event counts as float32.
+
+    Args:
+        frames: an array ``[T, 2, H, W]``.
+    """
     return torch.as_tensor(frames, dtype=torch.float32)

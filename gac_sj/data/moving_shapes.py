@@ -1,4 +1,4 @@
-"""Moving shapes as an event camera sees them: a labelled set that is made on the spot, without a download (ours).
+"""Moving shapes as an event camera records them: a labelled data set that is generated, without a download (ours).
 
 A circle, square, triangle or cross moves up or down over 32 x 32 pixels and drifts sideways. Wherever it covers or
 uncovers a pixel there is an event, ON where the pixel gets brighter and OFF where it gets darker, and noise adds events
@@ -8,19 +8,23 @@ anywhere. Shape and direction make the class, so both must be seen.
 darker, and a bright shape that moves up leaves the events of a dark one that moves down, in reverse order: the frames
 of one class, shuffled or averaged, are as probable in the other. A network without memory gets 50 % at best.
 
-Mirrored to the left or right, a sequence keeps its class, so horizontal flips are harmless.
+A horizontally mirrored sequence keeps its class, so horizontal flips are valid augmentation.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.validation import positive
+from gac_sj.data.datasets import DataSet
+from gac_sj.data.info import DatasetInfo
 
-__all__ = ["DIRECTIONS", "SHAPES", "MovingShapes", "events_of"]
+__all__ = ["DIRECTIONS", "SHAPES", "MovingShapes", "events_of", "read_moving_shapes"]
 
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS = ("up", "down")
@@ -28,18 +32,35 @@ DIRECTIONS = ("up", "down")
 SIDE, STEPS, NOISE = 32, 48, 40
 
 
-def events_of(shape: str, radius: float, centre: Any, way: Any, contrast: int) -> np.ndarray:
-    """Events ``[48, 2, 32, 32]`` (bool; ON, then OFF) of one shape on a straight way, without noise.
+def read_moving_shapes(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
+    """2,048 training and 512 test sequences.
+
+    Args:
+        info: the record of the data set.
+        folder: not used.
+        T: frames of each sequence.
+        download: not used.
+
+    Raises:
+        UsageError: more frames than a sequence has steps.
+    """
+    train = MovingShapes(2048, T)
+    test = MovingShapes(512, T, first=len(train))
+    return DataSet(train, train.targets, train.classes, info), DataSet(test, test.targets, test.classes, info)
+
+
+def events_of(shape: str, radius: float, centre: Any, path: Any, contrast: int) -> np.ndarray:
+    """Events ``[48, 2, 32, 32]`` (bool; ON, then OFF) of one shape on a straight path, without noise.
 
     Args:
         shape: a name in :data:`SHAPES`.
         radius: half of its height, in pixels.
-        centre: (x, y) in the middle of the way, in pixels from the upper left one.
-        way: (x, y), in pixels from the first position to the last; y counts downwards.
+        centre: (x, y) in the middle of the path, in pixels from the upper left one.
+        path: (x, y), in pixels from the first position to the last; y counts downwards.
         contrast: 1 for a shape brighter than the background, -1 for a darker one.
     """
     time = (2 * np.arange(STEPS + 1) - STEPS) / (2 * STEPS)  # exactly opposite when reversed
-    x, y = (np.arange(SIDE) - (middle + length * time)[:, None] for middle, length in zip(centre, way))
+    x, y = (np.arange(SIDE) - (middle + length * time)[:, None] for middle, length in zip(centre, path))
     x, y = x[:, None, :] / radius, y[:, :, None] / radius
     covered = _inside(shape, x, y)
     brighter, darker = covered[1:] & ~covered[:-1], covered[:-1] & ~covered[1:]
@@ -57,7 +78,7 @@ def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1)
 
 
-class MovingShapes(Dataset):
+class MovingShapes(Dataset[tuple[np.ndarray, int]]):
     """Sequences of event counts ``[T, 2, 32, 32]`` (bytes) and their classes, all in memory.
 
     Item i is a function of ``seed`` and ``first + i``, and its class is ``(first + i) % 8``, so that classes are
@@ -66,11 +87,11 @@ class MovingShapes(Dataset):
     Args:
         count: number of sequences.
         T: frames of each, at most 48.
-        first: number of the first one; parts of one set have ranges that do not overlap.
-        seed: of the set.
+        first: number of the first sequence; training and test set have ranges that do not overlap.
+        seed: seed of all sequences.
 
     Raises:
-        ValueError: a number is no positive whole number, or more frames than there are steps.
+        UsageError: ``count`` or ``T`` is not a positive integer, or ``T`` is larger than the number of steps.
     """
 
     classes = tuple(f"{shape}_{direction}" for shape in SHAPES for direction in DIRECTIONS)
@@ -78,7 +99,7 @@ class MovingShapes(Dataset):
     def __init__(self, count: int, T: int, first: int = 0, seed: int = 0):
         count = positive("count", count)
         if positive("T", T) > STEPS:
-            raise ValueError(f"T is {T}, and moving shapes have {STEPS} steps; give a T from 1 to {STEPS}.")
+            raise UsageError(f"must be from 1 to {STEPS}, the steps of a sequence, got {T}", argument="T")
         numbers = range(first, first + count)
         self.targets = tuple(number % len(self.classes) for number in numbers)
         starts = np.arange(T) * STEPS // T
@@ -98,7 +119,7 @@ def _draw(seed: int, number: int) -> np.ndarray:
     rng = np.random.default_rng((seed, number))
     shape, direction = divmod(number % len(MovingShapes.classes), len(DIRECTIONS))
     radius, x, y, drift, length = rng.uniform((5, 12, 13, -5, 10), (7, 19, 18, 5, 16))
-    way = (drift, length if DIRECTIONS[direction] == "down" else -length)
-    events = events_of(SHAPES[shape], radius, (x, y), way, int(rng.choice((1, -1)))).astype(np.uint8)
+    path = (drift, length if DIRECTIONS[direction] == "down" else -length)
+    events = events_of(SHAPES[shape], radius, (x, y), path, int(rng.choice((1, -1)))).astype(np.uint8)
     np.add.at(events.reshape(-1), rng.integers(events.size, size=rng.poisson(NOISE)), 1)
     return events

@@ -63,6 +63,7 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
     lif: LIFNode
     head: nn.Module
     in_chans: int
+    #: what timm knows about the network: input size, statistics of pixels, name of the classifier
     pretrained_cfg: dict[str, Any]
     _model_args: dict[str, Any]
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gac_sj._utils.randomness import seeded
 from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
 from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
+from gac_sj.models.network import EncodedNetwork
 from gac_sj.results.schema import ANALYSED
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
@@ -22,33 +23,34 @@ from gac_sj.training.settings import Settings
 
 __all__ = ["analyse"]
 
-#: Test images that are analysed at most, as many of each class.
-IMAGES = 1000
-#: Numbers of the encoder's output that are held at most (1 GB in float32); of large images fewer are analysed.
-NUMBERS = 2**28
+#: The largest number of test images that are analysed, equally many of each class.
+MAX_IMAGES = 1000
+#: The largest number of values in the encoder's output (1 GB in float32); of large images fewer are analysed.
+MAX_VALUES = 2**28
 
 
-def analyse(model: nn.Module, settings: Settings, data: Data, device: torch.device) -> dict[str, Any]:
-    """The columns :data:`gac_sj.training.ANALYSED` of a network.
+def analyse(model: EncodedNetwork, settings: Settings, data: Data, device: torch.device) -> dict[str, Any]:
+    """The columns :data:`gac_sj.results.schema.ANALYSED` of a network.
 
-    Random encoders draw from the run's seed, so that the same weights give the same columns, but for the speeds.
+    Random encoders draw from the run's seed, so that the same weights give the same columns, except speeds.
 
     Args:
         model: a trained network of :mod:`gac_sj.models`.
-        settings, data: of its run; at most 1,000 test images are used, and fewer where they are large.
+        settings: settings of its run.
+        data: data of its run; at most 1,000 test images are used, and fewer where they are large.
         device: where to measure.
     """
     model = model.to(device).eval()
-    batches = list(data.sample(IMAGES).testing(settings, model, DistributedContext(0, 1, device)))
+    batches = list(data.sample(MAX_IMAGES).testing(settings, model, DistributedContext(0, 1, device)))
     with torch.no_grad():
-        numbers = sum(len(labels) for _, labels in batches) * model.encoder(batches[0][0][:1]).numel()
-    every = -(-numbers // NUMBERS)
+        values = sum(len(labels) for _, labels in batches) * model.encoder(batches[0][0][:1]).numel()
+    every = -(-values // MAX_VALUES)
     batches = [(images[::every], labels[::every]) for images, labels in batches]
     with seeded(settings.seed, "analysis"):
         with firing_rates(model, by_step=True) as rates:
             energy = measure_energy(model, batches)
         dynamics = measure_dynamics(model.encoder, batches)
-        # the neuron that direct coding has in this network
+        # a neuron like that of direct coding in this network
         durations = compare_durations(model.encoder, batches, copy.deepcopy(model.lif))
         speeds = _images_per_second({"network": model, "encoder": model.encoder}, batches[0][0])
     found = {
@@ -89,7 +91,7 @@ def _rounded(values: Tensor | list[float] | float, digits: int = 5) -> Any:
 def _images_per_second(
     parts: dict[str, Callable[[Tensor], Tensor]], images: Tensor, repeats: int = 5
 ) -> dict[str, float]:
-    """By the median time of one batch, taken in turns after a warm-up."""
+    """Speeds by the median time of one batch, measured in turns after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in parts}
     for repeat in range(repeats + 1):
         for name, run in parts.items():

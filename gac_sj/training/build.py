@@ -1,71 +1,101 @@
-"""From settings to the network and its data."""
+"""From settings to data and loaders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
-import timm
-from torch import nn
+from torch import Tensor
 
+from gac_sj._utils.errors import UsageError
 from gac_sj.data import (
-    EVENT_SETS,
+    BatchLoader,
     DataSet,
+    DatasetInfo,
+    EpochLoader,
     Loader,
-    ResidentLoader,
+    ResidentEvaluationLoader,
+    ResidentTrainingLoader,
+    dataset_info,
     evaluation_loader,
+    generate_images,
     load_datasets,
     read_images,
     train_transform,
     training_loader,
 )
+from gac_sj.models.protocols import Network
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
-from gac_sj.training.signals import leave_signals_to_parent
+from gac_sj.training.signals import ignore_signals_in_worker
 
 __all__ = ["Data", "generate_data", "load_data"]
+
+_AnyLoader = TypeVar("_AnyLoader", bound=Loader)
+#: Bytes ``[n, C, H, W]`` and labels ``[n]``.
+Images = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Data:
-    """Training and test set of a run, and the height and width of their images for the network.
+    """Training and test set of a run.
 
-    ``images`` has the decoded images and labels of both sets for the resident loader, else it is None.
+    Args:
+        train: the training set.
+        test: the test set.
+        size: height and width of the images that the network receives.
+        images: decoded images and labels of both sets for the resident loader; None for the standard loader.
     """
 
     train: DataSet
     test: DataSet
     size: tuple[int, int]
-    images: tuple[Any, Any] | None = None
+    images: tuple[Images, Images] | None = None
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What the data set is, with its number of classes and the size for the network."""
+        return replace(self.train.info, size=self.size)
 
     def fingerprint(self) -> str:
-        """Letters that stand for the content of both sets."""
+        """The fingerprints of both sets (:meth:`gac_sj.data.DataSet.fingerprint`)."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
         return self.train.fingerprint() + self.test.fingerprint()  # looks at every file
 
-    def training(self, settings: Settings, model: nn.Module, world: DistributedContext) -> Iterable:
-        """The training loader of this process; batches of ``batch_size / world.size``.
+    def training(self, settings: Settings, model: Network, world: DistributedContext) -> EpochLoader:
+        """The training loader of this process, with batches of ``batch_size / world.size`` images.
+
+        Args:
+            settings: settings of the run.
+            model: its network.
+            world: its processes.
 
         Raises:
-            ValueError: the batch cannot be divided, or the set is smaller than it.
+            UsageError: the batch cannot be divided, or the training set is smaller than it.
         """
-        if settings.batch_size % (world.size * settings.accumulate):
-            raise ValueError(
-                f"batch_size is {settings.batch_size}, to be divided among {world.size} processes and "
-                f"{settings.accumulate} parts; make it a multiple of {world.size * settings.accumulate}."
+        divisor = world.size * settings.accumulate
+        if settings.batch_size % divisor:
+            raise UsageError(
+                f"must be a multiple of {divisor} ({world.size} processes, {settings.accumulate} micro-batches), got "
+                f"{settings.batch_size}",
+                argument="batch_size",
             )
         batch_size = settings.batch_size // world.size
         if settings.mixes and batch_size % 2:
-            raise ValueError(f"Each process gets {batch_size} images of a batch, and mixing pairs them; make it even.")
-        place = dict(seed=settings.seed, rank=world.rank, world_size=world.size)
+            raise UsageError(
+                f"must be even in each of {world.size} processes for MixUp and CutMix, which pair images, got "
+                f"{settings.batch_size} / {world.size} = {batch_size}",
+                argument="batch_size",
+            )
         mean, std = self._statistics(model)
         if self.images is not None:
-            return ResidentLoader(*self.images[0], batch_size, mean, std, world.device, settings, **place)
+            return ResidentTrainingLoader(
+                *self.images[0], batch_size, mean, std, world.device, settings, settings.seed, world.rank, world.size
+            )
         loader = training_loader(
             self.train,
             batch_size,
@@ -73,23 +103,37 @@ class Data:
             mean,
             std,
             world.device,
+            seed=settings.seed,
             repeats=settings.repeats,
             workers=settings.workers,
             skip_corrupt=settings.skip_corrupt,
-            **place,
+            rank=world.rank,
+            world_size=world.size,
         )
-        return _with_calm_workers(loader)
+        return _ignore_signals_in_workers(loader)
 
-    def testing(self, settings: Settings, model: nn.Module, world: DistributedContext) -> Iterable:
-        """The test loader of this process."""
-        place = dict(rank=world.rank, world_size=world.size)
+    def testing(self, settings: Settings, model: Network, world: DistributedContext) -> BatchLoader:
+        """The test loader of this process.
+
+        Args:
+            settings: settings of the run.
+            model: its network.
+            world: its processes.
+
+        Raises:
+            UsageError: there are fewer test images than processes.
+        """
         # as many as a training step holds: without its graph they need less memory
         batch_size = -(-settings.batch_size // world.size)
         if len(self.test) < world.size:
-            raise ValueError(f"The test set has {len(self.test)} images for {world.size} processes; use fewer.")
+            raise UsageError(
+                f"The test set has {len(self.test)} images, fewer than {world.size} processes", "use fewer processes"
+            )
         mean, std = self._statistics(model)
         if self.images is not None:
-            return ResidentLoader(*self.images[1], batch_size, mean, std, world.device, **place)
+            return ResidentEvaluationLoader(
+                *self.images[1], batch_size, mean, std, world.device, rank=world.rank, world_size=world.size
+            )
         loader = evaluation_loader(
             self.test,
             batch_size,
@@ -101,62 +145,74 @@ class Data:
             skip_corrupt=settings.skip_corrupt,
             crop_fraction=settings.crop_fraction or model.pretrained_cfg["crop_pct"],
             interpolation=settings.interpolation,
-            **place,
+            rank=world.rank,
+            world_size=world.size,
         )
-        return _with_calm_workers(loader)
+        return _ignore_signals_in_workers(loader)
 
     def sample(self, count: int) -> Data:
-        """With at most ``count`` of the test images, as many of each class, the first ones."""
-        labels = self.test.labels if self.test.index is None else [self.test.labels[item] for item in self.test.index]
+        """The same data with fewer test images: the first ones of each class, equally many.
+
+        Args:
+            count: number of test images at most, but at least one of each class.
+        """
+        labels = self.test.targets
         rarest = min(map(labels.count, range(len(self.test.classes))))
         per_class = max(1, min(count // len(self.test.classes), rarest))
         test = self.test.balanced(per_class * len(self.test.classes))
         return replace(self, test=test, images=self.images and (self.images[0], read_images(test, self.size)))
 
-    def _statistics(self, model: nn.Module) -> list[tuple[float, ...]]:
-        return [tuple(model.pretrained_cfg[name][: self.train.channels]) for name in ("mean", "std")]
+    def _statistics(self, model: Network) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation with which the network's images are normalised."""
+        channels = self.train.channels
+        return tuple(model.pretrained_cfg["mean"][:channels]), tuple(model.pretrained_cfg["std"][:channels])
 
 
-def _with_calm_workers(loader: Loader) -> Loader:
-    """Its workers outlive signals that others send to them too; the main process decides when they end."""
-    loader.batches.loader.worker_init_fn = leave_signals_to_parent
+def _ignore_signals_in_workers(loader: _AnyLoader) -> _AnyLoader:
+    """Make DataLoader workers ignore SIGINT and SIGTERM; only the main process stops them."""
+    loader.set_worker_init(ignore_signals_in_worker)
     return loader
 
 
 def load_data(settings: Settings, download: bool = True) -> Data:
-    """The data of a run; CIFAR may be downloaded, and recordings be cut into frames.
+    """The data of a run.
+
+    Args:
+        settings: settings of the run.
+        download: whether CIFAR may be downloaded, and recordings be cut into frames.
 
     Raises:
-        ValueError, OSError: see :func:`gac_sj.data.load_datasets`; a training set that is too small for its limit.
+        UsageError: see :func:`gac_sj.data.load_datasets`; a training set that is smaller than ``train_limit``.
+        OSError: see :func:`gac_sj.data.load_datasets`.
     """
-    if settings.dataset == "synthetic":
-        return generate_data(settings)
-    return _prepare(settings, load_datasets(settings.dataset, settings.data_dir, settings.T, download=download))
+    info = dataset_info(settings.dataset).for_network(settings.model)
+    return _prepare(settings, info, load_datasets(info, settings.data_dir, settings.T, download))
 
 
 def generate_data(settings: Settings) -> Data:
-    """Generated images in place of a data set of images, with its shape and number of classes.
+    """Generated images in the place of a data set of images, with its shape and number of classes.
+
+    Args:
+        settings: settings of the run.
 
     Raises:
-        ValueError: the data set has frames.
+        UsageError: the data set has event frames.
     """
-    if settings.dataset in EVENT_SETS:
-        raise ValueError(f"The data set {settings.dataset} has frames of events, and images cannot stand in for them.")
-    default = timm.get_pretrained_cfg(settings.model).num_classes
-    classes = {"digits": 10, "cifar10": 10, "cifar100": 100}.get(settings.dataset, default)
-    channels = 1 if settings.dataset == "digits" else 3
-    return _prepare(settings, load_datasets("synthetic", generated=(classes, channels, _size(settings)[0])))
+    info = dataset_info(settings.dataset).for_network(settings.model)
+    if info.is_events:
+        raise UsageError(
+            f"must have images to be replaced by generated images, got {info.name!r}, which has event frames",
+            argument="dataset",
+        )
+    return _prepare(settings, info, generate_images(info))
 
 
-def _size(settings: Settings) -> tuple[int, int]:
-    """Height and width of the network's images; digits stay as they are."""
-    return (8, 8) if settings.dataset == "digits" else timm.get_pretrained_cfg(settings.model).input_size[1:]
-
-
-def _prepare(settings: Settings, parts: tuple[DataSet, DataSet]) -> Data:
+def _prepare(settings: Settings, info: DatasetInfo, parts: tuple[DataSet, DataSet]) -> Data:
     train, test = parts
-    size = _size(settings)
+    _, height, width = info.shape
     if settings.train_limit:
         train = train.balanced(settings.train_limit)
-    images = tuple(read_images(part, size) for part in (train, test)) if settings.loader == "resident" else None
-    return Data(train, test, size, images)
+    data = Data(train, test, (height, width))
+    if settings.loader != "resident":
+        return data
+    return replace(data, images=(read_images(train, data.size), read_images(test, data.size)))

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, recognised when damaged, read without executing code."""
+"""Checkpoints of a run: written completely or not at all, damage is recognised, reading executes no code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gac_sj._utils.errors import first_sentence
 from gac_sj._utils.files import write_atomically
 
 __all__ = ["Checkpoints"]
@@ -19,20 +20,25 @@ _logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The newest checkpoints in a folder; the name of each has its place and the SHA-256 of its content.
+    """The newest checkpoints in a folder; the name of each has epoch, step and the SHA-256 of its content.
 
     Args:
-        folder: is made when needed.
-        keep: how many stay.
+        folder: created when needed.
+        keep: number of checkpoints that are kept.
     """
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
 
     def save(self, epochs: int, steps: int, state: dict[str, Any]) -> Path:
-        """Write a state of tensors and plain values after so many whole epochs and steps.
+        """Write a checkpoint; then remove the oldest ones, and those of later steps, which are damaged.
 
-        Then the oldest are removed, and those of later steps: the run has not continued there, so they are damaged.
+        (The run has resumed before them, and it resumes at the newest one that is not damaged.)
+
+        Args:
+            epochs: finished epochs.
+            steps: finished optimiser steps.
+            state: tensors and plain values.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
@@ -42,13 +48,13 @@ class Checkpoints:
         write_atomically(path, content)
         paths = self._newest_first()
         kept = [other for other in paths if other <= path][: self.keep]
-        killed = self.folder.glob(".epoch*.tmp")  # what a kill left unfinished
+        killed = self.folder.glob(".epoch*.tmp")  # left unfinished by a kill
         for other in {*paths, *killed}.difference(kept):
             other.unlink(missing_ok=True)
         return path
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole, or None where there is none; damaged ones are named and passed over."""
+        """The newest state that is not damaged, or None; damaged ones are logged and skipped."""
         for path in self._newest_first():
             try:
                 content = path.read_bytes()
@@ -56,13 +62,17 @@ class Checkpoints:
                     raise ValueError("its checksum is wrong")
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception as error:
-                _logger.warning("The checkpoint %s is damaged (%s) and passed over.", path, error)
+                _logger.warning("The checkpoint %s is damaged (%s); it is skipped.", path, first_sentence(error))
         return None
+
+    def any(self) -> bool:
+        """Whether there is a checkpoint, damaged or not."""
+        return bool(self._newest_first())
 
     def _newest_first(self) -> list[Path]:
         paths = self.folder.glob("epoch*.pt") if self.folder.is_dir() else []
-        whole_names = (path for path in paths if re.fullmatch(r"epoch\d{5}-step\d{9}-[0-9a-f]{16}\.pt", path.name))
-        return sorted(whole_names, reverse=True)
+        complete = (path for path in paths if re.fullmatch(r"epoch\d{5}-step\d{9}-[0-9a-f]{16}\.pt", path.name))
+        return sorted(complete, reverse=True)
 
 
 def _checksum(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The processes of a run, as torchrun starts them; alone without it."""
+"""The processes of a run, as torchrun starts them; a single process without it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gac_sj._utils.errors import UsageError
+
 __all__ = ["DistributedContext", "distributed_context"]
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among all of a run: its rank, their number and its device."""
+    """This process and the other ones of a run.
+
+    Args:
+        rank: number of this process.
+        size: number of processes.
+        device: the device of this process.
+    """
 
     rank: int
     size: int
@@ -29,29 +37,49 @@ class DistributedContext:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """The sum over all processes.
+
+        Args:
+            values: of this process.
+        """
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def max(self, value: int) -> int:
-        """The largest value of all processes."""
+        """The largest value of all processes.
+
+        Args:
+            value: of this process.
+        """
         return int(self._reduce(torch.tensor(value, device=self.device), dist.ReduceOp.MAX))
 
-    def gather(self, value: object) -> list[object]:
-        """The values of all processes, by rank."""
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank.
+
+        Args:
+            value: of this process.
+        """
         if self.size == 1:
             return [value]
-        values: list[object] = [None] * self.size
+        values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Give tensors the first process's values, in place."""
+        """Copy the first process's values into the tensors of all, in place.
+
+        Args:
+            tensors: of this process, in the same order in each.
+        """
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def from_first(self, value: Any) -> Any:
-        """The first process's value, on all."""
+        """The first process's value.
+
+        Args:
+            value: of this process.
+        """
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, device=self.device)
@@ -59,7 +87,7 @@ class DistributedContext:
 
     @contextmanager
     def local_main_process_first(self) -> Iterator[None]:
-        """One process of each machine runs the block before the others do: what it downloads is there for them."""
+        """The first process of each machine runs the block before the others, which find what it downloads."""
         leads = int(os.environ.get("LOCAL_RANK", 0)) == 0
         if self.size > 1 and not leads:
             dist.barrier()
@@ -69,22 +97,22 @@ class DistributedContext:
             if self.size > 1 and leads:
                 dist.barrier()
 
-    def _reduce(self, values: Tensor, how: dist.ReduceOp) -> Tensor:
+    def _reduce(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size > 1:
             values = values.clone()
-            dist.all_reduce(values, how)
+            dist.all_reduce(values, operation)
         return values
 
 
 @contextmanager
 def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
-    """Find the device, and join torchrun's processes where there are any (NCCL with GPUs, gloo without).
+    """Find the device, and join the processes that torchrun started, if any (NCCL with GPUs, gloo without).
 
     Args:
         device: "cpu", "cuda", "cuda:N", or "auto": the GPU if there is one; with torchrun the GPU of the local rank.
 
     Raises:
-        ValueError: a device that is not there.
+        UsageError: there is no such device.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device == "auto":
@@ -95,7 +123,10 @@ def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
         index = os.environ.get("LOCAL_RANK", "0")
     if not count or (index and not (index.isdecimal() and int(index) < count)):
         given = f"{kind}:{index}" if index else kind
-        raise ValueError(f"device is {given!r}, which is not there; choose cpu, or auto for what there is.")
+        raise UsageError(
+            f"must be a device of this machine, got {given!r}", "choose cpu, or auto for the GPU if there is one",
+            argument="device",
+        )  # fmt: skip
     place = torch.device(kind, int(index)) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(place)

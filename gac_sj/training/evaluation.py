@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from gac_sj._utils.errors import UsageError
+from gac_sj.models.protocols import SequenceModel
 from gac_sj.training.distributed import DistributedContext
 
 __all__ = ["Evaluation", "evaluate"]
@@ -20,9 +22,10 @@ class Evaluation:
 
     Args:
         loss: mean cross-entropy of the logits averaged over time.
-        top1, top5: of the logits averaged over time (top5 is 1 for five classes and fewer).
-        by_steps: ``[T]``, top-1 when the first 1, 2, ... T steps are averaged.
-        confusion: ``[classes, classes]``, images of class (row) that were taken for class (column).
+        top1: top-1 accuracy of the logits averaged over time.
+        top5: top-5 accuracy of the logits averaged over time; 1 for five classes and fewer.
+        by_steps: ``[T]``, top-1 accuracy when the first 1, 2, ... T steps are averaged.
+        confusion: ``[classes, classes]``, numbers of images by true class (row) and predicted class (column).
     """
 
     loss: float
@@ -33,17 +36,18 @@ class Evaluation:
 
     @property
     def per_class(self) -> Tensor:
-        """``[classes]``; NaN for a class without images."""
+        """Accuracy of each class, ``[classes]``; NaN for a class without images."""
         return self.confusion.diagonal() / self.confusion.sum(1)
 
     @property
     def images(self) -> int:
+        """Number of images."""
         return int(self.confusion.sum())
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: SequenceModel,
     batches: Iterable[tuple[Tensor, Tensor]],
     world: DistributedContext | None = None,
     autocast: torch.dtype | None = None,
@@ -51,10 +55,13 @@ def evaluate(
     """Test a network in evaluation mode.
 
     Args:
-        model: has ``forward_sequence``: images -> logits ``[T, N, classes]``.
-        batches: images and labels on the model's device; every process its own.
-        world: the processes whose counts are added up; None: this one alone.
-        autocast: type of autocast; None: none.
+        model: a network; it stays in evaluation mode.
+        batches: images and labels on the model's device; every process has its own.
+        world: the processes whose counts are added; None: this process alone.
+        autocast: data type of autocast; None: no autocast.
+
+    Raises:
+        UsageError: there is no image.
     """
     model.eval()
     totals = None
@@ -72,7 +79,7 @@ def evaluate(
         totals[2 : 2 + T] += (logits.argmax(2) == labels).sum(1)
         totals[2 + T :] += torch.bincount(labels * classes + predicted, minlength=classes**2)
     if totals is None:
-        raise ValueError("There is no image to test on; give a test set.")
+        raise UsageError("The test set has no images", "give one that has")
     totals = (world.sum(totals) if world else totals).cpu()
     confusion = totals[2 + T :].view(classes, classes)
     count = confusion.sum()

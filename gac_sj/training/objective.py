@@ -1,10 +1,11 @@
-"""What a step minimises: network and loss in one module, so that both are compiled and distributed together."""
+"""The training objective: network and loss in one module, so that both are compiled and distributed together."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from gac_sj.models.network import EncodedNetwork
 from gac_sj.training.losses import cross_entropy, tet
 from gac_sj.training.settings import Settings
 
@@ -14,13 +15,18 @@ __all__ = ["Objective"]
 class Objective(nn.Module):
     """Network and loss.
 
+    Args:
+        model: the network.
+        settings: its loss and autocast.
+
     Shapes:
         images ``[N, C, H, W]`` and soft labels ``[N, classes]`` -> loss, logits ``[N, classes]`` (mean over time).
     """
 
-    def __init__(self, model: nn.Module, settings: Settings):
+    def __init__(self, model: EncodedNetwork, settings: Settings):
         super().__init__()
-        self.model, self.loss, self.tet_lambda = model, settings.loss, settings.tet_lambda
+        self.model = model
+        self.loss, self.tet_lambda = settings.loss, settings.tet_lambda
         self.autocast = settings.autocast
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""timm's optimisers and its cosine schedule, as the settings ask for them."""
+"""timm's optimisers and cosine schedule, configured by the settings."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.training.settings import Settings
 
 __all__ = ["create_optimizer", "create_schedule"]
 
 
 def create_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser.
+    """The optimiser of a run.
+
+    Args:
+        model: the network.
+        settings: settings of the run.
 
     Raises:
-        ValueError: one that needs a package or a device which is not there.
+        UsageError: it needs a package or a device that is missing.
     """
     try:
         return create_optimizer_v2(
@@ -28,11 +33,21 @@ def create_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimi
             filter_bias_and_bn=not settings.decay_all,
         )
     except AssertionError as error:
-        raise ValueError(f"opt is {settings.opt!r}, which cannot run here ({error}); choose another.") from error
+        raise UsageError(
+            f"must be an optimiser that can run here, got {settings.opt!r} ({first_sentence(error)})",
+            "choose another one",
+            argument="opt",
+        ) from error
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps: int) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine, by optimiser steps counted from 1; ``steps`` are those of an epoch."""
+    """Linear warm-up, then a cosine, by optimiser steps counted from 1.
+
+    Args:
+        optimizer: its learning rate is changed.
+        settings: settings of the run.
+        steps: optimiser steps of an epoch.
+    """
     warmup = round(settings.warmup_epochs * steps)
     return CosineLRScheduler(
         optimizer,

@@ -1,4 +1,4 @@
-"""One run from its settings to its row."""
+"""One run, from its settings to its row of results."""
 
 from __future__ import annotations
 
@@ -18,21 +18,39 @@ __all__ = ["run_key", "train"]
 
 
 def run_key(settings: Settings, data: Data) -> dict[str, str]:
-    """What a row is found by, as it stands in the file."""
+    """The columns that identify the row of a run, as text.
+
+    Args:
+        settings: settings of the run.
+        data: its data.
+    """
     return as_text(settings.key() | {"data": data.fingerprint()})
 
 
 def train(settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None) -> dict[str, Any]:
-    """Train and test one network, from its last checkpoint where there is one; its row, not analysed.
+    """Train and test one network; a run that was killed resumes from its last checkpoint.
+
+    Args:
+        settings: settings of the run.
+        data: its data.
+        world: its processes.
+        folder: for checkpoints and run outputs; None: nothing is written.
+
+    Returns:
+        The row of the run; the columns of the analysis are empty.
 
     Raises:
-        ValueError, InterruptedRunError, NonFiniteLossError, CorruptImageError: see :class:`Training`.
+        UsageError: see :class:`gac_sj.training.engine.Training`.
+        InterruptedRunError: SIGTERM or SIGINT was received.
+        NonFiniteLossError: a loss, weight or statistic is not finite.
+        CorruptImageError: an image cannot be read.
     """
     training = Training(settings, data, world, folder)
     evaluation, rates = training.run()
-    tested = {row["epoch"]: float(row["top1"]) for row in training.history if row["top1"] != ""}
-    best = max(tested, key=tested.get)
-    last = training.history[-1]
+    history, seconds = training.state.history, training.state.seconds
+    tested = {row["epoch"]: float(row["top1"]) for row in history if row["top1"] != ""}
+    best = max(tested, key=lambda epoch: tested[epoch])
+    last = history[-1]
     return run_key(settings, data) | {
         "accuracy_best": round(tested[best], 3),
         "best_epoch": best,
@@ -47,8 +65,8 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         "train_images": len(data.train),
         "test_images": evaluation.images,
         "corrupt_images": last["corrupt"],
-        "train_seconds": round(training.seconds, 1),
-        "images_per_second": round(sum(row["images"] for row in training.history) / training.seconds, 1),
+        "train_seconds": round(seconds, 1),
+        "images_per_second": round(sum(row["images"] for row in history) / seconds, 1),
         "firing_rate_mean": round(sum(rates.values()) / len(rates), 5),
         "firing_rates": json.dumps({name: round(rate, 5) for name, rate in rates.items()}),
         "processes": world.size,

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a run finishes its step first, and the workers that load its images leave them to it."""
+"""SIGTERM and SIGINT: a run finishes its step first; DataLoader workers ignore both signals."""
 
 from __future__ import annotations
 
@@ -9,49 +9,54 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
-__all__ = ["Signals", "leave_signals_to_parent", "start"]
+__all__ = ["Signals", "ignore_signals_in_worker", "iterate"]
 
 _BOTH = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """Remembers SIGTERM and SIGINT until a step is over; a second one is not held back.
+    """A context that remembers SIGTERM and SIGINT until a step is finished; a second signal acts at once.
 
-    The end of torchrun, which may be killed without a word to its processes, counts as SIGTERM.
+    The end of torchrun, which may be killed without informing its processes, counts as SIGTERM.
     """
 
     def __init__(self) -> None:
-        self.came, self.parent = 0, os.getppid()
+        self._received, self._parent = 0, os.getppid()
+        self._before: dict[signal.Signals, Any] = {}
 
     @property
     def number(self) -> int:
-        """Of the signal that came, or 0."""
-        orphaned = dist.is_torchelastic_launched() and os.getppid() != self.parent
-        return self.came or (signal.SIGTERM if orphaned else 0)
+        """The number of the signal that was received, or 0."""
+        orphaned = dist.is_torchelastic_launched() and os.getppid() != self._parent
+        return self._received or (signal.SIGTERM if orphaned else 0)
 
     def __enter__(self) -> Signals:
-        self.before = {}
+        self._before = {}
         try:
             for number in _BOTH:
-                self.before[number] = signal.signal(number, self._remember)
+                self._before[number] = signal.signal(number, self._remember)
         except ValueError:  # not in the main thread: signals go elsewhere
             pass
         return self
 
     def _remember(self, number: int, frame: Any) -> None:
-        self.came = number
-        signal.signal(number, self.before[number])
+        self._received = number
+        signal.signal(number, self._before[signal.Signals(number)])
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
-def start(loader: Iterable[Any]) -> Iterator[Any]:
-    """Batches of a loader. Its workers start with SIGTERM blocked; this process gets it after the first batch.
+def iterate(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of a loader whose workers start with SIGTERM blocked; this process receives it after the first batch.
 
-    They inherit how this process takes SIGINT, so that it need not wait for a batch that does not come.
+    SIGINT stays as it is, so that Ctrl-C ends a wait for a batch that does not come.
+
+    Args:
+        loader: batches of images and labels.
     """
     batches = iter(loader)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -64,16 +69,19 @@ def start(loader: Iterable[Any]) -> Iterator[Any]:
         yield from batches
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """For a worker's start: torchrun, terminals and batch systems signal whole groups, and the parent still needs it.
+def ignore_signals_in_worker(worker: int) -> None:
+    """Block SIGTERM and SIGINT in a DataLoader worker, except SIGTERM from the main process.
 
-    The parent itself ends it with SIGTERM.
+    torchrun, terminals and batch systems signal whole process groups, and the main process still needs its workers.
+
+    Args:
+        worker: number of the worker.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _BOTH)
-    threading.Thread(target=_await_parent, daemon=True).start()
+    threading.Thread(target=_await_main_process, daemon=True).start()
 
 
-def _await_parent() -> None:
+def _await_main_process() -> None:
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
         pass
     os._exit(0)

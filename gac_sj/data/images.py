@@ -1,0 +1,189 @@
+"""Data sets of images: scikit-learn's digits, CIFAR through torchvision, image folders, generated images."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from timm.data import create_dataset
+from torch.utils.data import Dataset
+from torchvision.datasets import FakeData
+
+from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj.data.datasets import DataSet
+from gac_sj.data.info import DatasetInfo
+
+__all__ = ["IMAGE_FOLDER", "generate_images", "read_cifar", "read_digits", "read_image_folder", "read_synthetic"]
+
+#: What an image folder holds.
+IMAGE_FOLDER = "train/<class>/* and test/<class>/* (or val)"
+_TEST_FOLDERS = ("test", "val", "validation")
+
+
+class _Arrays(Dataset[tuple[Image.Image, int]]):
+    """Images ``[n, H, W]`` of bytes in memory as PIL images, as torchvision's CIFAR has them."""
+
+    def __init__(self, data: np.ndarray, targets: np.ndarray):
+        self.data, self.targets = data, targets.tolist()
+
+    def __getitem__(self, item: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.data[item]), self.targets[item]
+
+
+def read_digits(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
+    """scikit-learn's 1,797 grey digits; a fixed, stratified fifth is the test set.
+
+    Args:
+        info: the record of the data set.
+        folder: not used.
+        T: not used.
+        download: not used.
+
+    Raises:
+        UsageError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise UsageError(f"must not be {info.name!r} without scikit-learn", "pip install 'gac_sj[benchmark]'",
+                         argument="dataset") from error  # fmt: skip
+    digits = load_digits()
+    classes = tuple(str(name) for name in digits.target_names)
+    # grey levels 0 ... 16 as bytes
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    train, test, train_labels, test_labels = train_test_split(
+        images, digits.target, test_size=0.2, stratify=digits.target, random_state=0
+    )
+    return (
+        DataSet(_Arrays(train, train_labels), tuple(train_labels.tolist()), classes, info),
+        DataSet(_Arrays(test, test_labels), tuple(test_labels.tolist()), classes, info),
+    )
+
+
+def read_synthetic(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
+    """Generated images (:func:`generate_images`).
+
+    Args:
+        info: the record; without a number of classes and a size, 10 classes of 32 x 32 pixels.
+        folder: not used.
+        T: not used.
+        download: not used.
+    """
+    return generate_images(info)
+
+
+def generate_images(info: DatasetInfo) -> tuple[DataSet, DataSet]:
+    """Noise in the shape of a data set: a function of the item; labels in turn, so that every class occurs.
+
+    Args:
+        info: the record; without a number of classes and a size, 10 classes of 32 x 32 pixels.
+    """
+    classes = 10 if info.classes is None else info.classes
+    shape = (info.channels, *(info.size or (32, 32)))
+    sets = []
+    for count, offset in ((max(256, 2 * classes), 0), (max(64, classes), 10**6)):
+        source = FakeData(count, shape, classes, random_offset=offset)
+        labels = tuple(item % classes for item in range(count))
+        sets.append(DataSet(_Relabelled(source, labels), labels, tuple(map(str, range(classes))), info))
+    return sets[0], sets[1]
+
+
+@dataclass(frozen=True)
+class _Relabelled(Dataset[tuple[Any, int]]):
+    source: Any
+    labels: tuple[int, ...]
+
+    def __getitem__(self, item: int) -> tuple[Any, int]:
+        return self.source[item][0], self.labels[item]
+
+
+def read_cifar(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
+    """CIFAR in torchvision's layout, or as an image folder.
+
+    Args:
+        info: the record of the data set; torchvision knows it by the same name.
+        folder: torchvision's folder, or an image folder.
+        T: not used.
+        download: whether torchvision downloads what is missing.
+
+    Raises:
+        UsageError: an image folder that is incomplete.
+        OSError: files are missing or damaged and cannot be downloaded.
+    """
+    assert folder is not None
+    if any((folder / split).is_dir() for split in ("train", *_TEST_FOLDERS)):
+        return read_image_folder(info, folder, T, download)
+    sets = []
+    for split in ("train", "validation"):
+        try:
+            part = _torchvision(info.name, folder, split, download)
+        except Exception as error:
+            raise OSError(
+                f"{info.name} is not complete in {folder} (torchvision's layout, or {IMAGE_FOLDER}) and "
+                f"{'cannot be' if download else 'is not'} downloaded ({first_sentence(error)}); give the data folder "
+                "that holds it."
+            ) from error
+        sets.append(DataSet(part, tuple(part.targets), tuple(part.classes), info))
+    return sets[0], sets[1]
+
+
+def _torchvision(name: str, folder: Path, split: str, download: bool) -> Any:
+    try:
+        return create_dataset(f"torch/{name}", root=str(folder), split=split)
+    except RuntimeError:  # torchvision: missing or damaged
+        if not download:
+            raise
+        with _network_timeout(30):
+            return create_dataset(f"torch/{name}", root=str(folder), split=split, download=True)
+
+
+def read_image_folder(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
+    """An image folder with a subfolder for each class.
+
+    Args:
+        info: the record of the data set.
+        folder: it has ``train/<class>/*``, and ``test/<class>/*`` or ``val/<class>/*``.
+        T: not used.
+        download: not used.
+
+    Raises:
+        UsageError: the folder is incomplete, or its two parts have other classes.
+    """
+    assert folder is not None
+    tests = [folder / name for name in _TEST_FOLDERS]
+    sets = []
+    for path in (folder / "train", next((test for test in tests if test.is_dir()), tests[0])):
+        try:
+            # torchvision's, because timm's own folder replaces unreadable images by their neighbours
+            part = create_dataset("torch/image_folder", root=str(path), split="", search_split=False)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UsageError(
+                f"The image folder {folder} is not complete ({first_sentence(error)})",
+                f"it needs {IMAGE_FOLDER} with at least one image in each class",
+            ) from error
+        files = tuple(path for path, _ in part.samples)
+        sets.append(DataSet(part, tuple(part.targets), tuple(part.classes), info, files))
+    train, test = sets
+    if train.classes != test.classes:
+        differing = ", ".join(sorted(set(train.classes) ^ set(test.classes))[:5])
+        raise UsageError(
+            f"The image folder {folder} has classes in only one of train and test: {differing}", "add the missing ones"
+        )
+    return train, test
+
+
+@contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

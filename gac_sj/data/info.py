@@ -1,0 +1,96 @@
+"""What a data set is: one record with everything that the rest of the package asks about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import timm
+
+if TYPE_CHECKING:
+    from gac_sj.data.datasets import DataSet
+
+__all__ = ["DatasetInfo", "ReadDataset"]
+
+
+class ReadDataset(Protocol):
+    """A function that reads a data set."""
+
+    def __call__(self, info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
+        """Training and test set.
+
+        Args:
+            info: the record of the data set.
+            folder: its folder; None where it needs none.
+            T: frames per recording of an event data set.
+            download: whether missing files may be downloaded, and recordings be cut into frames.
+        """
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set is.
+
+    Args:
+        name: in settings and on the command line.
+        mean: per channel, of values in [0, 1].
+        std: standard deviation per channel, of values in [0, 1].
+        kind: "images" (PIL images), or "frames" (event counts ``[T, C, H, W]``).
+        classes: number of classes; None where its folder or the network decides.
+        size: height and width that a network receives; None: images are resized to what the network expects.
+        folder: what its folder holds; None for a data set that needs no folder.
+        default_folder: the folder where none is given; None: it must be given.
+        symmetric: whether a shifted or mirrored item keeps its class.
+        read: the function that reads it; None for a data set that is not loaded by name.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kind: Literal["images", "frames"] = "images"
+    classes: int | None = None
+    size: tuple[int, int] | None = None
+    folder: str | None = None
+    default_folder: str | None = None
+    symmetric: bool = True
+    read: ReadDataset | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image or frame."""
+        return len(self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width that a network receives.
+
+        Raises:
+            LookupError: the network decides about the size (:meth:`for_network`).
+        """
+        if self.size is None:
+            raise LookupError(f"The size of the images of {self.name} depends on the network.")
+        return (self.channels, *self.size)
+
+    @property
+    def is_events(self) -> bool:
+        """Whether items are sequences of event frames, not images."""
+        return self.kind == "frames"
+
+    def for_network(self, model: str, classes: int | None = None) -> DatasetInfo:
+        """The record with the size and the number of classes that a network trained on this data set has.
+
+        Args:
+            model: timm's name of the network; its defaults fill in what the data set leaves open.
+            classes: number of classes, where it is known; None: the data set's, or the network's default.
+
+        Returns:
+            A record whose ``size`` and ``classes`` are not None.
+        """
+        default = timm.get_pretrained_cfg(model)
+        if default is None:
+            raise LookupError(f"timm has no configuration of {model}.")
+        if classes is None:
+            classes = default.num_classes if self.classes is None else self.classes
+        _, height, width = default.input_size
+        return replace(self, classes=classes, size=self.size or (height, width))
