@@ -6,9 +6,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import base, functional, neuron, surrogate
+from spikingjelly.activation_based import base, functional, layer, neuron, surrogate
 
 from gac_sj import LIFNode, Triangle, lif_preset
+from gac_sj.nn.neuron import is_neuron
 
 VARIANTS = [
     dict(tau=tau, decay_input=decay_input, v_threshold=threshold, v_reset=reset, detach_reset=detach)
@@ -171,3 +172,23 @@ def test_an_unusable_backend_is_refused_as_by_spikingjelly(monkeypatch):
     monkeypatch.setattr(base, "cupy", None)  # as where CuPy is not installed
     with pytest.raises(ImportError, match="CuPy is not installed"):
         LIFNode(backend="cupy")
+
+
+def test_spiking_neurons_count_as_neurons_whatever_they_derive_from():
+    class Own(neuron.IFNode):
+        pass
+
+    spiking = [LIFNode(), Own(), neuron.ParametricLIFNode()]
+    if hasattr(neuron, "PSN"):  # SpikingJelly 2.0.0 has neurons that are not a BaseNode
+        spiking += [neuron.PSN(4, surrogate.ATan()), neuron.SlidingPSN(2), neuron.SimpleLIFNode(2.0, True)]
+    assert all(map(is_neuron, spiking))
+
+
+def test_layers_and_non_spiking_neurons_do_not_count_as_neurons():
+    class Memory(base.MemoryModule):
+        pass
+
+    others = [torch.nn.Sequential(LIFNode()), layer.Conv2d(3, 3, 1), layer.Dropout(), surrogate.ATan(), Memory()]
+    if hasattr(neuron, "NonSpikingLIFNode"):  # SpikingJelly 2.0.0
+        others.append(neuron.NonSpikingLIFNode())
+    assert not any(map(is_neuron, others))

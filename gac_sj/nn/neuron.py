@@ -14,7 +14,7 @@ from gac_sj._compat import has_other_backend
 from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.ops.lif import lif
 
-__all__ = ["PRESETS", "LIFNode", "lif_preset", "reset_states"]
+__all__ = ["PRESETS", "LIFNode", "PlainMemories", "is_neuron", "lif_preset", "reset_states"]
 
 
 class PlainMemories:
@@ -155,6 +155,19 @@ def lif_preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
             f"that fires above it only; choose {' or '.join(SURROGATES)}, or leave that out."
         )
     return LIFNode(**PRESETS[name] | changes)
+
+
+def is_neuron(module: nn.Module) -> bool:
+    """Whether a module is a spiking neuron: one of SpikingJelly's, or derived from one.
+
+    Not all of them are a ``BaseNode``: ``PSN`` and ``FlexSN`` are not. SpikingJelly's non-spiking neurons do not count,
+    because they output potentials.
+
+    Args:
+        module: any module; the modules inside it do not matter.
+    """
+    classes = [cls for cls in type(module).__mro__ if f"{cls.__module__}.".startswith(f"{neuron.__name__}.")]
+    return bool(classes) and not any("NonSpiking" in cls.__name__ for cls in classes)
 
 
 def reset_states(module: nn.Module) -> None:
