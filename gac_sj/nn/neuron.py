@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gac_sj._compat import has_other_backend
 from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.ops.lif import lif
+from gac_sj.ops.neuron import LIFDynamics
 
 __all__ = ["PRESETS", "LIFNode", "PlainMemories", "is_neuron", "lif_preset", "reset_states"]
 
@@ -80,16 +81,9 @@ class LIFNode(PlainMemories, neuron.LIFNode):
         return state | {"v_seq": None} if "v_seq" in state else state
 
     @property
-    def dynamics(self) -> dict[str, Any]:
-        """The keywords of :func:`gac_sj.ops.lif.lif` that describe this neuron."""
-        return dict(
-            tau=self.tau,
-            decay_input=self.decay_input,
-            v_threshold=self.v_threshold,
-            v_reset=self.v_reset,
-            detach_reset=self.detach_reset,
-            surrogate=self.surrogate_function,
-        )
+    def dynamics(self) -> LIFDynamics:
+        """The numbers of this neuron, without its surrogate function."""
+        return LIFDynamics(self.tau, self.decay_input, self.v_threshold, self.v_reset, self.detach_reset)
 
     def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         v = self.v
@@ -100,7 +94,7 @@ class LIFNode(PlainMemories, neuron.LIFNode):
             v = None
         else:
             v = x_seq.new_full(x_seq.shape[1:], v, dtype=torch.promote_types(x_seq.dtype, torch.float32))
-        spikes, self.v, v_seq = lif(x_seq, v, **self.dynamics, store_v_seq=self.store_v_seq)
+        spikes, self.v, v_seq = lif(x_seq, self.dynamics, self.surrogate_function, v, store_v_seq=self.store_v_seq)
         return spikes, v_seq
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
