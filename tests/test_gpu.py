@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from spikingjelly.activation_based import functional
-from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
+from spikingjelly.activation_based import surrogate as surrogates
 from torch import nn
 
 from gac_sj import GatedAttentionCoding, LIFNode, Rectangle, Triangle
@@ -102,8 +102,11 @@ def test_lif_every_size(size):
 SURROGATES = {
     "Rectangle": (Rectangle(0.7), 0.0),
     "strict": (Triangle(1.3, strict=True), 0.0),
-    "PiecewiseQuadratic": (spikingjelly_surrogate.PiecewiseQuadratic(alpha=1.2), 0.0),
-    **{name: (getattr(spikingjelly_surrogate, name)(), 1e-5) for name in ("Sigmoid", "ATan", "PiecewiseExp", "SoftSign", "Erf", "S2NN")},
+    "PiecewiseQuadratic": (surrogates.PiecewiseQuadratic(alpha=1.2), 0.0),
+    **{
+        name: (getattr(surrogates, name)(), 1e-5)
+        for name in ("Sigmoid", "ATan", "PiecewiseExp", "SoftSign", "Erf", "S2NN")
+    },
 }
 
 
@@ -237,8 +240,9 @@ class TestWithPyTorch:
             results.append((spikes, *torch.autograd.grad(spikes.sum(), leaf)))
         assert all(map(torch.equal, *results))
 
-    def test_a_compiled_encoder_has_no_graph_break(self):
-        encoder = GatedAttentionCoding(T=4, channels=8).to(DEVICE).eval()
+    @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+    def test_a_compiled_encoder_has_no_graph_break(self, training):
+        encoder = GatedAttentionCoding(T=4, channels=8).to(DEVICE).train(training)
         compiled = torch.compile(encoder, fullgraph=True, backend="inductor" if DEVICE.type == "cuda" else "aot_eager")
         images = torch.randn(2, 3, 16, 16, device=DEVICE)
         difference = compiled(images) - encoder(images)
@@ -312,7 +316,7 @@ class TestOnCuda:
     def test_operators_choose_the_kernels(self, monkeypatch):
         monkeypatch.delenv("GAC_SJ_OPS", raising=False)
         x = torch.empty(0, device=DEVICE)
-        for surrogate in (Triangle(), Rectangle(), spikingjelly_surrogate.Sigmoid()):
+        for surrogate in (Triangle(), Rectangle(), surrogates.Sigmoid()):
             assert dispatch.choose("lif", x, surrogate) == dispatch.choose("gated_lif", x, surrogate) == "cupy"
 
     def test_it_runs_on_the_current_stream(self):
@@ -422,7 +426,7 @@ class TestWithoutCuPy:
         monkeypatch.setattr(reference, "multi_step", refuse)
         assert functional.neuron_implementation("lif", DEVICE)["implementation"] in ("cuda", "triton")
 
-    @pytest.mark.parametrize("surrogate", [Triangle(), spikingjelly_surrogate.Sigmoid()], ids=["Triangle", "Sigmoid"])
+    @pytest.mark.parametrize("surrogate", [Triangle(), surrogates.Sigmoid()], ids=["Triangle", "Sigmoid"])
     @pytest.mark.parametrize("autocast", [None, *TYPES[1:]], ids=str)
     def test_a_surrogate_of_spikingjelly_reaches_its_kernel_with_a_float32_state(self, surrogate, autocast):
         network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Unflatten(0, (4, 2)), LIFNode(surrogate_function=surrogate))

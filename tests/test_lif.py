@@ -5,8 +5,7 @@ from functools import cache
 import pytest
 import torch
 from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
-from spikingjelly.activation_based import functional
-from spikingjelly.activation_based import surrogate as stock
+from spikingjelly.activation_based import functional, surrogate
 from torch import nn
 
 import gac_sj
@@ -259,12 +258,17 @@ def test_the_way_to_spikingjelly(dtype, stores, monkeypatch):
 
 
 def test_what_spikingjelly_knows():
-    for known in (Triangle(alpha=1.3), stock.Sigmoid(alpha=4.0)):
+    for known in (Triangle(alpha=1.3), surrogate.Sigmoid(alpha=4.0)):
         equal, reason = spikingjelly_equivalent(known)
         assert reason is None
         x = torch.linspace(-2, 2, 41, requires_grad=True)
         assert torch.equal(*(torch.autograd.grad(f(x).sum(), x)[0] for f in (known, equal)))
-    for unknown in (Rectangle(), Triangle(strict=True), Triangle(spiking=False), stock.Sigmoid(alpha=torch.ones(()))):
+    for unknown in (
+        Rectangle(),
+        Triangle(strict=True),
+        Triangle(spiking=False),
+        surrogate.Sigmoid(alpha=torch.ones(())),
+    ):
         equal, reason = spikingjelly_equivalent(unknown)
         assert equal is None
         assert type(unknown).__name__ in reason

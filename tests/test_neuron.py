@@ -46,8 +46,8 @@ def test_spikes_and_gradients_equal_spikingjelly(settings):
     x = torch.randn(6, 2, 3, 5, 7, dtype=torch.float64) + 0.3
     weights = torch.randn_like(x)
     results = []
-    for kind in (LIFNode, neuron.LIFNode):
-        node = kind(surrogate_function=surrogate.ATan(2.0), step_mode="m", **settings)
+    for cls in (LIFNode, neuron.LIFNode):
+        node = cls(surrogate_function=surrogate.ATan(2.0), step_mode="m", **settings)
         current = x.clone().requires_grad_()
         spikes = node(current)
         (spikes * weights).sum().backward()
@@ -119,9 +119,9 @@ def test_the_sigmoid_preset_is_spikingjellys_own_neuron():
     assert node(torch.full((3, 1), 1.2)).flatten().tolist() == [0, 0, 1]
     assert lif_preset("sigmoid")(torch.full((1, 1), 2.0)).item() == 1.0
     x, results = 2 * torch.randn(5, 3, 7, dtype=torch.float64), []
-    for kind in (lif_preset("sigmoid"), neuron.LIFNode(tau=2.0, detach_reset=True, step_mode="m")):
+    for node in (lif_preset("sigmoid"), neuron.LIFNode(tau=2.0, detach_reset=True, step_mode="m")):
         current = x.clone().requires_grad_()
-        spikes = kind(current)
+        spikes = node(current)
         (spikes * x).sum().backward()
         results.append((spikes, current.grad))
     assert torch.equal(results[0][0], results[1][0])
@@ -130,12 +130,12 @@ def test_the_sigmoid_preset_is_spikingjellys_own_neuron():
 
 
 def test_a_strict_sigmoid_is_refused():
-    with pytest.raises(ValueError, match=r"'sigmoid' fires at the threshold.*choose cifar or imagenet"):
+    with pytest.raises(ValueError, match=r"^neuron .*strict.* got 'sigmoid'.*cifar, imagenet"):
         lif_preset("sigmoid", strict=True)
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="'mnist' does not exist; choose one of cifar, imagenet, sigmoid"):
+    with pytest.raises(ValueError, match=r"^neuron .* got 'mnist'.*cifar, imagenet, sigmoid"):
         lif_preset("mnist")
 
 

@@ -1,7 +1,7 @@
 """BatchNorm's running statistics, for images that run once and stand for several equal frames (ours).
 
-Repeating a batch changes neither its mean nor its biased variance, so one run gives the outputs of all repetitions. Only
-the running variance changes: BatchNorm scales the variance of the batch by n / (n - 1), and n counts the repetitions.
+Repeating a batch changes neither its mean nor its biased variance, so one run gives the outputs of all repetitions.
+Only the running variance changes: BatchNorm scales the variance of the batch by n / (n - 1), and n counts repetitions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The two surrogate functions of the published codes, with the interface of SpikingJelly's.
 
-On SpikingJelly 0.0.0.0.14 ``cuda_codes`` makes them work with its own ``backend="cupy"``; newer releases do not need it.
+On SpikingJelly 0.0.0.0.14 ``cuda_codes`` makes them work with its ``backend="cupy"``; newer releases do not need it.
 """
 
 from __future__ import annotations

@@ -174,8 +174,8 @@ def convert_sync_batchnorm(module: nn.Module, process_group: dist.ProcessGroup |
         if not (isinstance(child, nn.BatchNorm2d) and _is_plain(child)):
             raise UsageError(
                 f"{name or 'The module'} is a {type(child).__name__}, which cannot be synchronised",
-                "only BatchNorm2d of torch or SpikingJelly with their own forward can; replace it, or convert the parts "
-                "of the network without it",
+                "only BatchNorm2d of torch or SpikingJelly with their own forward can; replace it, or convert the "
+                "parts of the network without it",
             )
         found[name] = child
     converted = {child: _converted(child, process_group) for child in found.values()}

@@ -5,8 +5,8 @@
 - ``spikingjelly``: SpikingJelly 2.0.0's LIF kernels (Triton) on a GPU
 - ``torch``: the definition, on every device
 
-By default an operator uses the first available path of its device (:data:`ORDER`) and logs why it fell back. An explicit
-request (``GAC_SJ_OPS`` or ``path=``) is honoured or raises. Graphs that leave PyTorch (``torch.export``, ONNX,
+By default an operator uses the first available path of its device (:data:`ORDER`) and logs why it fell back. An
+explicit request (``GAC_SJ_OPS`` or ``path=``) is honoured or raises. Graphs that leave PyTorch (``torch.export``, ONNX,
 TorchScript) contain the definition.
 """
 
