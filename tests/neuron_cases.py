@@ -9,10 +9,11 @@ from spikingjelly.activation_based import surrogate
 
 from gac_sj import Rectangle, Triangle
 from gac_sj.ops import cpp, launching
+from gac_sj.ops.neuron import LIFDynamics
 
 #: Every reset, detached or not, with and without a decayed input; one tau whose decay is no power of two.
 NEURONS = [
-    dict(tau=tau, decay_input=decay_input, v_threshold=threshold, v_reset=reset, detach_reset=detach)
+    LIFDynamics(tau=tau, decay_input=decay_input, v_threshold=threshold, v_reset=reset, detach_reset=detach)
     for (tau, decay_input), (threshold, reset), detach in product(
         ((2.0, False), (3.7, True)), ((1.0, 0.0), (0.5, None), (0.8, -0.25)), (False, True)
     )

@@ -12,16 +12,17 @@ from neuron_cases import CIFAR
 from torch import Tensor
 
 from gac_sj import Triangle
+from gac_sj.nn import functional
 from gac_sj.ops import cpp, cupy
 from gac_sj.ops.gated_lif.reference import gated_lif
-from gac_sj.ops.launching import Launch, neuron_numbers
+from gac_sj.ops.launching import Launch
 from gac_sj.ops.lif.reference import lif
-from gac_sj.ops.source import neuron_macros
+from gac_sj.ops.neuron import neuron_macros, neuron_numbers
 from gac_sj.ops.surrogates import cuda_derivative
 
-(TEXT, SLOPE), _ = cuda_derivative(Triangle())
-NUMBERS = neuron_numbers(CIFAR["tau"], CIFAR["v_threshold"], CIFAR["v_reset"], SLOPE)
-MACROS = neuron_macros(derivative=TEXT)
+DERIVATIVE, _ = cuda_derivative(Triangle())
+NUMBERS = neuron_numbers(CIFAR, DERIVATIVE)
+MACROS = neuron_macros(CIFAR, DERIVATIVE)
 
 
 class Sequence:
@@ -81,7 +82,7 @@ def test_lif(launches, T, neurons, lanes, blocks):
     launch = Launch(Sequence(x), neurons)
     assert launch.lanes == lanes
     launch("lif", "lif_forward", MACROS, (x, None, spikes, v, None, neurons, neurons, *NUMBERS))
-    expected, last, _ = lif(x, **CIFAR, surrogate=Triangle())
+    expected, last, _ = lif(x, CIFAR, Triangle())
     assert torch.equal(spikes, expected)
     assert torch.equal(v, last)
     assert launches == [("lif_forward", (blocks, 1), (128,), (43, 3))]
@@ -100,7 +101,7 @@ def test_gated_lif(launches, most, threads):
         (("STATIC", 1), *MACROS),
         (z, temporal, spatial, gated, 5, 1200, 2.0, *NUMBERS),
     )
-    expected = gated_lif(z, temporal[..., None, None, None], spatial, gain=2.0, **CIFAR, surrogate=Triangle())
+    expected = gated_lif(z, temporal[..., None, None, None], spatial, 2.0, CIFAR, Triangle(), functional.gate)
     torch.testing.assert_close(gated, expected, rtol=1e-6, atol=1e-6)
     assert launches == [("gated_lif_forward", (threads // 128, 5), (128,), (43, 3))]
 
@@ -109,7 +110,7 @@ def test_memory_that_is_not_aligned_is_read_one_by_one(launches):
     x = torch.randn(4 * 64 + 1)[1:].view(4, 64)
     spikes, v = torch.empty(4, 64), torch.empty(64)
     Launch(Sequence(x), 64)("lif", "lif_forward", MACROS, (x, None, spikes, v, None, 64, 64, *NUMBERS))
-    assert torch.equal(spikes, lif(x, **CIFAR, surrogate=Triangle())[0])
+    assert torch.equal(spikes, lif(x, CIFAR, Triangle())[0])
 
 
 def test_nothing_to_do_launches_nothing(launches):

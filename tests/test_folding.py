@@ -19,21 +19,21 @@ CASES = [
 
 
 def trained(name, **options):
-    """A network whose BatchNorms have seen data and weigh it."""
+    """A network whose BatchNorms have statistics and weights as after training."""
     torch.manual_seed(0)
     model = timm.create_model(name, T=2, **options)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0.0, 0.3)
-            module.momentum = None  # the mean of what it has seen
+            module.momentum = None  # the mean over all batches
     with torch.no_grad():
         model(torch.rand(4, 3, 32, 32))
     return model.double()
 
 
 @pytest.mark.parametrize("name,options", CASES, ids=str)
-def test_the_result_is_the_same(name, options):
+def test_the_outputs_are_the_same(name, options):
     model = trained(name, **options)
     folded = gac_sj.fold_batch_norm(model)
     assert not any(isinstance(module, _BatchNorm) for module in folded.modules())
@@ -42,9 +42,9 @@ def test_the_result_is_the_same(name, options):
     torch.testing.assert_close(folded(images), model.eval()(images), rtol=1e-9, atol=1e-9)
 
 
-def test_folding_twice_changes_nothing_and_says_so():
+def test_a_folded_network_is_refused():
     folded = gac_sj.fold_batch_norm(trained("gac_ms_resnet8_cifar"))
-    with pytest.raises(ValueError, match="nothing to fold"):
+    with pytest.raises(ValueError, match=r"^model must have a BatchNorm"):
         gac_sj.fold_batch_norm(folded)
 
 

@@ -68,83 +68,14 @@ def test_padding_is_torch_same_padding_without_its_warning(kernel_size, recwarn)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("static", [True, False])
-@pytest.mark.parametrize("gain", [1.0, 2.0, 0.3])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (4, 3, 5, 7, 3), (3, 2, 4, 1, 6)])
-def test_weigh_equals_the_gate_times_the_sequence(static, gain, shape):
-    T, N, *rest = shape
-    sequence = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    temporal = torch.randn(T, N, 1, 1, 1, dtype=torch.float64, requires_grad=True)
-    spatial = torch.randn((N, *rest) if static else shape, dtype=torch.float64, requires_grad=True)
-    inputs, weights = (sequence, temporal, spatial), torch.randn(shape, dtype=torch.float64)
-    definition = functional.gate(temporal, spatial, gain) * sequence
-    fast = functional.weigh(*inputs, gain)
-    torch.testing.assert_close(fast, definition, rtol=1e-13, atol=0)
-    expected = torch.autograd.grad((definition * weights).sum(), inputs)
-    for ours, grad in zip(torch.autograd.grad((fast * weights).sum(), inputs), expected):
-        torch.testing.assert_close(ours, grad, rtol=1e-11, atol=1e-13)
-
-
-@pytest.mark.parametrize("dtype,bound", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
-def test_weigh_in_other_types(dtype, bound):
-    exact = [torch.randn(4, 3, 5, 7, 3).double(), torch.randn(4, 3, 1, 1, 1).double(), torch.randn(3, 5, 7, 3).double()]
-    exact = [tensor.to(dtype).double().requires_grad_() for tensor in exact]
-    rounded = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
-    expected, ours = functional.weigh(*exact, 2.0), functional.weigh(*rounded, 2.0)
-    assert ours.dtype == dtype
-    pairs = [(ours, expected)]
-    pairs += zip(torch.autograd.grad(ours.sum(), rounded), torch.autograd.grad(expected.sum(), exact))
-    for low, high in pairs:
-        assert (low.double() - high).norm() <= bound * high.norm()
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 5, 5), (1, 2, 4, 5, 5), (3, 1, 4, 1, 1)])
-def test_weigh_expands_the_sequence(shape):
-    sequence = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    temporal, spatial = torch.randn(3, 2, 1, 1, 1).double(), torch.randn(2, 4, 5, 5).double()
-    weights = torch.randn(3, 2, 4, 5, 5).double()
-    results = (functional.weigh(sequence, temporal, spatial), functional.gate(temporal, spatial) * sequence)
-    ours, expected = (torch.autograd.grad((result * weights).sum(), sequence)[0] for result in results)
-    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("static", [True, False])
-def test_second_derivatives(static):
-    """A gradient penalty, and finite differences."""
-    sequence = torch.randn(2, 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    temporal = torch.randn(2, 2, 1, 1, 1, dtype=torch.float64, requires_grad=True)
-    spatial = torch.randn(*([] if static else [2]), 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    inputs = (sequence, temporal, spatial)
-    assert torch.autograd.gradgradcheck(lambda *inputs: functional.weigh(*inputs, 2.0), inputs)
-    penalties = []
-    for result in (functional.weigh(*inputs, 2.0), functional.gate(temporal, spatial, 2.0) * sequence):
-        (slope,) = torch.autograd.grad(result.sum(), sequence, create_graph=True)
-        penalties.append(torch.autograd.grad(slope.square().sum(), (temporal, spatial)))
-    for ours, expected in zip(*penalties):
-        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_weigh_promotes_mixed_types_as_the_definition_does():
-    sequence = torch.randn(2, 3, 4, 5, 5, requires_grad=True)
-    temporal = torch.randn(2, 3, 1, 1, 1).bfloat16().requires_grad_()
-    spatial = torch.randn(3, 4, 5, 5).bfloat16().requires_grad_()
-    inputs = (sequence, temporal, spatial)
-    fast, definition = functional.weigh(*inputs, 2.0), functional.gate(temporal, spatial, 2.0) * sequence
-    assert fast.dtype == definition.dtype == torch.float32
-    torch.testing.assert_close(fast, definition)
-    for ours, expected in zip(torch.autograd.grad(fast.sum(), inputs), torch.autograd.grad(definition.sum(), inputs)):
-        assert ours.dtype == expected.dtype
-        assert (ours - expected).norm() <= 2e-2 * expected.norm()
-
-
-def test_whole_numbers_of_numpy_are_whole_numbers():
+def test_integers_of_numpy_are_integers():
     assert gac_sj.GatedAttentionCoding(np.int64(3), channels=8)(torch.rand(1, 3, 5, 5)).shape[0] == 3
-    with pytest.raises(ValueError, match="T is True"):
+    with pytest.raises(ValueError, match=r"^T must .* got True"):
         gac_sj.DirectCoding(True)
 
 
-def test_another_T_is_named():
-    with pytest.raises(ValueError, match=r"T=4\) got 5 steps"):
+def test_another_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match=r"T=4.* 5 steps"):
         gac_sj.GatedAttentionUnit(4, 8)(torch.rand(5, 2, 8, 3, 3))
 
 
@@ -162,5 +93,5 @@ def test_another_T_is_named():
     ],
 )
 def test_arguments_out_of_range_are_named(build, word):
-    with pytest.raises(ValueError, match=rf"^{word} is 0"):
+    with pytest.raises(ValueError, match=rf"^{word} must .* got 0"):
         build()

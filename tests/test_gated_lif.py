@@ -9,6 +9,7 @@ from torch import nn
 
 from gac_sj import GatedAttentionCoding, GatedAttentionUnit, LIFNode, Triangle
 from gac_sj.analysis import firing_rates
+from gac_sj.nn import functional
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.ops.gated_lif.closed_form import first_currents
 from gac_sj.ops.lif import lif
@@ -36,7 +37,7 @@ def inputs(T, shape, static, dtype=torch.float32):
 def results(path, tensors, neuron, surrogate, gain):
     *parts, grad = tensors
     parts = [part.detach().requires_grad_() for part in parts]
-    output = gated_lif(*parts, gain=gain, surrogate=surrogate, path=path, **neuron)
+    output = gated_lif(*parts, gain, neuron, surrogate, gate=functional.gate, path=path)
     return [output, *torch.autograd.grad(output, parts, grad)]
 
 
@@ -92,7 +93,7 @@ def test_channels_last(static):
     z = tensors[0]
     tensors[0] = (z if static else z.flatten(0, 1)).contiguous(memory_format=torch.channels_last).view_as(z)
     assert_close(tensors)
-    output = gated_lif(*tensors[:3], gain=2.0, surrogate=Triangle(), path="cpp", **CIFAR)
+    output = gated_lif(*tensors[:3], 2.0, CIFAR, Triangle(), gate=functional.gate, path="cpp")
     assert output.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
 
@@ -116,15 +117,16 @@ def test_shapes_are_broadcast_as_in_the_definition(z, temporal, spatial):
 
 def test_lengths_and_devices_that_do_not_fit_are_refused():
     z, temporal, spatial, _ = inputs(3, (2, 4, 5, 5), False)
-    options = dict(gain=1.0, surrogate=Triangle(), path="cpp", **CIFAR)
-    with pytest.raises(ValueError, match="current of 3 steps and temporal attention of 2"):
-        gated_lif(z, temporal[:2], spatial, **options)
-    with pytest.raises(ValueError, match="on cpu and meta"):
-        gated_lif(z, temporal.to("meta"), spatial, **options)
+    options = dict(gate=functional.gate, path="cpp")
+    with pytest.raises(ValueError, match=r"^z must have .* \(2\), got 3"):
+        gated_lif(z, temporal[:2], spatial, 1.0, CIFAR, Triangle(), **options)
+    with pytest.raises(ValueError, match="got cpu and meta"):
+        gated_lif(z, temporal.to("meta"), spatial, 1.0, CIFAR, Triangle(), **options)
 
 
 def test_nothing_to_do():
-    output = gated_lif(*inputs(3, (0, 4, 5, 5), True)[:3], gain=1.0, surrogate=Triangle(), path="cpp", **CIFAR)
+    tensors = inputs(3, (0, 4, 5, 5), True)[:3]
+    output = gated_lif(*tensors, 1.0, CIFAR, Triangle(), gate=functional.gate, path="cpp")
     assert output.shape == (3, 0, 4, 5, 5)
 
 
@@ -133,9 +135,8 @@ def test_opcheck(static):
     torch.use_deterministic_algorithms(False)  # it looks into unwritten memory
     z, temporal, spatial, _ = inputs(3, (2, 4, 4, 4), static)
     parts = [part.requires_grad_() for part in (z, temporal.flatten(1), spatial)]
-    (text, numbers), _ = cuda_derivative(Triangle())
-    settings = dict(CIFAR, strict=False, derivative=text, numbers=numbers)
-    torch.library.opcheck(torch.ops.gac_sj.gated_lif.default, (*parts, 2.0, *settings.values()))
+    derivative, _ = cuda_derivative(Triangle())
+    torch.library.opcheck(torch.ops.gac_sj.gated_lif.default, (*parts, 2.0, *CIFAR, *derivative))
 
 
 class TestTheEncoder:
@@ -194,7 +195,7 @@ class TestTheEncoder:
 
     def test_mixed_types_are_those_of_the_definition(self):
         z, temporal, spatial, _ = inputs(4, (2, 4, 5, 5), True)
-        output = gated_lif(z.bfloat16(), temporal, spatial, gain=1.0, surrogate=Triangle(), **CIFAR)
+        output = gated_lif(z.bfloat16(), temporal, spatial, 1.0, CIFAR, Triangle(), gate=functional.gate)
         assert output.dtype == torch.float32
 
     def test_double_precision_as_default(self):
@@ -213,7 +214,7 @@ class TestTheEncoder:
         assert 0 < rates["neuron"] < 1
 
     def test_potentials_are_stored_on_request(self):
-        encoder = self.build(neuron=LIFNode(**CIFAR, surrogate_function=Triangle(), store_v_seq=True))
+        encoder = self.build(neuron=LIFNode(**CIFAR._asdict(), surrogate_function=Triangle(), store_v_seq=True))
         encoder(torch.rand(2, 3, 6, 6))
         assert encoder.neuron.v_seq.shape == (4, 2, 8, 6, 6)
 
@@ -234,11 +235,11 @@ class TestClosedForm:
     @pytest.mark.parametrize("tau,threshold", [(2.0, 1.0), (2.0, 0.5), (4 / 3, 0.5), (3.7, 0.3), (1.01, 2.0)])
     def test_the_currents_are_exact(self, tau, threshold, strict):
         """The float below fires a step later, or never."""
-        first = torch.tensor(first_currents(8, tau, threshold, strict))
-        neuron = dict(CIFAR, tau=tau, v_threshold=threshold)
+        neuron = CIFAR._replace(tau=tau, v_threshold=threshold)
+        first = torch.tensor(first_currents(8, neuron, strict))
         below = torch.nextafter(first, torch.zeros(8))
         for current, most in ((first, torch.arange(8)), (below, torch.arange(8) + 1)):
-            spikes, _, _ = lif(current.expand(9, 8), **neuron, surrogate=Triangle(strict=strict), path="torch")
+            spikes, _, _ = lif(current.expand(9, 8), neuron, Triangle(strict=strict), path="torch")
             at = torch.where(spikes.any(0), spikes.argmax(0), 9)
             assert (at <= most).all() if current is first else (at >= most).all()
         if (tau, threshold, strict) == (2.0, 1.0, False):
@@ -248,13 +249,13 @@ class TestClosedForm:
     @pytest.mark.parametrize("T", [1, 6, 16, 17])
     def test_spikes_are_those_of_the_recursion(self, T, strict):
         """Around every current that decides, and where numbers are none."""
-        first = torch.tensor(first_currents(T, 2.0, 1.0, strict))
+        first = torch.tensor(first_currents(T, CIFAR, strict))
         near = torch.cat([torch.nextafter(first, torch.full((T,), far)) for far in (0.0, 9.0)])
         special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e38, -1e38, 1e-40])
         z = torch.cat([first, near, special, torch.randn(1000)])[None, :, None, None]
         temporal, spatial = torch.zeros(T, 1, 1, 1, 1), torch.zeros_like(z)
         ours, expected = (
-            gated_lif(z, temporal, spatial, gain=2.0, surrogate=Triangle(strict=strict), path=path, **CIFAR)
+            gated_lif(z, temporal, spatial, 2.0, CIFAR, Triangle(strict=strict), gate=functional.gate, path=path)
             for path in ("cpp", "torch")
         )
         assert torch.equal(ours, expected)

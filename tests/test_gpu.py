@@ -12,14 +12,16 @@ import pytest
 import timm
 import torch
 from spikingjelly.activation_based import functional
-from spikingjelly.activation_based import surrogate as stock
+from spikingjelly.activation_based import surrogate as surrogates
 from torch import nn
 
 from gac_sj import GatedAttentionCoding, LIFNode, Rectangle, Triangle
 from gac_sj.encoders import gac as encoding
+from gac_sj.nn.functional import gate
 from gac_sj.ops import dispatch
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.ops.lif import lif
+from gac_sj.ops.neuron import LIFDynamics
 from gac_sj.ops.surrogates import cuda_derivative
 
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cuda"))
@@ -33,7 +35,7 @@ has_kernels_of_spikingjelly = pytest.mark.skipif(
 
 #: hard, soft and shifted resets, in the graph and not, with and without a decayed input
 NEURONS = [
-    dict(tau=tau, decay_input=decayed, v_threshold=threshold, v_reset=reset, detach_reset=detached)
+    LIFDynamics(tau=tau, decay_input=decayed, v_threshold=threshold, v_reset=reset, detach_reset=detached)
     for (tau, decayed), (threshold, reset), detached in itertools.product(
         ((2.0, False), (3.7, True)), ((1.0, 0.0), (0.5, None), (0.8, -0.25)), (False, True)
     )
@@ -66,7 +68,7 @@ def current(*shape, dtype=torch.float32):
 def lif_results(device, path, x, v, neuron, surrogate):
     """Outputs, and gradients of x and v under gradients of all outputs; on the CPU."""
     x, v = (None if tensor is None else tensor.detach().to(device).requires_grad_() for tensor in (x, v))
-    outputs = lif(x, v, **neuron, surrogate=surrogate, store_v_seq=True, path=path)
+    outputs = lif(x, neuron, surrogate, v, store_v_seq=True, path=path)
     torch.manual_seed(1)
     grads = [torch.randn(output.shape).to(device, output.dtype) for output in outputs]
     found = [*outputs, *torch.autograd.grad(outputs, [x] if v is None else [x, v], grads)]
@@ -100,8 +102,11 @@ def test_lif_every_size(size):
 SURROGATES = {
     "Rectangle": (Rectangle(0.7), 0.0),
     "strict": (Triangle(1.3, strict=True), 0.0),
-    "PiecewiseQuadratic": (stock.PiecewiseQuadratic(alpha=1.2), 0.0),
-    **{name: (getattr(stock, name)(), 1e-5) for name in ("Sigmoid", "ATan", "PiecewiseExp", "SoftSign", "Erf", "S2NN")},
+    "PiecewiseQuadratic": (surrogates.PiecewiseQuadratic(alpha=1.2), 0.0),
+    **{
+        name: (getattr(surrogates, name)(), 1e-5)
+        for name in ("Sigmoid", "ATan", "PiecewiseExp", "SoftSign", "Erf", "S2NN")
+    },
 }
 
 
@@ -134,7 +139,7 @@ def test_lif_every_layout(name):
     results = []
     for x, path in ((laid_out, PATH), (on_cpu, "torch")):
         x = x.detach().requires_grad_()
-        spikes, last, _ = lif(x, v.to(x.device), **SHIFTED, surrogate=Triangle(), path=path)
+        spikes, last, _ = lif(x, SHIFTED, Triangle(), v.to(x.device), path=path)
         torch.manual_seed(1)
         (grad,) = torch.autograd.grad(spikes, x, torch.randn(x.shape).to(x.device))
         results.append([tensor.cpu() for tensor in (spikes, last, grad)])
@@ -146,7 +151,7 @@ def test_lif_every_layout(name):
 def gated_results(device, path, tensors, neuron):
     *parts, grad = (tensor.detach().to(device) for tensor in tensors)
     parts = [part.requires_grad_() for part in parts]
-    output = gated_lif(*parts, gain=2.0, surrogate=Triangle(), path=path, **neuron)
+    output = gated_lif(*parts, 2.0, neuron, Triangle(), gate=gate, path=path)
     return [tensor.cpu() for tensor in (output, *torch.autograd.grad(output, parts, grad))]
 
 
@@ -203,7 +208,7 @@ def test_gradients_are_the_same_every_time():
 
 def test_nothing_to_do():
     x = torch.randn(4, 0, 3, device=DEVICE, requires_grad=True)
-    lif(x, **CIFAR, surrogate=Triangle(), path=PATH)[0].sum().backward()
+    lif(x, CIFAR, Triangle(), path=PATH)[0].sum().backward()
     assert x.grad.shape == x.shape
 
 
@@ -211,8 +216,8 @@ def test_nothing_to_do():
 class TestWithPyTorch:
     @pytest.mark.parametrize("dtype", TYPES, ids=str)
     def test_opcheck(self, dtype):
-        (text, numbers), _ = cuda_derivative(Triangle())
-        settings = dict(CIFAR, strict=False, derivative=text, numbers=numbers).values()
+        derivative, _ = cuda_derivative(Triangle())
+        settings = *CIFAR, *derivative
         x, v = current(3, 2, 8).to(DEVICE, dtype).requires_grad_(), current(2, 8).to(DEVICE).requires_grad_()
         torch.library.opcheck(torch.ops.gac_sj.lif.default, (x, v, *settings, True))
         z, temporal, spatial, _ = (tensor.to(DEVICE) for tensor in gated_inputs(3, (2, 4, 4, 4), True))
@@ -220,12 +225,12 @@ class TestWithPyTorch:
         torch.library.opcheck(torch.ops.gac_sj.gated_lif.default, (*parts, 2.0, *settings))
 
     def test_compiled_whole_and_equal(self):
-        node = LIFNode(**CIFAR, surrogate_function=Triangle())
+        node = LIFNode(**CIFAR._asdict(), surrogate_function=Triangle())
         z, temporal, spatial, _ = (tensor.to(DEVICE) for tensor in gated_inputs(4, (2, 4, 8, 8), True))
 
         def step(z):
             node.reset()
-            return node(gated_lif(z, temporal, spatial, gain=2.0, surrogate=Triangle(), **CIFAR))
+            return node(gated_lif(z, temporal, spatial, 2.0, CIFAR, Triangle(), gate=gate))
 
         backend = "inductor" if DEVICE.type == "cuda" else "aot_eager"
         results = []
@@ -235,8 +240,9 @@ class TestWithPyTorch:
             results.append((spikes, *torch.autograd.grad(spikes.sum(), leaf)))
         assert all(map(torch.equal, *results))
 
-    def test_a_compiled_encoder_has_no_graph_break(self):
-        encoder = GatedAttentionCoding(T=4, channels=8).to(DEVICE).eval()  # in training its BatchNorm has hooks
+    @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+    def test_a_compiled_encoder_has_no_graph_break(self, training):
+        encoder = GatedAttentionCoding(T=4, channels=8).to(DEVICE).train(training)
         compiled = torch.compile(encoder, fullgraph=True, backend="inductor" if DEVICE.type == "cuda" else "aot_eager")
         images = torch.randn(2, 3, 16, 16, device=DEVICE)
         difference = compiled(images) - encoder(images)
@@ -310,20 +316,20 @@ class TestOnCuda:
     def test_operators_choose_the_kernels(self, monkeypatch):
         monkeypatch.delenv("GAC_SJ_OPS", raising=False)
         x = torch.empty(0, device=DEVICE)
-        for surrogate in (Triangle(), Rectangle(), stock.Sigmoid()):
+        for surrogate in (Triangle(), Rectangle(), surrogates.Sigmoid()):
             assert dispatch.choose("lif", x, surrogate) == dispatch.choose("gated_lif", x, surrogate) == "cupy"
 
     def test_it_runs_on_the_current_stream(self):
         x = current(4, 100_000)
-        expected = lif(x, **CIFAR, surrogate=Triangle(), path="torch")[0]
+        expected = lif(x, CIFAR, Triangle(), path="torch")[0]
         here, late = x.to(DEVICE), torch.zeros_like(x, device=DEVICE)
-        lif(late, **CIFAR, surrogate=Triangle(), path=PATH)  # compiled before
+        lif(late, CIFAR, Triangle(), path=PATH)  # compiled before
         torch.cuda.synchronize()
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             torch.cuda._sleep(200_000_000)  # cycles: whoever does not wait for this stream reads zeros
             late.copy_(here)
-            spikes = lif(late, **CIFAR, surrogate=Triangle(), path=PATH)[0]
+            spikes = lif(late, CIFAR, Triangle(), path=PATH)[0]
         stream.synchronize()
         assert torch.equal(spikes.cpu(), expected)
 
@@ -334,9 +340,9 @@ class TestOnCuda:
         def step(z):
             leaf = z.detach().requires_grad_()
             if operator == "lif":
-                output = lif(leaf.expand(4, *z.shape), **CIFAR, surrogate=Triangle(), path=PATH)[0]
+                output = lif(leaf.expand(4, *z.shape), CIFAR, Triangle(), path=PATH)[0]
             else:
-                output = gated_lif(leaf, temporal, spatial, gain=2.0, surrogate=Triangle(), path=PATH, **CIFAR)
+                output = gated_lif(leaf, temporal, spatial, 2.0, CIFAR, Triangle(), gate=gate, path=PATH)
             return output, *torch.autograd.grad(output, leaf, grad)
 
         stream = torch.cuda.Stream()
@@ -371,10 +377,10 @@ class TestOnCuda:
         if torch.cuda.mem_get_info()[0] < 30 * 2**30:
             pytest.skip("it needs 30 GiB of the GPU's memory")
         x = torch.randn(2, 2**30 + 8, device=DEVICE, dtype=torch.bfloat16).requires_grad_()
-        spikes, v, _ = lif(x, **CIFAR, surrogate=Triangle(), path=PATH)
+        spikes, v, _ = lif(x, CIFAR, Triangle(), path=PATH)
         (grad,) = torch.autograd.grad(spikes, x, torch.ones_like(spikes))
         end = x.detach()[:, -1000:].clone().requires_grad_()
-        expected, v_end, _ = lif(end, **CIFAR, surrogate=Triangle(), path="torch")
+        expected, v_end, _ = lif(end, CIFAR, Triangle(), path="torch")
         (expected_grad,) = torch.autograd.grad(expected, end, torch.ones_like(expected))
         assert torch.equal(spikes[:, -1000:], expected)
         assert torch.equal(v[-1000:], v_end)
@@ -384,9 +390,9 @@ class TestOnCuda:
     def test_tensors_of_another_gpu_than_the_current_one(self):
         x = current(4, 1000)
         with torch.cuda.device(0):
-            spikes = lif(x.to("cuda:1"), **CIFAR, surrogate=Triangle(), path=PATH)[0]
+            spikes = lif(x.to("cuda:1"), CIFAR, Triangle(), path=PATH)[0]
         assert spikes.device == torch.device("cuda:1")
-        assert torch.equal(spikes.cpu(), lif(x, **CIFAR, surrogate=Triangle(), path="torch")[0])
+        assert torch.equal(spikes.cpu(), lif(x, CIFAR, Triangle(), path="torch")[0])
 
     def test_a_surrogate_without_cuda_text_takes_another_path_and_says_so(self, monkeypatch):
         class Mine(nn.Module):
@@ -395,14 +401,14 @@ class TestOnCuda:
 
         surrogate = Mine()
         monkeypatch.delenv("GAC_SJ_OPS", raising=False)
-        dispatch._say.cache_clear()
+        dispatch._report_once.cache_clear()
         x = current(4, 100)
         with pytest.warns(UserWarning, match="no cuda_derivative"):
-            spikes = lif(x.to(DEVICE), **CIFAR, surrogate=surrogate)[0]
+            spikes = lif(x.to(DEVICE), CIFAR, surrogate)[0]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            lif(x.to(DEVICE), **CIFAR, surrogate=surrogate)
-        assert torch.equal(spikes.cpu(), lif(x, **CIFAR, surrogate=surrogate, path="torch")[0])
+            lif(x.to(DEVICE), CIFAR, surrogate)
+        assert torch.equal(spikes.cpu(), lif(x, CIFAR, surrogate, path="torch")[0])
 
 
 @on_cuda
@@ -420,9 +426,9 @@ class TestWithoutCuPy:
         monkeypatch.setattr(reference, "multi_step", refuse)
         assert functional.neuron_implementation("lif", DEVICE)["implementation"] in ("cuda", "triton")
 
-    @pytest.mark.parametrize("surrogate", [Triangle(), stock.Sigmoid()], ids=["Triangle", "Sigmoid"])
+    @pytest.mark.parametrize("surrogate", [Triangle(), surrogates.Sigmoid()], ids=["Triangle", "Sigmoid"])
     @pytest.mark.parametrize("autocast", [None, *TYPES[1:]], ids=str)
-    def test_a_stock_surrogate_reaches_its_kernel_with_a_float32_state(self, surrogate, autocast):
+    def test_a_surrogate_of_spikingjelly_reaches_its_kernel_with_a_float32_state(self, surrogate, autocast):
         network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Unflatten(0, (4, 2)), LIFNode(surrogate_function=surrogate))
         network.to(DEVICE)
         images = torch.randn(8, 3, 16, 16, device=DEVICE)
@@ -433,7 +439,7 @@ class TestWithoutCuPy:
         assert spikes.dtype == (autocast or torch.float32)
         assert network[2].v.dtype == torch.float32
         assert network[0].weight.grad.any()
-        expected = lif(x.detach(), **network[2].dynamics, path="torch")[0]
+        expected = lif(x.detach(), network[2].dynamics, surrogate, path="torch")[0]
         assert (spikes != expected).float().mean() < 1e-3  # its order of operations differs
 
     @pytest.mark.parametrize("name", LAYOUTS)
@@ -441,7 +447,7 @@ class TestWithoutCuPy:
         x = LAYOUTS[name](current(4, 3, 8, 5, 7).to(DEVICE)).detach().requires_grad_()
         results = []
         for path in ("spikingjelly", "torch"):
-            spikes = lif(x, **SHIFTED, surrogate=Triangle(), path=path)[0]
+            spikes = lif(x, SHIFTED, Triangle(), path=path)[0]
             torch.manual_seed(1)
             results.append((spikes, *torch.autograd.grad(spikes, x, torch.randn(x.shape).to(DEVICE))))
         assert torch.equal(results[0][0], results[1][0])

@@ -5,8 +5,7 @@ from functools import cache
 import pytest
 import torch
 from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
-from spikingjelly.activation_based import functional
-from spikingjelly.activation_based import surrogate as stock
+from spikingjelly.activation_based import functional, surrogate
 from torch import nn
 
 import gac_sj
@@ -26,7 +25,7 @@ def results(path, x, v, neuron, surrogate, grads):
     """Everything that a caller can see: outputs, and gradients of x and v; ``grads`` are those of the outputs."""
     x = x.detach().requires_grad_()
     v = v if v is None else v.detach().requires_grad_()
-    outputs = lif(x, v, **neuron, surrogate=surrogate, store_v_seq=grads[2] is not None, path=path)
+    outputs = lif(x, neuron, surrogate, v, store_v_seq=grads[2] is not None, path=path)
     used, grads = zip(*((output, grad) for output, grad in zip(outputs, grads) if grad is not None))
     return [
         *(output for output in outputs if output is not None),
@@ -71,7 +70,7 @@ def test_every_size(size):
 def test_half_types_keep_a_float32_state(dtype, neuron):
     x = current(5, 2, 24, dtype=dtype)
     assert_same(x, current(2, 24), neuron)
-    assert lif(x, **neuron, surrogate=Triangle(), path="cpp")[1].dtype == torch.float32
+    assert lif(x, neuron, Triangle(), path="cpp")[1].dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -85,7 +84,7 @@ def test_other_surrogates_agree_up_to_rounding(name):
     """exp and quotients round differently: a few units in the last place, summed over three steps."""
     assert_same(current(3, 2, 400), surrogate=ROUNDED[name], rtol=5e-6, atol=5e-6)
     x = current(3, 2, 400)
-    ours, theirs = (lif(x, **CIFAR, surrogate=ROUNDED[name], path=path)[0] for path in ("cpp", "torch"))
+    ours, theirs = (lif(x, CIFAR, ROUNDED[name], path=path)[0] for path in ("cpp", "torch"))
     assert torch.equal(ours, theirs)
 
 
@@ -131,7 +130,7 @@ def test_every_layout(name, x):
     v = torch.randn(x.shape[1:])
     assert_same(x, v)
     assert_same(x, v, grads=[torch.ones(()).expand(x.shape), torch.randn(x.shape[1:]).flip(0), None])
-    spikes = lif(x, **CIFAR, surrogate=Triangle(), path="cpp")[0]
+    spikes = lif(x, CIFAR, Triangle(), path="cpp")[0]
     if name.startswith("channels_last"):
         assert spikes.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
@@ -140,21 +139,21 @@ def test_a_state_of_another_shape_is_broadcast_or_refused():
     x = current(4, 3, 8)
     assert_same(x, current(1, 8))
     with pytest.raises(RuntimeError, match="must match"):
-        lif(x, current(2, 8), **CIFAR, surrogate=Triangle(), path="cpp")
-    with pytest.raises(ValueError, match="on cpu and meta; move them"):
-        lif(x, current(3, 8).to("meta"), **CIFAR, surrogate=Triangle(), path="cpp")
+        lif(x, CIFAR, Triangle(), current(2, 8), path="cpp")
+    with pytest.raises(ValueError, match="cpu and meta; move them"):
+        lif(x, CIFAR, Triangle(), current(3, 8).to("meta"), path="cpp")
 
 
 def test_long_sequences_take_the_definition():
     x = current(300, 4)
-    assert torch.equal(*(lif(x, **CIFAR, surrogate=Triangle(), path=path)[0] for path in (None, "torch")))
-    with pytest.raises(ValueError, match="up to 256 steps"):
-        lif(x, **CIFAR, surrogate=Triangle(), path="cpp")
+    assert torch.equal(*(lif(x, CIFAR, Triangle(), path=path)[0] for path in (None, "torch")))
+    with pytest.raises(ValueError, match="at most 256 steps"):
+        lif(x, CIFAR, Triangle(), path="cpp")
 
 
 def test_nothing_to_do():
     x = torch.randn(4, 0, 3, requires_grad=True)
-    spikes, v, _ = lif(x, **CIFAR, surrogate=Triangle(), path="cpp")
+    spikes, v, _ = lif(x, CIFAR, Triangle(), path="cpp")
     spikes.sum().backward()
     assert (spikes.shape, v.shape, x.grad.shape) == ((4, 0, 3), (0, 3), (4, 0, 3))
 
@@ -178,12 +177,12 @@ def test_cuda_text_with_a_mistake_is_an_error_with_the_compilers_words():
             return ("fabs_of(x)",)
 
     with pytest.raises(RuntimeError, match=r"cannot build the kernels.*fabs_of"):
-        lif(current(2, 3), **CIFAR, surrogate=Wrong(), path="cpp")
+        lif(current(2, 3), CIFAR, Wrong(), path="cpp")
 
 
 def test_second_derivatives_are_refused():
     x = current(3, 8).requires_grad_()
-    spikes, _, _ = lif(x, **CIFAR, surrogate=Triangle(), path="cpp")
+    spikes, _, _ = lif(x, CIFAR, Triangle(), path="cpp")
     (grad,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="GAC_SJ_OPS=torch"):
         grad.sum().backward()
@@ -195,12 +194,12 @@ def test_opcheck(v, stores):
     x = current(3, 2, 8).requires_grad_()
     v = v if v is None else v.requires_grad_()
     derivative, _ = cuda_derivative(Triangle())
-    arguments = (x, v, *CIFAR.values(), False, *derivative, stores)
+    arguments = (x, v, *CIFAR, *derivative, stores)
     torch.library.opcheck(torch.ops.gac_sj.lif.default, arguments)
 
 
 def test_compiled_whole_and_equal():
-    node = LIFNode(**CIFAR, surrogate_function=Triangle(), store_v_seq=True)
+    node = LIFNode(**CIFAR._asdict(), surrogate_function=Triangle(), store_v_seq=True)
 
     def step(x):
         node.reset()
@@ -249,7 +248,7 @@ def test_the_way_to_spikingjelly(dtype, stores, monkeypatch):
     grad = torch.randn(4, 3, 16).to(dtype)
     for function in (lif, reference.lif):
         leaf = x.clone().requires_grad_()
-        outputs = function(leaf, None, **CIFAR, surrogate=Triangle(), store_v_seq=stores)
+        outputs = function(leaf, CIFAR, Triangle(), store_v_seq=stores)
         results.append([*outputs, *torch.autograd.grad(outputs[0], leaf, grad)])
     for ours, theirs in zip(*results):
         assert (ours is None) == (theirs is None)
@@ -259,12 +258,17 @@ def test_the_way_to_spikingjelly(dtype, stores, monkeypatch):
 
 
 def test_what_spikingjelly_knows():
-    for known in (Triangle(alpha=1.3), stock.Sigmoid(alpha=4.0)):
+    for known in (Triangle(alpha=1.3), surrogate.Sigmoid(alpha=4.0)):
         equal, reason = spikingjelly_equivalent(known)
         assert reason is None
         x = torch.linspace(-2, 2, 41, requires_grad=True)
         assert torch.equal(*(torch.autograd.grad(f(x).sum(), x)[0] for f in (known, equal)))
-    for unknown in (Rectangle(), Triangle(strict=True), Triangle(spiking=False), stock.Sigmoid(alpha=torch.ones(()))):
+    for unknown in (
+        Rectangle(),
+        Triangle(strict=True),
+        Triangle(spiking=False),
+        surrogate.Sigmoid(alpha=torch.ones(())),
+    ):
         equal, reason = spikingjelly_equivalent(unknown)
         assert equal is None
         assert type(unknown).__name__ in reason
@@ -272,7 +276,7 @@ def test_what_spikingjelly_knows():
 
 @pytest.mark.parametrize("backend", ["aot_eager"])
 def test_compiled_with_symbolic_sizes_and_numbers(backend):
-    node = LIFNode(**CIFAR, surrogate_function=Triangle())
+    node = LIFNode(**CIFAR._asdict(), surrogate_function=Triangle())
     compiled = torch.compile(node, dynamic=True, backend=backend)
     for alpha, images in ((1.0, 2), (2.0, 3), (0.5, 4)):
         node.surrogate_function.alpha = alpha
@@ -284,11 +288,11 @@ def test_compiled_with_symbolic_sizes_and_numbers(backend):
 
 
 def test_tensors_as_parameters_take_the_definition_and_get_gradients():
-    neuron = dict(CIFAR, v_threshold=torch.tensor(1.0, requires_grad=True))
-    lif(current(4, 3, 16), **neuron, surrogate=Triangle())[0].sum().backward()
-    assert neuron["v_threshold"].grad != 0
+    neuron = CIFAR._replace(v_threshold=torch.tensor(1.0, requires_grad=True))
+    lif(current(4, 3, 16), neuron, Triangle())[0].sum().backward()
+    assert neuron.v_threshold.grad != 0
     with pytest.raises(ValueError, match="is a tensor"):
-        lif(current(4, 3, 16), **neuron, surrogate=Triangle(), path="cpp")
+        lif(current(4, 3, 16), neuron, Triangle(), path="cpp")
 
 
 def test_a_class_that_changes_the_function_does_not_inherit_its_derivative():
@@ -305,7 +309,7 @@ def test_a_class_that_changes_the_function_does_not_inherit_its_derivative():
 
 def assert_same_as_default(x, surrogate):
     ours, theirs = (
-        torch.autograd.grad(lif(leaf, **CIFAR, surrogate=surrogate, path=path)[0].sum(), leaf)[0]
+        torch.autograd.grad(lif(leaf, CIFAR, surrogate, path=path)[0].sum(), leaf)[0]
         for path in (None, "torch")
         for leaf in [x.clone().requires_grad_()]
     )
@@ -315,25 +319,24 @@ def assert_same_as_default(x, surrogate):
 def test_forward_mode_derivatives_are_no_silent_zeros():
     x = current(3, 8)
     with pytest.raises(NotImplementedError):  # as the surrogate functions themselves
-        torch.func.jvp(lambda x: lif(x, **CIFAR, surrogate=Triangle())[0], (x,), (torch.ones_like(x),))
+        torch.func.jvp(lambda x: lif(x, CIFAR, Triangle())[0], (x,), (torch.ones_like(x),))
     with pytest.raises(ValueError, match="need the definition"):
-        torch.func.grad(lambda x: lif(x, **CIFAR, surrogate=Triangle(), path="cpp")[0].sum())(x)
+        torch.func.grad(lambda x: lif(x, CIFAR, Triangle(), path="cpp")[0].sum())(x)
 
 
 def test_an_input_without_steps_is_refused():
     with pytest.raises(ValueError, match="at least one time step"):
-        lif(torch.randn(0, 2, 3), **CIFAR, surrogate=Triangle())
+        lif(torch.randn(0, 2, 3), CIFAR, Triangle())
 
 
 def test_a_potential_in_float64_stays_so():
-    assert (
-        lif(current(3, 8), torch.zeros(8, dtype=torch.float64), **CIFAR, surrogate=Triangle())[1].dtype == torch.float64
-    )
+    _, v, _ = lif(current(3, 8), CIFAR, Triangle(), torch.zeros(8, dtype=torch.float64))
+    assert v.dtype == torch.float64
 
 
 def test_an_infinite_threshold_silences():
-    neuron = dict(CIFAR, v_threshold=float("inf"))
-    assert not lif(current(3, 8), **neuron, surrogate=Triangle(alpha=1e30), path="cpp")[0].any()
+    neuron = CIFAR._replace(v_threshold=float("inf"))
+    assert not lif(current(3, 8), neuron, Triangle(alpha=1e30), path="cpp")[0].any()
 
 
 def test_half_precision_by_hand_is_that_of_the_compiler(monkeypatch):
@@ -341,7 +344,7 @@ def test_half_precision_by_hand_is_that_of_the_compiler(monkeypatch):
     monkeypatch.setattr(cpp, "load", cache(lambda code: cpp.Module(code, ("-U__FLT16_MAX__",))))
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.float16)
     grad = torch.randn(1, 2**16).half() * every.abs().nan_to_num(1.0).clamp(max=8.0)
-    silent = dict(CIFAR, tau=3.7, v_threshold=2.0, decay_input=True)
+    silent = CIFAR._replace(tau=3.7, v_threshold=2.0, decay_input=True)
     surrogate = Triangle(alpha=0.3)
     ours, theirs = (
         results(path, every[None], None, silent, surrogate, [grad, torch.zeros(2**16), None])

@@ -6,9 +6,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import base, functional, neuron, surrogate
+from spikingjelly.activation_based import base, functional, layer, neuron, surrogate
 
 from gac_sj import LIFNode, Triangle, lif_preset
+from gac_sj.nn.neuron import is_neuron
 
 VARIANTS = [
     dict(tau=tau, decay_input=decay_input, v_threshold=threshold, v_reset=reset, detach_reset=detach)
@@ -45,8 +46,8 @@ def test_spikes_and_gradients_equal_spikingjelly(settings):
     x = torch.randn(6, 2, 3, 5, 7, dtype=torch.float64) + 0.3
     weights = torch.randn_like(x)
     results = []
-    for kind in (LIFNode, neuron.LIFNode):
-        node = kind(surrogate_function=surrogate.ATan(2.0), step_mode="m", **settings)
+    for cls in (LIFNode, neuron.LIFNode):
+        node = cls(surrogate_function=surrogate.ATan(2.0), step_mode="m", **settings)
         current = x.clone().requires_grad_()
         spikes = node(current)
         (spikes * weights).sum().backward()
@@ -118,9 +119,9 @@ def test_the_sigmoid_preset_is_spikingjellys_own_neuron():
     assert node(torch.full((3, 1), 1.2)).flatten().tolist() == [0, 0, 1]
     assert lif_preset("sigmoid")(torch.full((1, 1), 2.0)).item() == 1.0
     x, results = 2 * torch.randn(5, 3, 7, dtype=torch.float64), []
-    for kind in (lif_preset("sigmoid"), neuron.LIFNode(tau=2.0, detach_reset=True, step_mode="m")):
+    for node in (lif_preset("sigmoid"), neuron.LIFNode(tau=2.0, detach_reset=True, step_mode="m")):
         current = x.clone().requires_grad_()
-        spikes = kind(current)
+        spikes = node(current)
         (spikes * x).sum().backward()
         results.append((spikes, current.grad))
     assert torch.equal(results[0][0], results[1][0])
@@ -129,12 +130,12 @@ def test_the_sigmoid_preset_is_spikingjellys_own_neuron():
 
 
 def test_a_strict_sigmoid_is_refused():
-    with pytest.raises(ValueError, match=r"'sigmoid' fires at the threshold.*choose cifar or imagenet"):
+    with pytest.raises(ValueError, match=r"^neuron .*strict.* got 'sigmoid'.*cifar, imagenet"):
         lif_preset("sigmoid", strict=True)
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="'mnist' does not exist; choose one of cifar, imagenet, sigmoid"):
+    with pytest.raises(ValueError, match=r"^neuron .* got 'mnist'.*cifar, imagenet, sigmoid"):
         lif_preset("mnist")
 
 
@@ -171,3 +172,23 @@ def test_an_unusable_backend_is_refused_as_by_spikingjelly(monkeypatch):
     monkeypatch.setattr(base, "cupy", None)  # as where CuPy is not installed
     with pytest.raises(ImportError, match="CuPy is not installed"):
         LIFNode(backend="cupy")
+
+
+def test_spiking_neurons_count_as_neurons_whatever_they_derive_from():
+    class Own(neuron.IFNode):
+        pass
+
+    spiking = [LIFNode(), Own(), neuron.ParametricLIFNode()]
+    if hasattr(neuron, "PSN"):  # SpikingJelly 2.0.0 has neurons that are not a BaseNode
+        spiking += [neuron.PSN(4, surrogate.ATan()), neuron.SlidingPSN(2), neuron.SimpleLIFNode(2.0, True)]
+    assert all(map(is_neuron, spiking))
+
+
+def test_layers_and_non_spiking_neurons_do_not_count_as_neurons():
+    class Memory(base.MemoryModule):
+        pass
+
+    others = [torch.nn.Sequential(LIFNode()), layer.Conv2d(3, 3, 1), layer.Dropout(), surrogate.ATan(), Memory()]
+    if hasattr(neuron, "NonSpikingLIFNode"):  # SpikingJelly 2.0.0
+        others.append(neuron.NonSpikingLIFNode())
+    assert not any(map(is_neuron, others))

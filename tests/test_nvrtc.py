@@ -7,7 +7,8 @@ from neuron_cases import CIFAR, EXACT, NEURONS, ROUNDED
 
 from gac_sj import Triangle
 from gac_sj.ops.cupy import OPTIONS
-from gac_sj.ops.source import neuron_macros, source
+from gac_sj.ops.neuron import neuron_macros
+from gac_sj.ops.source import source
 from gac_sj.ops.surrogates import cuda_derivative
 
 nvrtc = pytest.importorskip("cupy", reason="CuPy has no wheel for this platform").cuda.nvrtc
@@ -18,10 +19,9 @@ CLOSED_FORM = ("STATIC", 1), ("CLOSED_FORM", "")
 
 def build(operator, extra, architecture, surrogate=None, T=4, lanes=4, element="float", neuron=CIFAR):
     """Machine code ("sm_90"), or the assembler text ("compute_90")."""
-    (derivative, _), _ = cuda_derivative(surrogate or Triangle())
-    flags = {name: neuron[name] for name in ("decay_input", "v_reset", "detach_reset")}
+    derivative, _ = cuda_derivative(surrogate or Triangle())
     shape = ("T", T), ("LANES", lanes), ("ELEMENT", element)
-    code = source(operator, (*shape, *extra, *neuron_macros(**flags, derivative=derivative)))
+    code = source(operator, (*shape, *extra, *neuron_macros(neuron, derivative)))
     program = nvrtc.createProgram(code, f"{operator}.cu", [], [])
     try:  # -ftz: CuPy adds it
         nvrtc.compileProgram(program, (*OPTIONS, "-ftz=true", f"--gpu-architecture={architecture}"))

@@ -13,9 +13,10 @@ from gac_sj._compat import has_other_backend
 from gac_sj._utils.errors import UsageError
 from gac_sj.encoders.base import AttentionMaps, Encoder
 from gac_sj.encoders.registry import DEFAULT_ENCODER, REFERENCE_FORM, register_encoder
+from gac_sj.nn import functional
 from gac_sj.nn.attention import GatedAttentionUnit
 from gac_sj.nn.neuron import LIFNode, lif_preset
-from gac_sj.ops.dispatch import KERNELS, choose, require_numbers
+from gac_sj.ops.dispatch import KERNELS, choose, why_not_numbers
 from gac_sj.ops.gated_lif import gated_lif
 
 __all__ = ["DEFAULT_FORM", "FORMS", "Form", "GatedAttentionCoding"]
@@ -165,7 +166,12 @@ class GatedAttentionCoding(Encoder):
                 argument="stem",
             )
         if self._fuses(z):
-            return gated_lif(z, *self.gau.parts(z), gain=self.gau.gain, **self.neuron.dynamics)
+            temporal, spatial_channel = self.gau.parts(z)
+            node = self.neuron
+            surrogate = node.surrogate_function
+            return gated_lif(
+                z, temporal, spatial_channel, self.gau.gain, node.dynamics, surrogate, gate=functional.gate
+            )
         current = self.over_time(z)
         return self.gau(z, current if self.neuron is None else self.neuron(current))
 
@@ -177,11 +183,12 @@ class GatedAttentionCoding(Encoder):
             and self.gau.attention == "both"
             and not (self.neuron.store_v_seq or has_other_backend(self.neuron))
             and not any(map(_is_watched, (self.neuron, self.neuron.surrogate_function, self.gau)))
-            and choose("gated_lif", z, self.neuron.surrogate_function, steps=self.T, unfit=self._unfit()) in KERNELS
+            and choose("gated_lif", z, self.neuron.surrogate_function, steps=self.T, unsupported=self._unsupported())
+            in KERNELS
         )
 
-    def _unfit(self) -> str | None:
-        return require_numbers(self.gau.gain, self.neuron.tau, self.neuron.v_threshold, self.neuron.v_reset)
+    def _unsupported(self) -> str | None:
+        return why_not_numbers(self.gau.gain, *self.neuron.dynamics)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, form={self.form!r}, output={'current' if self.neuron is None else 'spikes'!r}"

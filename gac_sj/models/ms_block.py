@@ -41,6 +41,9 @@ class MSBlock(SpikingBlock):
         UsageError: an unknown ``downsample``.
     """
 
+    #: convolutions and the BatchNorms that follow them, for :func:`gac_sj.fold_batch_norm`
+    foldable_pairs = (("conv1", "bn1"), ("conv2", "bn2"))
+
     def __init__(
         self,
         in_channels: int,

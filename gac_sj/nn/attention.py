@@ -1,15 +1,21 @@
-"""The attention modules of Gated Attention Coding: they hold weights, the mathematics is in ``functional``."""
+"""The attention modules of Gated Attention Coding: they hold the weights, ``functional`` holds the mathematics."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.validation import positive
 from gac_sj.nn import functional
+from gac_sj.ops.apply_gate import apply_gate
 
 __all__ = ["GatedAttentionUnit", "SpatialChannelAttention", "TemporalAttention"]
+
+#: Which attention the gate is made of.
+BOTH, TEMPORAL, SPATIAL = GATE_ATTENTIONS = ("both", "temporal", "spatial")
 
 
 class TemporalAttention(nn.Module):
@@ -19,13 +25,13 @@ class TemporalAttention(nn.Module):
 
     Args:
         T: number of time steps.
-        reduction: ratio of ``T`` to the hidden units; at least one remains.
+        reduction: ratio of ``T`` to the hidden units, of which there is at least one.
 
     Shapes:
         ``[N, C, H, W]`` (the same at every step) or ``[T, N, C, H, W]`` -> ``[T, N, 1, 1, 1]``.
 
     Raises:
-        ValueError: an argument is not a positive whole number; on the call, a sequence of another T.
+        UsageError: an argument is not a positive integer; on the call, a sequence has another number of steps.
     """
 
     def __init__(self, T: int, reduction: int = 2):
@@ -37,7 +43,10 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 5 and x.shape[0] != self.T:
-            raise ValueError(f"TemporalAttention(T={self.T}) got {x.shape[0]} steps; feed {self.T} or build it anew.")
+            raise UsageError(
+                f"TemporalAttention was built for T={self.T}, got a sequence of {x.shape[0]} steps",
+                f"pass {self.T} steps or build it with T={x.shape[0]}",
+            )
         return functional.temporal_attention(x, self.squeeze.weight, self.excite.weight)
 
 
@@ -47,16 +56,16 @@ class SpatialChannelAttention(nn.Module):
     Source: GAC (arXiv 2308.06582): the code has two 4x4 convolutions (the default), the main figure draws one.
 
     Args:
-        channels: channels in and out.
-        kernel_size: side of the kernels; an even one is padded by one pixel more to the right and below.
-        reduction: ratio of ``channels`` to the hidden channels; at least one remains.
-        depth: number of convolutions; 1 has no hidden channels.
+        channels: channels of the input and the output.
+        kernel_size: side of the kernels; even kernels are padded by one pixel more on the right and below.
+        reduction: ratio of ``channels`` to the hidden channels, of which there is at least one.
+        depth: number of convolutions; with 1 there are no hidden channels.
 
     Shapes:
         ``[N, C, H, W]`` or ``[T, N, C, H, W]`` -> the same.
 
     Raises:
-        ValueError: an argument is not a positive whole number.
+        UsageError: an argument is not a positive integer.
     """
 
     def __init__(self, channels: int, kernel_size: int = 4, reduction: int = 1, depth: int = 2):
@@ -64,35 +73,38 @@ class SpatialChannelAttention(nn.Module):
         positive("kernel_size", kernel_size)
         hidden = max(1, positive("channels", channels) // positive("reduction", reduction))
         widths = [channels, *[hidden] * (positive("depth", depth) - 1), channels]
-        # functional pads, so that even kernels keep the size without torch's padding warning
+        # functional pads, which avoids torch's warning about even kernels
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size, bias=False) for before, after in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.spatial_channel_attention(x, [convolution.weight for convolution in self.convolutions])
+        weights = [cast(nn.Conv2d, convolution).weight for convolution in self.convolutions]
+        return functional.spatial_channel_attention(x, weights)
 
 
 class GatedAttentionUnit(nn.Module):
-    """The gate, ``gain * sigmoid(temporal attention * spatial-channel attention)``, or a sequence that it weighs.
+    """The gate, ``gain * sigmoid(temporal attention * spatial-channel attention)``, or a sequence times the gate.
 
     Source: GAC (arXiv 2308.06582), main figure; the gain is ours.
 
     Args:
         T: number of time steps.
         channels: channels of the features.
-        kernel_size, depth: of the spatial-channel branch.
-        temporal_reduction, channel_reduction: reduction ratios of the two branches.
+        kernel_size: side of the kernels of the spatial-channel attention.
+        temporal_reduction: ratio of ``T`` to the hidden units of the temporal attention.
+        channel_reduction: ratio of ``channels`` to the hidden channels of the spatial-channel attention.
+        depth: number of convolutions of the spatial-channel attention.
         gain: the largest value of the gate, above 0. 1 is published; 2 makes the gate about 1 at initialisation.
-        attention: "both" (published), or for ablations the "temporal" or the "spatial" part alone (ours): the gate is
-            ``gain * sigmoid`` of it, ``[T, N, 1, 1, 1]`` or of the features' shape.
+        attention: "both" (published), or for ablations the "temporal" or the "spatial" part alone (ours). Then the gate
+            is ``gain * sigmoid`` of that part, ``[T, N, 1, 1, 1]`` or of the shape of the features.
 
     Shapes:
         features ``[N, C, H, W]`` (the same at every step) or ``[T, N, C, H, W]`` -> the gate ``[T, N, C, H, W]``, in
         (0, gain); with a sequence ``[T, N, C, H, W]`` as the second argument, gate times sequence.
 
     Raises:
-        ValueError: an argument is out of its range.
+        UsageError: an argument is out of range.
     """
 
     def __init__(
@@ -104,30 +116,43 @@ class GatedAttentionUnit(nn.Module):
         channel_reduction: int = 1,
         depth: int = 2,
         gain: float = 1.0,
-        attention: str = "both",
+        attention: str = BOTH,
     ):
         super().__init__()
-        if attention not in ("both", "temporal", "spatial"):
-            raise ValueError(f"attention is {attention!r}; choose both, temporal or spatial.")
+        if attention not in GATE_ATTENTIONS:
+            raise UsageError(
+                f"must be an attention of the gate, got {attention!r}",
+                argument="attention",
+                options=GATE_ATTENTIONS,
+                given=attention,
+            )
         if not 0 < gain < float("inf"):
-            raise ValueError(f"gain is {gain}; a gate needs a finite gain above 0; give 1 for the published one.")
+            raise UsageError(
+                f"must be finite and above 0, got {gain}", "pass 1 for the published gate", argument="gain"
+            )
         self.attention = attention
-        self.temporal = self.spatial_channel = None
-        if attention != "spatial":
+        self.temporal: TemporalAttention | None = None
+        self.spatial_channel: SpatialChannelAttention | None = None
+        if attention != SPATIAL:
             self.temporal = TemporalAttention(T, temporal_reduction)
-        if attention != "temporal":
+        if attention != TEMPORAL:
             self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
         self.gain = float(gain)
 
     def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Temporal ``[T, N, 1, 1, 1]`` and spatial-channel attention (of the shape of ``x``), or None for either."""
-        return tuple(part and part(x) for part in (self.temporal, self.spatial_channel))
+        """Temporal ``[T, N, 1, 1, 1]`` and spatial-channel attention (of the shape of ``x``); None for a missing part.
+
+        Args:
+            x: features ``[N, C, H, W]`` or ``[T, N, C, H, W]``.
+        """
+        temporal = None if self.temporal is None else self.temporal(x)
+        return temporal, None if self.spatial_channel is None else self.spatial_channel(x)
 
     def forward(self, x: Tensor, sequence: Tensor | None = None) -> Tensor:
         temporal, spatial_channel = self.parts(x)
         if sequence is None:
             return functional.gate(temporal, spatial_channel, self.gain)
-        return functional.weigh(sequence, temporal, spatial_channel, self.gain)
+        return apply_gate(sequence, temporal, spatial_channel, self.gain, gate=functional.gate)
 
     def extra_repr(self) -> str:
         return f"gain={self.gain:g}, attention={self.attention!r}"

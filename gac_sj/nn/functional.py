@@ -1,7 +1,7 @@
-"""The mathematics of Gated Attention Coding (arXiv 2308.06582) in plain PyTorch: stateless, one function an idea.
+"""The mathematics of Gated Attention Coding (arXiv 2308.06582) in plain PyTorch: stateless, one function for each idea.
 
 Shapes: ``T`` time steps, ``N`` images, ``C`` channels. A static image has features ``[N, C, H, W]``, the same at every
-step; a sequence has ``[T, N, C, H, W]``. Everything here takes both, and computes a static image's part once.
+step; a sequence has ``[T, N, C, H, W]``. Every function accepts both, and computes the part of a static image once.
 """
 
 from __future__ import annotations
@@ -12,9 +12,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gac_sj.ops.gated_lif.reference import gate
+__all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention"]
 
-__all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention", "weigh"]
+
+def gate(temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 1.0) -> Tensor:
+    """``gain * sigmoid(temporal * spatial_channel)`` (GAC, main figure; the gain is ours, 1 as published).
+
+    Args:
+        temporal: temporal attention ``[T, N, 1, 1, 1]``, or None for the other part alone (ours, for ablations).
+        spatial_channel: spatial-channel attention ``[N, C, H, W]`` or ``[T, N, C, H, W]``, or None for the other part
+            alone.
+        gain: the largest value that the gate can take.
+
+    Returns:
+        ``[T, N, C, H, W]``, strictly between 0 and ``gain`` (up to rounding); of one part alone the shape of that part.
+
+    Raises:
+        ValueError: both parts are None.
+    """
+    if temporal is not None and spatial_channel is not None:
+        return gain * torch.sigmoid(temporal * spatial_channel)
+    part = spatial_channel if temporal is None else temporal
+    if part is None:
+        raise ValueError("temporal and spatial_channel must not both be None; pass at least one of them.")
+    return gain * torch.sigmoid(part)
 
 
 def temporal_attention(x: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:
@@ -38,7 +59,11 @@ def temporal_attention(x: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:
 
 
 def same_padding(kernel_size: int) -> tuple[int, int, int, int]:
-    """Padding (left, right, top, bottom) that keeps H and W; an even kernel gets the odd pixel right and below."""
+    """Padding (left, right, top, bottom) that keeps H and W; an even kernel gets the odd pixel right and below.
+
+    Args:
+        kernel_size: side of the kernel.
+    """
     before = (kernel_size - 1) // 2
     after = kernel_size - 1 - before
     return before, after, before, after
@@ -60,60 +85,3 @@ def spatial_channel_attention(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
             y = torch.relu(y)
         y = F.conv2d(F.pad(y, same_padding(weight.shape[-1])), weight)
     return y.reshape(x.shape)
-
-
-def weigh(sequence: Tensor, temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 1.0) -> Tensor:
-    """``sequence * gate(temporal, spatial_channel, gain)``, with one tensor of T steps in memory in place of four.
-
-    The backward pass computes the gate again.
-
-    Args:
-        sequence: ``[T, N, C, H, W]``, or what expands to it.
-        temporal, spatial_channel, gain: see :func:`gate`.
-
-    Returns:
-        ``[T, N, C, H, W]``.
-    """
-    if temporal is None or spatial_channel is None:  # a small gate: there is nothing to save
-        return sequence * gate(temporal, spatial_channel, gain)
-    shape = (len(temporal), *spatial_channel.shape[-4:])
-    return _Weigh.apply(sequence.expand(shape), temporal, spatial_channel, gain)
-
-
-class _Weigh(torch.autograd.Function):
-    @staticmethod
-    def forward(sequence, temporal, spatial_channel, gain):
-        opened = (temporal * spatial_channel).sigmoid_().mul_(gain)
-        # autocast may mix types; the wider one is the result's
-        return opened.mul_(sequence) if opened.dtype == sequence.dtype else opened * sequence
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, ctx.gain = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx, grad):
-        sequence, temporal, spatial_channel = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the definition can be differentiated again
-            needed = ctx.needs_input_grad[:3]
-            product = gate(temporal, spatial_channel, ctx.gain) * sequence
-            inputs = [tensor for tensor, wanted in zip(ctx.saved_tensors, needed) if wanted]
-            grads = iter(torch.autograd.grad(product, inputs, grad, create_graph=True))
-            return *(next(grads) if wanted else None for wanted in needed), None
-        static = spatial_channel.dim() == 4
-        grad_sequence = torch.empty(sequence.shape, dtype=sequence.dtype, device=sequence.device)
-        grad_temporal = torch.empty(temporal.shape, dtype=temporal.dtype, device=temporal.device)
-        grad_spatial = torch.zeros(spatial_channel.shape, dtype=spatial_channel.dtype, device=spatial_channel.device)
-        # one step after the other: its tensors stay in the cache, where those of T steps do not
-        for t in range(len(sequence)):
-            spatial, grad_spatial_t = (
-                (spatial_channel, grad_spatial) if static else (spatial_channel[t], grad_spatial[t])
-            )
-            opened = torch.sigmoid(temporal[t] * spatial)
-            scaled = grad[t] * ctx.gain
-            torch.mul(opened, scaled, out=grad_sequence[t])
-            slope = (scaled * sequence[t]).mul_(opened).mul_(opened.neg_().add_(1.0))
-            grad_spatial_t.addcmul_(slope, temporal[t])
-            torch.sum(slope.mul_(spatial), (1, 2, 3), keepdim=True, out=grad_temporal[t])
-        return grad_sequence, grad_temporal, grad_spatial, None

@@ -1,6 +1,6 @@
-"""Attention on membrane potentials, which stands in every block of a network (MA-SNN, arXiv 2209.13929).
+"""Attention on membrane potentials, used in every block of a network (MA-SNN, arXiv 2209.13929).
 
-Over ``[T, N, C, H, W]`` there is one weight per step (T), per channel (C) or per pixel (S) of an image, each in (0, 1).
+For ``[T, N, C, H, W]`` it has one weight per step (T), per channel (C) or per pixel (S) of an image, each in (0, 1).
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.validation import positive
 from gac_sj.nn.attention import TemporalAttention
 
 __all__ = ["ATTENTIONS", "ChannelAttention", "MembraneAttention", "SpatialAttention", "block_attention"]
 
-#: The names of the paper: which of the temporal, channel and spatial attention there are.
+#: The names of the paper, for combinations of temporal, channel and spatial attention.
 ATTENTIONS = ("TA", "CA", "SA", "TCA", "TSA", "CSA", "TCSA")
 
 
@@ -25,13 +26,13 @@ class ChannelAttention(nn.Module):
 
     Args:
         channels: channels of the input.
-        reduction: ratio of ``channels`` to the hidden units; at least one remains.
+        reduction: ratio of ``channels`` to the hidden units, of which there is at least one.
 
     Shapes:
         ``[T, N, C, H, W]`` -> ``[N, C, 1, 1]``, any real number.
 
     Raises:
-        ValueError: an argument is not a positive whole number.
+        UsageError: an argument is not a positive integer.
     """
 
     def __init__(self, channels: int, reduction: int = 8):
@@ -57,13 +58,13 @@ class SpatialAttention(nn.Module):
         ``[T, N, C, H, W]`` -> ``[N, 1, H, W]``, any real number.
 
     Raises:
-        ValueError: ``kernel_size`` is even, or no positive whole number.
+        UsageError: ``kernel_size`` is not a positive odd integer.
     """
 
     def __init__(self, kernel_size: int = 3):
         super().__init__()
         if positive("kernel_size", kernel_size) % 2 == 0:
-            raise ValueError(f"kernel_size is {kernel_size}; the map keeps its size where it is odd; give 3 or 7.")
+            raise UsageError(f"must be odd, got {kernel_size}", "pass 3 or 7", argument="kernel_size")
         self.convolution = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,21 +72,25 @@ class SpatialAttention(nn.Module):
 
 
 class MembraneAttention(nn.Module):
-    """Weighs potentials by sigmoids of temporal, channel and spatial attention, one after the other, then ReLU.
+    """Multiplies potentials by sigmoids of temporal, channel and spatial attention, one after the other, then ReLU.
 
-    Each attention sees what the one before it has weighed. Source: MA-SNN (arXiv 2209.13929), published code.
+    The input of each attention is the output of the one before it. Source: MA-SNN (arXiv 2209.13929), published code.
 
     Args:
         attention: a name in :data:`ATTENTIONS`.
-        T, channels: of the input.
-        temporal_reduction, channel_reduction: ratios of T and channels to the hidden units; at least one remains.
-        kernel_size: of the spatial attention's convolution, odd.
+        T: time steps of the input.
+        channels: channels of the input.
+        temporal_reduction: ratio of T to the hidden units of the temporal attention, of which there is at least one.
+        channel_reduction: ratio of channels to the hidden units of the channel attention, of which there is at least
+            one.
+        kernel_size: side of the kernel of the spatial attention, odd.
 
     Shapes:
         ``[T, N, C, H, W]`` -> the same, at least 0.
 
     Raises:
-        ValueError: an unknown attention, or a number out of its range; on the call, a sequence of another T.
+        UsageError: the attention is unknown, or a number is out of range; on the call, a sequence has another number of
+            steps.
     """
 
     def __init__(
@@ -99,9 +104,16 @@ class MembraneAttention(nn.Module):
     ):
         super().__init__()
         if attention not in ATTENTIONS:
-            raise ValueError(f"The attention {attention!r} does not exist; choose one of {', '.join(ATTENTIONS)}.")
+            raise UsageError(
+                f"must be a membrane attention, got {attention!r}",
+                argument="attention",
+                options=ATTENTIONS,
+                given=attention,
+            )
         self.attention = attention
-        self.temporal = self.channel = self.spatial = None
+        self.temporal: TemporalAttention | None = None
+        self.channel: ChannelAttention | None = None
+        self.spatial: SpatialAttention | None = None
         if "T" in attention:
             self.temporal = TemporalAttention(T, temporal_reduction)
         if "C" in attention:
@@ -120,9 +132,16 @@ class MembraneAttention(nn.Module):
 
 
 def block_attention(attention: str, *arguments: int) -> nn.Module:
-    """:class:`MembraneAttention` of a name and further arguments, or for "none" the identity.
+    """The attention of a block by name.
+
+    Args:
+        attention: a name in :data:`ATTENTIONS`, or "none".
+        arguments: further arguments of :class:`MembraneAttention`.
+
+    Returns:
+        A :class:`MembraneAttention`, or for "none" the identity.
 
     Raises:
-        ValueError: see :class:`MembraneAttention`.
+        UsageError: see :class:`MembraneAttention`.
     """
     return nn.Identity() if attention == "none" else MembraneAttention(attention, *arguments)

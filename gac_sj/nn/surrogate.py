@@ -1,15 +1,18 @@
-"""The two surrogate functions of the published codes, in SpikingJelly's manner.
+"""The two surrogate functions of the published codes, with the interface of SpikingJelly's.
 
-On SpikingJelly 0.0.0.0.14 ``cuda_codes`` lets its own ``backend="cupy"`` use them; newer releases do not ask for it.
+On SpikingJelly 0.0.0.0.14 ``cuda_codes`` makes them work with its ``backend="cupy"``; newer releases do not need it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
 from gac_sj._compat import cfunction
+from gac_sj._utils.errors import UsageError
 
 __all__ = ["Rectangle", "Triangle"]
 
@@ -21,16 +24,16 @@ def _step(x: Tensor, strict: bool) -> Tensor:
 
 class _TriangleStep(torch.autograd.Function):
     @staticmethod
-    def forward(x, alpha, strict):
+    def forward(x: Tensor, alpha: float, strict: bool) -> Tensor:
         return _step(x, strict)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.alpha, _ = inputs
         ctx.save_for_backward(x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         # in place: on a CPU a new tensor costs more than the arithmetic
         return x.abs().mul_(-(ctx.alpha**2)).add_(ctx.alpha).clamp_min_(0).mul_(grad), None, None
@@ -38,27 +41,27 @@ class _TriangleStep(torch.autograd.Function):
 
 class _RectangleStep(torch.autograd.Function):
     @staticmethod
-    def forward(x, alpha, strict):
+    def forward(x: Tensor, alpha: float, strict: bool) -> Tensor:
         return _step(x, strict)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.alpha, _ = inputs
         ctx.save_for_backward(x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         inside = x.abs().lt_(0.5 / ctx.alpha)
         return inside.mul_(ctx.alpha).mul_(grad), None, None
 
 
 class _Surrogate(surrogate.SurrogateFunctionBase):
-    """Arguments and CUDA text that the two share."""
+    """The arguments of both surrogate functions, and the hook of SpikingJelly 0.0.0.0.14's CuPy backend."""
 
     def __init__(self, alpha: float = 1.0, spiking: bool = True, strict: bool = False):
         if not alpha > 0:
-            raise ValueError(f"alpha is {alpha}; the height of a surrogate's derivative must be above 0.")
+            raise UsageError(f"must be above 0, got {alpha}", argument="alpha")
         super().__init__(alpha=float(alpha), spiking=spiking)
         self.strict = strict
 
@@ -68,29 +71,39 @@ class _Surrogate(surrogate.SurrogateFunctionBase):
         return self.primitive_function(x, self.alpha)
 
     def cuda_codes(self, y: str, x: str, dtype: str) -> str:
-        """CUDA C statements that define ``y``, the derivative at ``x`` (asked for by SpikingJelly 0.0.0.0.14).
+        """CUDA C statements that define ``y``, the derivative at ``x``; SpikingJelly 0.0.0.0.14 calls this method.
+
+        Args:
+            y: name of the derivative.
+            x: name of the potential minus the threshold.
+            dtype: "float" or "half2".
 
         Raises:
-            NotImplementedError: ``strict`` (SpikingJelly's kernels fire at the threshold), or a release without CuPy.
+            NotImplementedError: ``strict`` is set (SpikingJelly's kernels fire at the threshold), or the release has no
+                CuPy backend.
         """
         if self.strict:
             raise NotImplementedError("SpikingJelly's CuPy kernels fire at the threshold; use strict=False with them.")
         return self._derivative_codes(y, x, dtype)
 
+    def _derivative_codes(self, y: str, x: str, dtype: str) -> str:
+        raise NotImplementedError
+
 
 class Triangle(_Surrogate):
     """Heaviside step whose derivative is a triangle: ``max(0, alpha - alpha^2 |x|)``.
 
-    With ``alpha=1`` the surrogate of the published CIFAR code (GAC, arXiv 2308.06582) and equal to SpikingJelly's
+    With ``alpha=1`` it is the surrogate of the published CIFAR code (GAC, arXiv 2308.06582) and equals SpikingJelly's
     ``PiecewiseQuadratic(1.0)``. The area is 1 for every ``alpha``.
 
     Args:
         alpha: height of the triangle at the threshold; its half-width is ``1 / alpha`` (in units of the potential).
-        spiking: False replaces the step by its smooth primitive, as in all SpikingJelly surrogates.
-        strict: True fires above the threshold only, as the published code does; False at it too, as SpikingJelly does.
+        spiking: False replaces the step by its smooth primitive, as in all surrogates of SpikingJelly.
+        strict: True: a neuron fires above the threshold only, as in the published code; False: at the threshold too, as
+            in SpikingJelly.
 
     Raises:
-        ValueError: ``alpha`` is not positive.
+        UsageError: ``alpha`` is not positive.
     """
 
     @staticmethod
@@ -103,11 +116,11 @@ class Triangle(_Surrogate):
         return 0.5 + y - 0.5 * y * y.abs()
 
     def cuda_derivative(self) -> tuple[str, float, float]:
-        """The derivative for the kernels of :mod:`gac_sj.ops`: CUDA C of ``x``, ``a`` and ``b``, and these two."""
+        """The derivative for the kernels of :mod:`gac_sj.ops`: a CUDA C expression of ``x``, ``a``, ``b``; a and b."""
         return "clamp_min(fabsf(x) * b + a, 0.0f)", self.alpha, -(self.alpha**2)
 
-    def stock_equivalent(self) -> nn.Module:
-        """The surrogate function of SpikingJelly that is the same, for its own kernels; itself where ``strict``."""
+    def spikingjelly_equivalent(self) -> nn.Module:
+        """The equal surrogate function of SpikingJelly, for its own kernels; with ``strict`` there is none: itself."""
         return self if self.strict else surrogate.PiecewiseQuadratic(alpha=self.alpha, spiking=self.spiking)
 
     def _derivative_codes(self, y: str, x: str, dtype: str) -> str:
@@ -120,16 +133,17 @@ class Triangle(_Surrogate):
 class Rectangle(_Surrogate):
     """Heaviside step whose derivative is a rectangle: ``alpha`` where ``|x| < 0.5 / alpha``, else 0.
 
-    With ``alpha=1`` the surrogate of the published ImageNet code (GAC, MS-ResNet) and equal to SpikingJelly 2.0.0's
+    With ``alpha=1`` it is the surrogate of the published ImageNet code (GAC, MS-ResNet) and equals SpikingJelly 2.0.0's
     ``Rect(1.0)``. The area is 1 for every ``alpha``.
 
     Args:
         alpha: height of the rectangle; its half-width is ``0.5 / alpha`` (in units of the potential).
-        spiking: False replaces the step by its smooth primitive, as in all SpikingJelly surrogates.
-        strict: True fires above the threshold only, as the published code does; False at it too, as SpikingJelly does.
+        spiking: False replaces the step by its smooth primitive, as in all surrogates of SpikingJelly.
+        strict: True: a neuron fires above the threshold only, as in the published code; False: at the threshold too, as
+            in SpikingJelly.
 
     Raises:
-        ValueError: ``alpha`` is not positive.
+        UsageError: ``alpha`` is not positive.
     """
 
     @staticmethod
@@ -141,7 +155,7 @@ class Rectangle(_Surrogate):
         return (alpha * x + 0.5).clamp(0.0, 1.0)
 
     def cuda_derivative(self) -> tuple[str, float, float]:
-        """The derivative for the kernels of :mod:`gac_sj.ops`: CUDA C of ``x``, ``a`` and ``b``, and these two."""
+        """The derivative for the kernels of :mod:`gac_sj.ops`: a CUDA C expression of ``x``, ``a``, ``b``; a and b."""
         return "fabsf(x) < b ? a : 0.0f", self.alpha, 0.5 / self.alpha
 
     def _derivative_codes(self, y: str, x: str, dtype: str) -> str:

@@ -1,4 +1,4 @@
-"""The CPU's path: kernels built by the host's C++ compiler, kept on disk, called through ctypes."""
+"""The path for CPUs: kernels built by the host's C++ compiler, cached on disk, called through ctypes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gac_sj.ops.source import PROBE, read, source
 
 __all__ = ["Module", "cache_folder", "compiler", "load", "why_not"]
 
-# No contraction, so that results equal the definition's; no errno and no traps, so that loops become vectors.
+# No contraction, so that results equal the definition's; no errno and no traps, so that loops are vectorised.
 OPTIONS = (
     *("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
@@ -32,11 +32,12 @@ class Module:
     """Compiled kernels.
 
     Args:
-        code: text of the kernels (:func:`gac_sj.ops.source.source`).
-        options: further ones of the compiler.
+        code: source of the kernels (:func:`gac_sj.ops.source.source`).
+        options: additional options of the compiler.
 
     Raises:
-        RuntimeError: the text does not compile, or what came out cannot be loaded.
+        RuntimeError: the source does not compile.
+        OSError: the library cannot be loaded.
     """
 
     def __init__(self, code: str, options: tuple[str, ...] = ()):
@@ -45,7 +46,7 @@ class Module:
         library = _build(code, (*OPTIONS, *options))
         try:
             self._library = ctypes.CDLL(str(library))
-        except OSError:  # damaged on disk
+        except OSError:  # the cached file is damaged
             library.unlink(missing_ok=True)
             self._library = ctypes.CDLL(str(_build(code, (*OPTIONS, *options))))
 
@@ -57,9 +58,14 @@ class Module:
         arguments: tuple[Tensor | int | float | None, ...],
         workers: int = 1,
     ) -> None:
-        """Run ``kernel``; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null.
+        """Run a kernel.
 
-        ``workers`` threads share the blocks of the grid.
+        Args:
+            kernel: its name.
+            grid: number of blocks in x and y.
+            block: number of threads in a block.
+            arguments: tensors become pointers, ints 64-bit and floats 32-bit numbers, None a null pointer.
+            workers: number of CPU threads that share the blocks.
         """
         values = [_value(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
@@ -76,18 +82,22 @@ extern "C" void launch_{0}(void** arguments, unsigned x, unsigned y, unsigned bl
 def _value(argument: Tensor | int | float | None) -> ctypes._SimpleCData:
     if argument is None or isinstance(argument, Tensor):
         return ctypes.c_void_p(None if argument is None else argument.data_ptr())
-    return (ctypes.c_float if isinstance(argument, float) else ctypes.c_longlong)(argument)
+    return ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_longlong(argument)
 
 
 @cache
 def load(code: str) -> Module:
-    """The compiled kernels of ``code``."""
+    """Compiled kernels.
+
+    Args:
+        code: their source.
+    """
     return Module(code)
 
 
 @cache
 def why_not() -> str | None:
-    """What keeps the CPU from running kernels of its own; None where nothing does."""
+    """Why the kernels cannot run on this CPU; None if they can."""
     try:
         load(source("lif", PROBE))
     except (OSError, RuntimeError) as error:
@@ -96,30 +106,30 @@ def why_not() -> str | None:
 
 
 def compiler() -> list[str]:
-    """The command of the C++ compiler: ``CXX``, or the first one that is found.
+    """The command of the C++ compiler: ``CXX``, or the first one on the path.
 
     Raises:
         RuntimeError: there is none.
     """
-    asked = os.environ.get("CXX", "")
-    commands = [shlex.split(asked)] if asked else [["g++"], ["clang++"], ["c++"]]
+    requested = os.environ.get("CXX", "")
+    commands = [shlex.split(requested)] if requested else [["g++"], ["clang++"], ["c++"]]
     for command in commands:
         if found := shutil.which(command[0]):
             return [found, *command[1:]]
-    raise RuntimeError(
-        f"no C++ compiler {asked!r} was found; correct CXX" if asked else "no C++ compiler was found; install g++"
-    )
+    if requested:
+        raise RuntimeError(f"CXX must name a C++ compiler, got {requested!r}, which was not found; correct it")
+    raise RuntimeError("no C++ compiler was found; install g++")
 
 
 @cache
 def cache_folder() -> Path:
-    """Where compiled kernels are kept; a folder for this process alone where a home cannot be written to."""
+    """The folder of compiled kernels; a temporary one for this process if the home folder is not writable."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gac_sj"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except (OSError, RuntimeError):  # it cannot be written to, or there is no home
+    except (OSError, RuntimeError):  # it is not writable, or there is no home folder
         _temporary.append(tempfile.TemporaryDirectory(prefix="gac_sj-"))
         return Path(_temporary[-1].name)
 
@@ -128,7 +138,7 @@ _temporary: list[tempfile.TemporaryDirectory] = []  # removed at the end of the 
 
 
 def _build(code: str, options: tuple[str, ...]) -> Path:
-    """The library, from the cache or new. Processes that build it at the same time do not disturb each other."""
+    """The library, from the cache or built now. Several processes may build it at the same time."""
     command, folder = compiler(), cache_folder()
     digest = hashlib.sha256("\0".join((code, *command, *options, _processor())).encode()).hexdigest()[:32]
     library = folder / f"{digest}.so"
@@ -147,7 +157,7 @@ def _build(code: str, options: tuple[str, ...]) -> Path:
 
 @cache
 def _processor() -> str:
-    """What -march=native stands for: machines of several kinds may share a home."""
+    """What ``-march=native`` depends on, because machines with different processors may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = ("model name", "flags", "CPU implementer", "CPU part", "Features")

@@ -1,6 +1,6 @@
-"""The GPU's path: kernels compiled by NVRTC through CuPy, which keeps them on disk, launched on torch's stream.
+"""The path for GPUs: kernels compiled by NVRTC through CuPy, which caches them on disk, launched on torch's stream.
 
-CuPy has subnormal numbers (below 1.2e-38) count as 0.
+CuPy makes the compiler treat subnormal numbers (below 1.2e-38) as 0.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Module:
     """Compiled kernels for one device.
 
     Args:
-        code: text of the kernels (:func:`gac_sj.ops.source.source`).
+        code: source of the kernels (:func:`gac_sj.ops.source.source`).
         device: index of the GPU.
 
     Raises:
-        RuntimeError: on the first launch, the text does not compile.
+        RuntimeError: on the first launch, the source does not compile.
     """
 
     def __init__(self, code: str, device: int):
@@ -41,7 +41,14 @@ class Module:
     def launch(
         self, kernel: str, grid: tuple[int, int], block: int, arguments: tuple[Tensor | int | float | None, ...]
     ) -> None:
-        """Run ``kernel``; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
+        """Run a kernel.
+
+        Args:
+            kernel: its name.
+            grid: number of blocks in x and y.
+            block: number of threads in a block.
+            arguments: tensors become pointers, ints 64-bit and floats 32-bit numbers, None a null pointer.
+        """
         cupy = self._cupy
         with torch.cuda.device(self._device), cupy.cuda.Device(self._device), self._stream():
             if kernel not in self._functions:
@@ -52,7 +59,7 @@ class Module:
             self._functions[kernel](grid, (block,), tuple(map(self._value, arguments)))
 
     def _stream(self) -> Any:
-        """torch's current stream, as CuPy's."""
+        """torch's current stream as a stream of CuPy."""
         stream = torch.cuda.current_stream(self._device)
         if hasattr(stream, "__cuda_stream__") and hasattr(self._cupy.cuda.Stream, "from_external"):
             return self._cupy.cuda.Stream.from_external(stream)
@@ -66,13 +73,18 @@ class Module:
 
 @cache
 def load(code: str, device: int) -> Module:
-    """The compiled kernels of ``code``."""
+    """Compiled kernels for one device.
+
+    Args:
+        code: their source.
+        device: index of the GPU.
+    """
     return Module(code, device)
 
 
 @cache
 def why_not() -> str | None:
-    """What keeps kernels of ours from the GPU; None where nothing does."""
+    """Why the kernels cannot run on a GPU here; None if they can."""
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA"
     try:
@@ -86,25 +98,25 @@ def why_not() -> str | None:
 
         found = cupy.cuda.runtime.runtimeGetVersion() // 1000
         driver = cupy.cuda.runtime.driverGetVersion() // 1000
-    except Exception as error:  # a broken installation raises whatever its libraries raise
-        return f"CuPy cannot be imported ({_sentence(error)}); {_help(error, install)}"
+    except Exception as error:  # a broken installation can raise anything
+        return f"CuPy cannot be imported ({_sentence(error)}); {_remedy(error, install)}"
     if found != major:
         return (
             f"CuPy is built for CUDA {found} and PyTorch for CUDA {major}; pip uninstall cupy-cuda{found}x; {install}"
         )
     if driver < major:
-        return f"the driver knows CUDA {driver} only, and CuPy needs CUDA {major}; update the driver"
+        return f"the driver supports only CUDA {driver}, and CuPy needs CUDA {major}; update the driver"
     try:
         cupy.RawModule(code=source("lif", PROBE), options=OPTIONS).get_function("lif_forward")
     except Exception as error:
-        needed = f"pip install 'cupy-cuda{major}x[ctk]' brings what it needs"
-        return f"CuPy cannot compile ({_sentence(error)}); {_help(error, needed)}"
+        needed = f"pip install 'cupy-cuda{major}x[ctk]'"
+        return f"CuPy cannot compile ({_sentence(error)}); {_remedy(error, needed)}"
     return None
 
 
-def _help(error: Exception, otherwise: str) -> str:
+def _remedy(error: Exception, otherwise: str) -> str:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "CUPY_CACHE_DIR may name a folder that can be written to"
+        return "set CUPY_CACHE_DIR to a writable folder"
     return otherwise
 
 

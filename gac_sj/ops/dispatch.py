@@ -1,13 +1,13 @@
 """Which path an operator takes: our kernels on a GPU or a CPU, SpikingJelly's kernels, or plain PyTorch.
 
-- ``cupy``: the CUDA kernels of this folder, on a GPU with CuPy
-- ``cpp``: the same kernels on the CPU, built by its C++ compiler
-- ``spikingjelly``: SpikingJelly 2.0.0's LIF kernels (Triton), on a GPU
-- ``torch``: the definition, everywhere
+- ``cupy``: the CUDA kernels of this folder, compiled by CuPy for a GPU
+- ``cpp``: the same kernels, built for the CPU by a C++ compiler
+- ``spikingjelly``: SpikingJelly 2.0.0's LIF kernels (Triton) on a GPU
+- ``torch``: the definition, on every device
 
-By themselves operators take the first one that can be had, and say why where that is not the first one of their device.
-Who asks for one, by the environment variable ``GAC_SJ_OPS`` or an argument, gets it or an error. Graphs that leave
-PyTorch (``torch.export``, ONNX, TorchScript) hold the definition.
+By default an operator uses the first available path of its device (:data:`ORDER`) and logs why it fell back. An
+explicit request (``GAC_SJ_OPS`` or ``path=``) is honoured or raises. Graphs that leave PyTorch (``torch.export``, ONNX,
+TorchScript) contain the definition.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gac_sj.ops import cpp, cupy
 from gac_sj.ops.source import ELEMENTS
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
-__all__ = ["KERNELS", "MOST_STEPS", "ORDER", "PATHS", "choose", "require_numbers", "why_not"]
+__all__ = ["KERNELS", "MAX_STEPS", "ORDER", "PATHS", "choose", "why_not", "why_not_numbers"]
 
 PATHS = ("cupy", "cpp", "spikingjelly", "torch")
 #: The paths that run kernels of this folder.
 KERNELS = ("cupy", "cpp")
-#: A thread holds the potentials of all steps; longer sequences would fill its memory.
-MOST_STEPS = 256
-#: What an operator tries by itself on a device, in this order.
+#: Maximum length of a sequence: a thread keeps the potentials of all steps in its memory.
+MAX_STEPS = 256
+#: The paths that an operator tries by default on each kind of device, in this order.
 ORDER = {"cuda": ("cupy", "spikingjelly", "torch"), "cpu": ("cpp", "torch")}
 
 _logger = logging.getLogger("gac_sj")
@@ -46,60 +46,65 @@ def choose(
     surrogate: Callable,
     requested: str | None = None,
     steps: int = 1,
-    unfit: str | None = None,
+    unsupported: str | None = None,
 ) -> str:
-    """The path of ``operator`` for an input and a surrogate function.
+    """The path of an operator for an input and a surrogate function.
 
     Args:
         operator: "lif" or "gated_lif".
-        x: input; its device and type matter.
-        surrogate: of the neuron.
-        requested: one of :data:`PATHS`, which then must be possible; None: that of ``GAC_SJ_OPS``, or the best one.
+        x: input, of which the device and the dtype matter.
+        surrogate: surrogate function of the neuron.
+        requested: one of :data:`PATHS`; None: that of ``GAC_SJ_OPS``, or the first available one.
         steps: length of the sequence.
-        unfit: what in the arguments no kernel can compute; None where all is well.
+        unsupported: what no kernel supports in the other arguments; None if kernels support them all.
+
+    Returns:
+        One of :data:`PATHS`.
 
     Raises:
-        ValueError: the path that was asked for does not exist, or is not possible.
+        ValueError: the requested path does not exist or is not available.
     """
-    _, no_text = cuda_derivative(surrogate)
+    _, no_derivative = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
-    if steps > MOST_STEPS:
-        no_text = f"its kernels hold up to {MOST_STEPS} steps at once"
-    return _choose(operator, x.device.type, x.dtype, unfit or no_text, unfit or no_equivalent, requested)
+    if steps > MAX_STEPS:
+        no_derivative = f"its kernels take at most {MAX_STEPS} steps, got {steps}"
+    return _choose(
+        operator, x.device.type, x.dtype, unsupported or no_derivative, unsupported or no_equivalent, requested
+    )
 
 
-@torch.compiler.assume_constant_result  # the compiler need not follow the look for compilers and libraries
+@torch.compiler.assume_constant_result  # torch.compile cannot trace the search for compilers and libraries
 def _choose(
     operator: str,
     device: str,
     dtype: torch.dtype,
-    no_text: str | None,
+    no_derivative: str | None,
     no_equivalent: str | None,
     requested: str | None,
 ) -> str:
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
         return "torch"
-    if _is_transformed():  # torch.func, or derivatives forward
-        no_text = no_equivalent = "forward-mode derivatives and torch.func need the definition"
-    source = "the argument" if requested else "GAC_SJ_OPS"
+    if _is_transformed():
+        no_derivative = no_equivalent = "forward-mode derivatives and torch.func need the definition"
+    source = "path" if requested else "GAC_SJ_OPS"
     requested = requested or os.environ.get("GAC_SJ_OPS") or None
     if requested == "spikingjelly" and operator == "gated_lif":
-        return "torch"  # the encoder calls its neuron then, whose lif is SpikingJelly's
+        return "torch"  # the encoder then calls its neuron, whose lif runs SpikingJelly's kernel
     if requested is not None:
         if requested not in PATHS:
-            raise ValueError(f"{source} is {requested!r}; the paths are {', '.join(PATHS)}.")
-        reason = why_not(requested, operator, device, dtype, no_text, no_equivalent)
+            raise ValueError(f"{source} must be one of {', '.join(PATHS)}, got {requested!r}.")
+        reason = why_not(requested, operator, device, dtype, no_derivative, no_equivalent)
         if reason:
-            raise ValueError(f"{source} asks for {requested}, which {operator} cannot take here: {reason}.")
+            raise ValueError(f"{source} requests {requested!r}, which is not available for {operator}: {reason}.")
         return requested
     reasons = []
     for path in ORDER.get(device, ("torch",)):
-        reason = why_not(path, operator, device, dtype, no_text, no_equivalent)
+        reason = why_not(path, operator, device, dtype, no_derivative, no_equivalent)
         if reason is None:
             break
         reasons.append(f"not {path}: {reason}")
     if reasons:
-        _say(f"gac_sj's {operator} runs on the path {path!r} ({'; '.join(reasons)}).", device)
+        _report_once(f"gac_sj's {operator} runs on the path {path!r} ({'; '.join(reasons)}).", device)
     return path
 
 
@@ -108,28 +113,33 @@ def why_not(
     operator: str,
     device: str,
     dtype: torch.dtype = torch.float32,
-    no_text: str | None = None,
+    no_derivative: str | None = None,
     no_equivalent: str | None = None,
 ) -> str | None:
-    """What keeps ``operator`` from a path; None where nothing does.
+    """Why an operator cannot take a path.
 
     Args:
-        path, operator: see :func:`choose`.
-        device: "cuda", "cpu", ...
+        path: one of :data:`PATHS`.
+        operator: "lif" or "gated_lif".
+        device: type of the input's device: "cuda", "cpu", ...
         dtype: of the input.
-        no_text: why our kernels cannot compute it; such as a surrogate function without CUDA text.
-        no_equivalent: why SpikingJelly's cannot.
+        no_derivative: why our kernels do not support the arguments, such as a surrogate function without a CUDA C
+            expression; None if they do.
+        no_equivalent: why SpikingJelly's kernels do not support the arguments; None if they do.
+
+    Returns:
+        The reason; None if the path is available.
     """
     if path == "torch":
         return None
     needed = "cpu" if path == "cpp" else "cuda"
     if device != needed:
-        return f"it takes {needed.replace('cuda', 'CUDA').replace('cpu', 'CPU')} tensors, and this one is on {device!r}"
+        return f"it needs a {needed.upper()} tensor, got one on {device!r}"
     if dtype not in ELEMENTS:
-        return f"it takes float32, float16 and bfloat16, and the input is {str(dtype).removeprefix('torch.')}"
+        return f"it needs float32, float16 or bfloat16, got {str(dtype).removeprefix('torch.')}"
     if path == "spikingjelly":
         return f"SpikingJelly has no {operator}" if operator != "lif" else no_equivalent or _why_not_spikingjelly()
-    return no_text or (cpp.why_not() if path == "cpp" else cupy.why_not())
+    return no_derivative or (cpp.why_not() if path == "cpp" else cupy.why_not())
 
 
 @cache
@@ -138,28 +148,36 @@ def _why_not_spikingjelly() -> str | None:
         return "this SpikingJelly has no functional.lif_multi_step; pip install -U spikingjelly (2.0.0)"
     try:
         found = functional.neuron_implementation("lif", torch.device("cuda"))
-    except Exception as error:  # Triton may be absent or broken
-        return f"its kernels cannot be had ({error})"
+    except Exception as error:  # Triton may be missing or broken
+        return f"its kernels are not available ({error})"
     if found["implementation"] in ("cuda", "triton"):
         return None
     reasons = "; ".join(f"{name}: {reason}" for name, reason in found["unavailable"].items())
-    return f"its kernels cannot be had ({reasons})"
+    return f"its kernels are not available ({reasons})"
 
 
 def _is_transformed() -> bool:
+    """Whether ``torch.func`` or forward-mode differentiation is active."""
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
-def require_numbers(*values: Any) -> str | None:
-    """What keeps a neuron with such parameters from kernels, which know numbers alone; None where nothing does."""
+def why_not_numbers(*values: Any) -> str | None:
+    """Why kernels do not support parameters of a neuron or gate: they take plain numbers, not tensors.
+
+    Args:
+        values: the parameters.
+
+    Returns:
+        The reason; None if all are plain numbers or None.
+    """
     if all(value is None or isinstance(value, (int, float)) for value in values):
         return None
-    return "tau, v_threshold or v_reset is a tensor"
+    return "a parameter such as tau, v_threshold, v_reset or gain is a tensor, not a number"
 
 
 @cache
-def _say(message: str, device: str) -> None:
-    """Once: aloud where a GPU idles, into the log on a CPU."""
+def _report_once(message: str, device: str) -> None:
+    """Report once: as a warning if a GPU path was missed, at INFO level otherwise."""
     if device == "cuda":
         warnings.warn(message, stacklevel=2)
     else:

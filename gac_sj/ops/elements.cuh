@@ -1,9 +1,10 @@
-// Elements of tensors, and who works on which. In memory an element is float, half or bfloat16; in registers it is float.
-// A thread takes LANES neighbours at a time. The text needs no CUDA header; host.h lets a C++ compiler read it too.
+// Elements of tensors, and how they are divided among threads. An element is float, half or bfloat16 in memory and
+// float in registers. A thread processes a pack of LANES neighbouring elements at a time. The code needs no CUDA
+// header; with host.h in front, a C++ compiler builds it too.
 //
 // Macros: T (time steps), ELEMENT (float, half, bfloat16), LANES (1, 2, 4, ...).
 
-typedef long long index_t;  // offsets pass 2^31
+typedef long long index_t;  // offsets exceed 2^31
 
 #ifdef HOST
 #define UNROLL
@@ -30,7 +31,7 @@ __device__ inline unsigned short float_to_half(float x) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
   return bits;
 }
-// A thread's packs: every (number of threads)-th one, so that neighbouring threads read neighbouring memory.
+// The packs of a thread are strided by the number of threads, so that neighbouring threads read neighbouring memory.
 __device__ inline index_t first_pack(index_t packs) { return blockIdx.x * (index_t)blockDim.x + threadIdx.x; }
 __device__ inline index_t last_pack(index_t packs) { return packs; }
 __device__ inline index_t next_pack() { return gridDim.x * (index_t)blockDim.x; }
@@ -48,7 +49,7 @@ __device__ inline void convert(float x, half& y) { y.bits = float_to_half(x); }
 __device__ inline void convert(float x, bfloat16& y) {
   const unsigned bits = __float_as_uint(x);
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  y.bits = is_nan ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  y.bits = is_nan ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // round to nearest, ties to even
 }
 
 template <class S>

@@ -1,7 +1,7 @@
-// What CUDA C has and C++ lacks: with this in front, a C++ compiler builds the same kernels for the CPU.
+// Definitions of what CUDA C has and C++ lacks. With this file in front, a C++ compiler builds the kernels for the CPU.
 //
-// OpenMP threads share the blocks of the grid. A block takes neighbouring packs, and loops over lanes become vector
-// instructions. With EMULATE_GRID threads and blocks take the packs that they take on a GPU, for tests.
+// OpenMP threads share the blocks of the grid. A block processes neighbouring packs, and loops over lanes become vector
+// instructions. For tests, EMULATE_GRID assigns packs to blocks and threads in the same way as on a GPU.
 
 #include <cmath>
 #include <cstring>
@@ -13,7 +13,7 @@
 #define __device__
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-extern "C" __attribute__((simd("notinbranch"))) float expf(float) noexcept;  // glibc has it for vectors too
+extern "C" __attribute__((simd("notinbranch"))) float expf(float) noexcept;  // glibc also has a vector version
 #endif
 
 struct dim { unsigned x, y; };
@@ -21,7 +21,7 @@ static thread_local dim blockIdx, threadIdx, gridDim, blockDim;
 
 static inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
 static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
-#ifdef __FLT16_MAX__  // the compiler knows half precision (GCC 12 and later, Clang)
+#ifdef __FLT16_MAX__  // the compiler supports half precision (GCC 12 and later, Clang)
 static inline float half_to_float(unsigned short bits) { _Float16 x; std::memcpy(&x, &bits, 2); return x; }
 static inline unsigned short float_to_half(float x) {
   const _Float16 y = x;
@@ -30,8 +30,8 @@ static inline unsigned short float_to_half(float x) {
   return bits;
 }
 #else
-// Sign, 5 bits of exponent (15 is 2^0), 10 of fraction. A float with such a fraction times 2^-112 has the same bits,
-// 13 places further up.
+// A half has a sign bit, 5 bits of exponent (15 stands for 2^0) and 10 bits of fraction. A float of the same value
+// times 2^-112 has the same bits, shifted left by 13.
 static inline float half_to_float(unsigned short bits) {
   const unsigned magnitude = bits & 0x7fffu;
   const float x = magnitude >= 0x7c00u ? __uint_as_float(0x7f800000u | (magnitude & 0x3ffu) << 13)
@@ -42,9 +42,9 @@ static inline unsigned short float_to_half(float x) {
   const unsigned bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
   if (magnitude > 0x7f800000u) return sign | 0x7e00u;  // NaN
   if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds to infinity
-  if (magnitude < 0x38800000u)  // below 2^-14: a multiple of 2^-24, which adding 0.5 rounds to
+  if (magnitude < 0x38800000u)  // below 2^-14: adding 0.5 rounds to a multiple of 2^-24
     return sign | (__float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u);
-  const unsigned rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);  // to nearest, ties to even
+  const unsigned rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);  // round to nearest, ties to even
   return sign | (rounded - 0x38000000u) >> 13;
 }
 #endif
@@ -59,7 +59,7 @@ static inline long long last_pack(long long packs) { return packs * (blockIdx.x 
 static constexpr long long next_pack() { return 1; }
 #endif
 
-// Arguments are pointers to the values, as the CUDA driver takes them.
+// The arguments are pointers to the values, as for the CUDA driver.
 template <class... A, std::size_t... I>
 static void run(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_reference_t<A>*>(arguments[I])...);

@@ -1,4 +1,4 @@
-"""What launches of all operators share: the layout of sequences, the shape of the grid."""
+"""What the launches of all operators share: the memory layout of sequences and the launch configuration."""
 
 from __future__ import annotations
 
@@ -15,63 +15,69 @@ __all__ = [
     "Launch",
     "canonical",
     "empty_sequence",
-    "neuron_numbers",
     "no_second_derivative",
     "readable_steps",
     "require_one_device",
 ]
 
-_BLOCK = 128  # threads
-_REGISTERS = 48  # of a thread for numbers of all steps; measured: more of them slow a GPU down
-_GRAIN = 1 << 15  # fewer elements than that are not worth a further thread of a CPU
+_BLOCK = 128  # threads of a block on a GPU
+_REGISTERS = 48  # registers of a GPU thread for the values of all steps; with more of them kernels measured slower
+_GRAIN = 1 << 15  # minimum number of elements for another CPU thread
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Who works on what.
+    """Launch configuration: how elements are divided among threads.
 
     Args:
-        sequence: one of the tensors, ``[T, N, *]``: its length, type and device are those of the launch.
-        size: elements that are shared out, in each of ``rows`` rows.
-        rows: parts that no thread shares.
-        most: threads that share the elements of a row at most.
-        held: numbers of each step that the kernels hold in registers.
+        sequence: one of the tensors, ``[T, N, *]``; its length, dtype and device are those of the launch.
+        size: number of elements in each row.
+        rows: number of rows; a thread works on one row at a time.
+        max_threads: maximum number of threads that share a row.
+        held: number of values that a thread keeps in registers for each step.
     """
 
     sequence: Tensor
     size: int
     rows: int = 1
-    most: int = 1 << 40
+    max_threads: int = 1 << 40
     held: int = 1
 
     @property
     def lanes(self) -> int:
-        """Neighbours that a thread takes where memory is aligned: a power of two that divides ``size``."""
+        """Neighbouring elements that a thread takes if memory is aligned: a power of two that divides ``size``."""
         if not self.sequence.is_cuda:
-            return min(16, self.size & -self.size)  # the vector registers of a CPU
+            return min(16, self.size & -self.size)  # they fill the vector registers of a CPU
         registers = _REGISTERS // (len(self.sequence) * self.held)
         most = min(16 // self.sequence.element_size(), 1 << max(registers, 1).bit_length() - 1)
         return min(most, self.size & -self.size)
 
     @property
     def threads(self) -> int:
-        """Threads that share the elements of a row."""
+        """Number of threads that share the elements of a row."""
         if not self.size:
             return 1
         if not self.sequence.is_cuda:
-            return min(-(-self.workers // self.rows), self.most)
-        return -(-min(self.size // self.lanes, self.most) // _BLOCK) * _BLOCK
+            return min(-(-self.workers // self.rows), self.max_threads)
+        return -(-min(self.size // self.lanes, self.max_threads) // _BLOCK) * _BLOCK
 
     @property
     def workers(self) -> int:
-        """Threads of a CPU that are worth it."""
+        """Number of CPU threads that pay off."""
         wanted = -(-self.size * self.rows * len(self.sequence) // _GRAIN)
         return max(1, min(torch.get_num_threads(), wanted))
 
     def __call__(
         self, operator: str, kernel: str, macros: Macros, arguments: tuple[Tensor | int | float | None, ...]
     ) -> None:
-        """Run a kernel; tensors go as pointers, ints as 64-bit and floats as 32-bit numbers, None as null."""
+        """Run a kernel.
+
+        Args:
+            operator: name of the operator's folder.
+            kernel: name of the kernel.
+            macros: names and values of its macros, except those of the launch configuration.
+            arguments: tensors become pointers, ints 64-bit and floats 32-bit numbers, None a null pointer.
+        """
         if not self.size * self.rows:
             return
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
@@ -86,19 +92,24 @@ class Launch:
             cpp.load(code).launch(kernel, (self.threads, self.rows), 1, arguments, self.workers)
 
 
-def neuron_numbers(tau: float, v_threshold: float, v_reset: float | None, numbers: list[float]) -> tuple[float, ...]:
-    """The kernels' tau, decay, threshold, resting potential, and the three numbers of the surrogate function."""
-    return tau, 1.0 - 1.0 / tau, v_threshold, 0.0 if v_reset is None else v_reset, *(numbers + [0.0] * 3)[:3]
-
-
 def empty_sequence(x_seq: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """``[T, N, *]`` with one step behind the other, each in the memory format of ``x_seq``'s steps."""
+    """Uninitialised memory ``[T, N, *]``, one step after the other, each in the memory format of ``x_seq``'s steps.
+
+    Args:
+        x_seq: a sequence ``[T, N, *]``.
+        dtype: of the new tensor; None: that of ``x_seq``.
+    """
     step = torch.empty_like(x_seq[0], device="meta")
     return x_seq.new_empty_strided(x_seq.shape, (step.numel(), *step.stride()), dtype=dtype or x_seq.dtype)
 
 
 def canonical(x: Tensor, like: Tensor) -> Tensor:
-    """``x``, or a copy of it, laid out in memory as the dense tensor ``like``, to whose shape it is broadcast."""
+    """``x``, or a copy of it, with the shape and memory layout of another tensor.
+
+    Args:
+        x: a tensor that broadcasts to the shape of ``like``.
+        like: a dense tensor.
+    """
     return (
         x
         if x.stride() == like.stride() and x.shape == like.shape
@@ -107,25 +118,43 @@ def canonical(x: Tensor, like: Tensor) -> Tensor:
 
 
 def readable_steps(x_seq: Tensor, like: Tensor) -> tuple[Tensor, int]:
-    """A sequence laid out as ``like``, and its elements from step to step: 0 where all steps are the same memory."""
+    """A sequence in the memory layout of another one, and the number of elements from one of its steps to the next.
+
+    Args:
+        x_seq: a sequence ``[T, N, *]``.
+        like: a dense sequence of the same shape.
+
+    Returns:
+        The sequence, and its step: 0 if all steps are the same memory.
+    """
     if x_seq.stride(0) == 0 and x_seq.stride()[1:] == like.stride()[1:]:
         return x_seq, 0
     return canonical(x_seq, like), like.stride(0)
 
 
 def require_one_device(operator: str, *tensors: Tensor | None) -> None:
-    """Kernels get addresses, and those of another device mean nothing.
+    """Refuse tensors on several devices, because kernels get addresses, which are valid on one device only.
+
+    Args:
+        operator: name of the operator, for the message.
+        tensors: its tensors; None is ignored.
 
     Raises:
         ValueError: the tensors are on more than one device.
     """
     devices = {str(tensor.device) for tensor in tensors if tensor is not None}
     if len(devices) > 1:
-        raise ValueError(f"{operator} got tensors on {' and '.join(sorted(devices))}; move them to one device.")
+        raise ValueError(
+            f"{operator} needs all tensors on one device, got {' and '.join(sorted(devices))}; move them to one device."
+        )
 
 
 def no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    """The autograd formula of the operators' backward passes.
+    """The autograd formula of the operators' backward passes: there is none.
+
+    Args:
+        ctx: context of the backward pass.
+        grads: gradients of its outputs.
 
     Raises:
         RuntimeError: always.

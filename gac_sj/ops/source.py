@@ -1,4 +1,4 @@
-"""The text of an operator's kernels: macros, the shared ``.cuh`` files, the operator's ``kernel.cu``."""
+"""The source code of an operator's kernels: macros, the shared ``.cuh`` files, the operator's ``kernel.cu``."""
 
 from __future__ import annotations
 
@@ -7,43 +7,40 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["ELEMENTS", "PROBE", "Macros", "neuron_macros", "read", "source"]
+from gac_sj.ops.neuron import Derivative, LIFDynamics, neuron_macros
+
+__all__ = ["ELEMENTS", "PROBE", "Macros", "read", "source"]
 
 Macros = tuple[tuple[str, str | int], ...]
 
 #: The names of tensor elements in the kernels.
 ELEMENTS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat16"}
 
+_PROBE_NEURON = LIFDynamics(tau=2.0, decay_input=False, v_threshold=1.0, v_reset=0.0, detach_reset=False)
+#: Macros of a small kernel, to find out whether a compiler works.
+PROBE: Macros = (
+    *(("T", 1), ("LANES", 1), ("ELEMENT", "float")),
+    *neuron_macros(_PROBE_NEURON, Derivative(strict=False, expression="0.0f", numbers=[])),
+)
+
 
 @cache
 def read(name: str) -> str:
-    """A text file of this folder."""
+    """The content of a text file of this folder.
+
+    Args:
+        name: path of the file, relative to the folder.
+    """
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 @cache
 def source(operator: str, macros: Macros) -> str:
-    """The kernels of the folder ``operator`` with these macros, for a CUDA or (behind ``host.h``) a C++ compiler."""
+    """The source of an operator's kernels, for a CUDA compiler, or with ``host.h`` in front for a C++ compiler.
+
+    Args:
+        operator: name of the operator's folder.
+        macros: names and values of the macros that the kernels use.
+    """
     defines = "".join(f"#define {name} {value}\n" for name, value in macros)
     return defines + "".join(map(read, ("elements.cuh", "neuron.cuh", f"{operator}/kernel.cu")))
-
-
-def neuron_macros(
-    decay_input: bool = False,
-    v_reset: float | None = 0.0,
-    detach_reset: bool = False,
-    strict: bool = False,
-    derivative: str = "0.0f",
-) -> Macros:
-    """What ``neuron.cuh`` needs to know at compile time."""
-    return (
-        ("DECAY_INPUT", int(decay_input)),
-        ("SOFT_RESET", int(v_reset is None)),
-        ("DETACH_RESET", int(detach_reset)),
-        ("STRICT", int(strict)),
-        ("DERIVATIVE", derivative),
-    )
-
-
-#: Macros of a small kernel that shows whether a compiler works.
-PROBE: Macros = (("T", 1), ("LANES", 1), ("ELEMENT", "float"), *neuron_macros())

@@ -1,10 +1,10 @@
-"""Derivatives of surrogate functions as CUDA C expressions, and which of them SpikingJelly's own kernels know.
+"""Derivatives of surrogate functions as CUDA C expressions, and which of them SpikingJelly's own kernels support.
 
-A surrogate of yours takes part with a method ``cuda_derivative()``: a CUDA C expression of the float ``x``, the
-potential minus the threshold, and up to three numbers that it calls ``a``, ``b``, ``c``; such as ``("fabsf(x) < b ? a :
-0.0f", self.alpha, 0.5 / self.alpha)``. Besides CUDA's functions of floats it may use those of ``neuron.cuh``:
-``clamp_min``, ``square``, ``sigmoid``, ``sigmoid_slope``. A true attribute ``strict`` says that the neuron fires above
-the threshold only.
+Kernels support a surrogate of yours if it has a method ``cuda_derivative()``. The method returns a CUDA C expression of
+the float ``x``, the potential minus the threshold, and up to three numbers that the expression calls ``a``, ``b`` and
+``c``: for example ``("fabsf(x) < b ? a : 0.0f", self.alpha, 0.5 / self.alpha)``. Besides CUDA's functions of floats the
+expression may use those of ``neuron.cuh``: ``clamp_min``, ``square``, ``sigmoid``, ``sigmoid_slope``. An attribute
+``strict`` that is true says that the neuron fires above the threshold only, not at it too.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from spikingjelly.activation_based import surrogate as stock
+from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
 
-__all__ = ["Derivative", "cuda_derivative", "spikingjelly_equivalent"]
+from gac_sj.ops.neuron import Derivative
 
-#: An expression of x, a, b, c, and what these three are.
-Derivative = tuple[str, list[float]]
+__all__ = ["cuda_derivative", "spikingjelly_equivalent"]
 
-_MODULE = stock.__name__
+_MODULE = spikingjelly_surrogate.__name__
 # SpikingJelly's classes: parameters, expression, numbers. PiecewiseLeakyReLU is not here: its two releases differ.
-_STOCK: dict[str, tuple[tuple[str, ...], str, Callable[..., tuple[float, ...]]]] = {
+_SPIKINGJELLY: dict[str, tuple[tuple[str, ...], str, Callable[..., tuple[float, ...]]]] = {
     "Sigmoid": (("alpha",), "a * sigmoid_slope(a * x)", lambda alpha: (alpha,)),
     "ATan": (("alpha",), "a / (1.0f + square(b * x))", lambda alpha: (alpha / 2, math.pi / 2 * alpha)),
     "PiecewiseQuadratic": (
@@ -45,46 +44,58 @@ _STOCK: dict[str, tuple[tuple[str, ...], str, Callable[..., tuple[float, ...]]]]
         lambda alpha, beta: (alpha, beta),
     ),
 }
-# those that SpikingJelly 2.0.0's LIF kernels know
+# those that SpikingJelly 2.0.0's LIF kernels support
 _IN_ITS_KERNELS = ("Sigmoid", "ATan", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "SuperSpike", "Erf")
 
 
 def cuda_derivative(surrogate: Callable) -> tuple[Derivative | None, str | None]:
-    """The derivative of a surrogate function for our kernels, and why there is none."""
-    kind = type(surrogate)
+    """The derivative of a surrogate function for our kernels.
+
+    Args:
+        surrogate: a surrogate function, SpikingJelly's or one with a method ``cuda_derivative()``.
+
+    Returns:
+        The derivative and None; or None and the reason why kernels do not support the function.
+    """
+    cls = type(surrogate)
+    strict = bool(getattr(surrogate, "strict", False))
     if not getattr(surrogate, "spiking", True):
-        return None, f"{kind.__name__}(spiking=False) puts out no spikes"
+        return None, f"{cls.__name__}(spiking=False) outputs no spikes"
     if hasattr(surrogate, "cuda_derivative"):
-        if not _speaks_for(kind, "cuda_derivative"):
-            return None, f"{kind.__name__} changes the function whose cuda_derivative() it inherits"
-        text, *numbers = surrogate.cuda_derivative()
-        return (text, numbers), None
-    if kind.__module__ != _MODULE or kind.__name__ not in _STOCK:
-        return (
-            None,
-            f"the surrogate {kind.__name__} has no cuda_derivative() (see gac_sj.ops.surrogates)",
-        )
-    parameters, text, numbers = _STOCK[kind.__name__]
+        if not _applies_to(cls, "cuda_derivative"):
+            return None, f"{cls.__name__} changes the function whose cuda_derivative() it inherits"
+        expression, *values = surrogate.cuda_derivative()
+        return Derivative(strict, expression, values), None
+    if cls.__module__ != _MODULE or cls.__name__ not in _SPIKINGJELLY:
+        return None, f"the surrogate {cls.__name__} has no cuda_derivative() (see gac_sj.ops.surrogates)"
+    parameters, expression, numbers = _SPIKINGJELLY[cls.__name__]
     values = [getattr(surrogate, parameter) for parameter in parameters]
     if not all(isinstance(value, (int, float)) for value in values):
-        return None, f"{kind.__name__} has parameters that are no plain numbers"
-    return (text, [*numbers(*values)]), None
+        return None, f"{cls.__name__} has parameters that are not plain numbers"
+    return Derivative(strict, expression, [*numbers(*values)]), None
 
 
 def spikingjelly_equivalent(surrogate: Any) -> tuple[Any, str | None]:
-    """The stock surrogate function equal to this one that SpikingJelly's LIF kernels know, and why there is none."""
+    """The surrogate function of SpikingJelly that equals this one and that SpikingJelly's LIF kernels support.
+
+    Args:
+        surrogate: a surrogate function.
+
+    Returns:
+        The equal function and None; or None and the reason why there is none.
+    """
     name, equal = type(surrogate).__name__, surrogate
-    if hasattr(surrogate, "stock_equivalent") and _speaks_for(type(surrogate), "stock_equivalent"):
-        equal = surrogate.stock_equivalent()
+    if hasattr(surrogate, "spikingjelly_equivalent") and _applies_to(type(surrogate), "spikingjelly_equivalent"):
+        equal = surrogate.spikingjelly_equivalent()
     known = type(equal).__module__ == _MODULE and type(equal).__name__ in _IN_ITS_KERNELS
     if not known or not equal.spiking or not isinstance(equal.alpha, (int, float)):
-        return None, f"SpikingJelly's kernels do not know the surrogate {name}"
+        return None, f"SpikingJelly's kernels do not support the surrogate {name}"
     return equal, None
 
 
-def _speaks_for(kind: type, method: str) -> bool:
-    """Whether a class defines ``method`` where it defines its function, or below: it may have changed the function."""
-    mro = kind.__mro__
+def _applies_to(cls: type, method: str) -> bool:
+    """Whether a method describes the class's function: it must be defined where the function is, or in a subclass."""
+    mro = cls.__mro__
     first = {name: next((at for at, c in enumerate(mro) if name in vars(c)), len(mro)) for name in (method, *_FUNCTION)}
     return all(first[method] <= first[name] for name in _FUNCTION)
 

@@ -1,9 +1,8 @@
-"""The encoder behind its stem, spikes and gate at once: the definition, and the kernels that equal it."""
+"""Spikes and gate of the encoder at once: the definition, and kernels that compute the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from gac_sj.ops import dispatch
 from gac_sj.ops.gated_lif import reference
 from gac_sj.ops.gated_lif.kernel import gated_lif_kernel
 from gac_sj.ops.launching import require_one_device
+from gac_sj.ops.neuron import LIFDynamics
 from gac_sj.ops.surrogates import cuda_derivative
 
 __all__ = ["gated_lif"]
@@ -21,10 +21,12 @@ def gated_lif(
     z: Tensor,
     temporal: Tensor,
     spatial_channel: Tensor,
-    *,
+    gain: float,
+    dynamics: LIFDynamics,
     surrogate: Callable[[Tensor], Tensor],
+    *,
+    gate: Callable[[Tensor, Tensor, float], Tensor],
     path: str | None = None,
-    **settings: Any,
 ) -> Tensor:
     """:func:`gac_sj.ops.gated_lif.reference.gated_lif` on the fastest path (:mod:`gac_sj.ops.dispatch`).
 
@@ -32,31 +34,42 @@ def gated_lif(
     second derivative.
 
     Args:
-        path: "cupy", "cpp" or "torch"; None: the best one.
-        others: as in the definition.
+        z: input current ``[N, C, H, W]``, the same at every step, or ``[T, N, C, H, W]``.
+        temporal: temporal attention ``[T, N, 1, 1, 1]``.
+        spatial_channel: spatial-channel attention, of the shape of ``z``.
+        gain: the largest value of the gate.
+        dynamics: of the neuron.
+        surrogate: its surrogate function.
+        gate: the definition of the gate, :func:`gac_sj.nn.functional.gate`, for the path without kernels; the kernels
+            contain the same formula.
+        path: "cupy", "cpp" or "torch"; None: that of ``GAC_SJ_OPS``, or the fastest one.
+
+    Returns:
+        ``[T, N, C, H, W]``: 0, or where the neuron fires a value in (0, gain).
 
     Raises:
-        ValueError: tensors on two devices, or of two lengths; ``path`` or ``GAC_SJ_OPS`` asks for what cannot be had.
+        ValueError: the tensors are on two devices or of two lengths, or ``path`` or ``GAC_SJ_OPS`` requests a path that
+            is not available.
     """
     require_one_device("gated_lif", z, temporal, spatial_channel)
     T, N = len(temporal), z.shape[-4]
-    unfit = dispatch.require_numbers(*(settings[name] for name in ("gain", "tau", "v_threshold", "v_reset")))
+    unsupported = dispatch.why_not_numbers(gain, *dynamics)
     attention = torch.promote_types(temporal.dtype, spatial_channel.dtype)
     if torch.promote_types(attention, z.dtype) != z.dtype:
-        unfit = "the attention has a wider type than the current"
-    if dispatch.choose("gated_lif", z, surrogate, path, T, unfit) not in dispatch.KERNELS:
-        return reference.gated_lif(z, temporal, spatial_channel, surrogate=surrogate, **settings)
-    if z.dim() != spatial_channel.dim():  # one of them changes over time
+        unsupported = "the attention has a wider dtype than the current"
+    if dispatch.choose("gated_lif", z, surrogate, path, T, unsupported) not in dispatch.KERNELS:
+        return reference.gated_lif(z, temporal, spatial_channel, gain, dynamics, surrogate, gate)
+    if z.dim() != spatial_channel.dim():  # only one of them changes over time
         z, spatial_channel = (x if x.dim() == 5 else x.expand(T, *x.shape) for x in (z, spatial_channel))
     if z.dim() == 5 and len(z) != T:
-        raise ValueError(f"gated_lif got a current of {len(z)} steps and temporal attention of {T}; give equal ones.")
-    (derivative, numbers), _ = cuda_derivative(surrogate)
+        raise ValueError(f"z must have as many steps as temporal ({T}), got {len(z)}.")
+    derivative, _ = cuda_derivative(surrogate)
+    assert derivative is not None  # choose makes sure of it
     return gated_lif_kernel(
         z,
         temporal.flatten(1).expand(T, N).float(),
         spatial_channel.expand(z.shape).to(z.dtype),
-        strict=getattr(surrogate, "strict", False),
-        derivative=derivative,
-        numbers=numbers,
-        **settings,
+        gain,
+        *dynamics,
+        *derivative,
     )

@@ -1,16 +1,17 @@
-// The encoder behind its stem: LIF spikes of z, weighed at every step by gain * sigmoid(temporal * spatial), forward and
-// backward. Only the result has T steps in memory. Memory is [T, images, size]; temporal is [T, images], float.
+// The encoder after its stem: the LIF spikes of z times gain * sigmoid(temporal * spatial) at every step, forward and
+// backward. Only the result has T steps in memory. Tensors are [T, images, size]; temporal is [T, images], float.
 //
-// Macros: T, STATIC, and those of elements.cuh and neuron.cuh. With STATIC z and spatial are [images, size], the same at
-// every step, and so are their gradients. With CLOSED_FORM a few floats more
-// are the currents of closed_form.py.
+// Macros: T, STATIC, and those of elements.cuh and neuron.cuh. With STATIC, z and spatial are [images, size], the same
+// at every step, and so are their gradients. With CLOSED_FORM, the kernel has more arguments: the currents of
+// closed_form.py.
 
 #define STEP (STATIC ? 0 : t * images * size)
 
 #ifdef CLOSED_FORM
 #define FIRST , float f0, float f1, float f2, float f3, float f4, float f5, float f6, float f7
 #define FIRST_ALL {f0, f1, f2, f3, f4, f5, f6, f7}
-// Spikes of a constant current without a recursion: at k, 2k, 3k, ..., with k the first step whose current it reaches.
+// Spikes of a constant current without a recursion: at steps k, 2k, 3k, ..., where k is the first step t for which the
+// current reaches first[t].
 struct Spikes {
   float period[LANES], waited[LANES];
   __device__ Spikes(const Neuron&, const float* current, const float* first) {
@@ -19,7 +20,7 @@ struct Spikes {
   }
   __device__ float next(const Neuron&, int l, float current) {
     const float now = waited[l] + 1.0f, s = now == period[l] ? 1.0f : 0.0f;
-    waited[l] = s > 0.0f ? 0.0f * current : now;  // an infinite current fires once, and its potential is NaN from then on
+    waited[l] = s > 0.0f ? 0.0f * current : now;  // an infinite current fires once; then its potential is NaN
     return s;
   }
 };
@@ -61,7 +62,8 @@ extern "C" __global__ void gated_lif_forward(
   }
 }
 
-// grad_temporal is [threads of a row, images, T]: every thread writes its own sums, so that their order is fixed.
+// grad_temporal is [threads of a row, images, T]: every thread writes its own sums, so that the order of summation is
+// fixed.
 extern "C" __global__ void gated_lif_backward(
     const ELEMENT* __restrict__ grad_gated, const ELEMENT* __restrict__ z, const float* __restrict__ temporal,
     const ELEMENT* __restrict__ spatial, ELEMENT* __restrict__ grad_z, float* __restrict__ grad_temporal,

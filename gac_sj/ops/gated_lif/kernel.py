@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_sj.ops.gated_lif.closed_form import first_currents
-from gac_sj.ops.launching import Launch, canonical, neuron_numbers, no_second_derivative
-from gac_sj.ops.source import neuron_macros
+from gac_sj.ops.gated_lif.closed_form import first_currents, has_closed_form
+from gac_sj.ops.launching import Launch, canonical, no_second_derivative
+from gac_sj.ops.neuron import Derivative, LIFDynamics, neuron_macros, neuron_numbers
+from gac_sj.ops.source import Macros
 
 __all__ = ["gated_lif_kernel"]
 
-# Threads that share an image: enough to fill a GPU, few enough for their sums to be small beside the tensors.
-_MOST = 4096
-# Steps whose first currents fit into the kernel's arguments.
-_FIRST = 8
+# Maximum number of threads that share an image: enough to fill a GPU, and few enough to keep their sums small compared
+# with the tensors.
+_MAX_THREADS = 4096
+# Maximum number of steps whose first currents fit into the kernel's arguments.
+_MAX_FIRST = 8
 
 
 @torch.library.custom_op("gac_sj::gated_lif", mutates_args=(), device_types=("cpu", "cuda"))
@@ -34,34 +36,44 @@ def gated_lif_kernel(
     derivative: str,
     numbers: list[float],
 ) -> Tensor:
-    """Fused :func:`gac_sj.ops.gated_lif.reference.gated_lif`.
+    """Fused :func:`gac_sj.ops.gated_lif.reference.gated_lif`, with flat arguments, as ``torch.library`` needs them.
 
     Args:
-        z, spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``, of one type: float32, float16 or bfloat16.
-        temporal: ``[T, N]`` float32.
-        derivative, numbers, strict: of the surrogate function (:mod:`gac_sj.ops.surrogates`).
-        others: as in the definition.
+        z: input current ``[N, C, H, W]`` or ``[T, N, C, H, W]``, float32, float16 or bfloat16.
+        temporal: temporal attention ``[T, N]``, float32.
+        spatial_channel: spatial-channel attention of the shape and dtype of ``z``.
+        gain: the largest value of the gate.
+        tau: see :class:`LIFDynamics`.
+        decay_input: see :class:`LIFDynamics`.
+        v_threshold: see :class:`LIFDynamics`.
+        v_reset: see :class:`LIFDynamics`.
+        detach_reset: see :class:`LIFDynamics`.
+        strict: see :class:`Derivative`.
+        derivative: the expression, see :class:`Derivative`.
+        numbers: see :class:`Derivative`.
 
     Returns:
-        ``[T, N, C, H, W]`` of the type of ``z``.
+        ``[T, N, C, H, W]`` of the dtype of ``z``.
     """
+    dynamics = LIFDynamics(tau, decay_input, v_threshold, v_reset, detach_reset)
+    surrogate = Derivative(strict, derivative, numbers)
     gated = _empty_result(z, temporal)
     z, spatial_channel = _as_steps(gated, z), _as_steps(gated, spatial_channel)
     images, size = gated.shape[1], gated[0, 0].numel() if gated.shape[1] else 0
-    shape = images, size, gain
-    macros = ("STATIC", int(z.dim() == 4)), *neuron_macros(decay_input, v_reset, detach_reset, strict, derivative)
-    first = ()
-    if z.dim() == 4 and not decay_input and v_reset == 0.0 and v_threshold > 0.0 and len(gated) <= _FIRST:
+    macros: Macros = ("STATIC", int(z.dim() == 4)), *neuron_macros(dynamics, surrogate)
+    first: tuple[float, ...] = ()
+    if z.dim() == 4 and has_closed_form(dynamics) and len(gated) <= _MAX_FIRST:
         macros = *macros, ("CLOSED_FORM", "")
-        first = (*first_currents(len(gated), tau, v_threshold, strict), *[0.0] * _FIRST)[:_FIRST]
-    neuron = neuron_numbers(tau, v_threshold, v_reset, numbers)
-    arguments = z, temporal.contiguous(), spatial_channel, gated, *shape, *neuron, *first
-    Launch(gated, size, images)("gated_lif", "gated_lif_forward", macros, arguments)
+        first = (*first_currents(len(gated), dynamics, strict), *[0.0] * _MAX_FIRST)[:_MAX_FIRST]
+    tensors = z, temporal.contiguous(), spatial_channel, gated
+    neuron = neuron_numbers(dynamics, surrogate)
+    launch = Launch(gated, size, images)
+    launch("gated_lif", "gated_lif_forward", macros, (*tensors, images, size, gain, *neuron, *first))
     return gated
 
 
 @gated_lif_kernel.register_fake
-def _(z, temporal, *settings):
+def _(z: Tensor, temporal: Tensor, *settings: Any) -> Tensor:
     return _empty_result(z, temporal)
 
 
@@ -82,31 +94,34 @@ def _gated_lif_backward(
     numbers: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``z``, ``temporal`` and ``spatial_channel``."""
+    dynamics = LIFDynamics(tau, decay_input, v_threshold, v_reset, detach_reset)
+    surrogate = Derivative(strict, derivative, numbers)
     like = _empty_result(z, temporal, "meta")
     grad, z, spatial_channel = canonical(grad, like), _as_steps(like, z), _as_steps(like, spatial_channel)
     grad_z, grad_spatial = torch.empty_like(z), torch.empty_like(z)
     images, size = like.shape[1], like[0, 0].numel() if like.shape[1] else 0
-    shape = images, size, gain
     inputs = z, temporal.contiguous(), spatial_channel
-    launch = Launch(grad, size, images, _MOST, held=2)
+    launch = Launch(grad, size, images, max_threads=_MAX_THREADS, held=2)
     sums = temporal.new_zeros(launch.threads, images, len(temporal))
     launch(
         "gated_lif",
         "gated_lif_backward",
-        (("STATIC", int(z.dim() == 4)), *neuron_macros(decay_input, v_reset, detach_reset, strict, derivative)),
-        (grad, *inputs, grad_z, sums, grad_spatial, *shape, *neuron_numbers(tau, v_threshold, v_reset, numbers)),
+        (("STATIC", int(z.dim() == 4)), *neuron_macros(dynamics, surrogate)),
+        (grad, *inputs, grad_z, sums, grad_spatial, images, size, gain, *neuron_numbers(dynamics, surrogate)),
     )
     return grad_z, sums.sum(0).t().contiguous(), grad_spatial
 
 
 @_gated_lif_backward.register_fake
-def _(grad, z, temporal, spatial_channel, *settings):
+def _(
+    grad: Tensor, z: Tensor, temporal: Tensor, spatial_channel: Tensor, *settings: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     laid_out = _as_steps(_empty_result(z, temporal, "meta"), z)
     return torch.empty_like(laid_out), torch.empty_like(temporal).contiguous(), torch.empty_like(laid_out)
 
 
 def _empty_result(z: Tensor, temporal: Tensor, device: str | None = None) -> Tensor:
-    """``[T, N, C, H, W]``, images behind each other, channels in the memory format of ``z``."""
+    """``[T, N, C, H, W]``, one image after the other in memory, channels in the memory format of ``z``."""
     image = torch.empty_like(z[(0,) * (z.dim() - 3)] if z.numel() else z.new_empty(z.shape[-3:]), device="meta")
     shape = (len(temporal), *z.shape[-4:])
     strides = (shape[1] * image.numel(), image.numel(), *image.stride())
@@ -114,7 +129,7 @@ def _empty_result(z: Tensor, temporal: Tensor, device: str | None = None) -> Ten
 
 
 def _as_steps(gated: Tensor, x: Tensor) -> Tensor:
-    """``x`` laid out as the result, or as one step of it."""
+    """``x`` in the memory layout of the result, or of one step of it."""
     return canonical(x, gated if x.dim() == 5 else gated[0])
 
 

@@ -1,65 +1,40 @@
-"""The definition of the gate of Gated Attention Coding, and of the spikes that it weighs, in plain PyTorch."""
+"""The definition of gated spikes in Gated Attention Coding, in plain PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from gac_sj.ops.lif.reference import lif
+from gac_sj.ops.lif import reference
+from gac_sj.ops.neuron import LIFDynamics
 
-__all__ = ["gate", "gated_lif"]
-
-
-def gate(temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 1.0) -> Tensor:
-    """``gain * sigmoid(temporal * spatial_channel)`` (GAC, main figure; the gain is ours, 1 as published).
-
-    Args:
-        temporal: ``[T, N, 1, 1, 1]``, or None for the other part alone (ours, for ablations).
-        spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``, or None for the other part alone.
-        gain: the largest value that the gate can take.
-
-    Returns:
-        ``[T, N, C, H, W]``, strictly between 0 and ``gain`` (up to rounding); of one part alone its shape.
-    """
-    if temporal is None or spatial_channel is None:
-        return gain * torch.sigmoid(spatial_channel if temporal is None else temporal)
-    return gain * torch.sigmoid(temporal * spatial_channel)
+__all__ = ["gated_lif"]
 
 
 def gated_lif(
     z: Tensor,
     temporal: Tensor,
     spatial_channel: Tensor,
-    *,
     gain: float,
-    tau: float,
-    decay_input: bool,
-    v_threshold: float,
-    v_reset: float | None,
-    detach_reset: bool,
+    dynamics: LIFDynamics,
     surrogate: Callable[[Tensor], Tensor],
+    gate: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Tensor:
-    """Spikes of a LIF neuron from rest, weighed by the gate: ``LIF(z) * gate(temporal, spatial_channel)`` (GAC).
+    """Spikes of a LIF neuron from rest times the gate: ``LIF(z) * gate(temporal, spatial_channel, gain)`` (GAC).
 
     Args:
         z: input current ``[N, C, H, W]``, the same at every step, or ``[T, N, C, H, W]``.
-        temporal: ``[T, N, 1, 1, 1]``.
-        spatial_channel: of the shape of ``z``.
-        gain: see :func:`gate`.
-        others: of the neuron (:func:`gac_sj.ops.lif.reference.lif`).
+        temporal: temporal attention ``[T, N, 1, 1, 1]``.
+        spatial_channel: spatial-channel attention, of the shape of ``z``.
+        gain: the largest value of the gate.
+        dynamics: of the neuron.
+        surrogate: its surrogate function.
+        gate: the definition of the gate, :func:`gac_sj.nn.functional.gate`.
 
     Returns:
-        ``[T, N, C, H, W]``, 0 or (where the neuron fires) in (0, gain).
+        ``[T, N, C, H, W]``: 0, or where the neuron fires a value in (0, gain).
     """
-    spikes, _, _ = lif(
-        z if z.dim() == 5 else z.expand(len(temporal), *z.shape),
-        tau=tau,
-        decay_input=decay_input,
-        v_threshold=v_threshold,
-        v_reset=v_reset,
-        detach_reset=detach_reset,
-        surrogate=surrogate,
-    )
+    x_seq = z if z.dim() == 5 else z.expand(len(temporal), *z.shape)
+    spikes, _, _ = reference.lif(x_seq, dynamics, surrogate)
     return spikes * gate(temporal, spatial_channel, gain)

@@ -1,13 +1,13 @@
-// LIF over T steps, forward and backward. A thread keeps the potential of its neurons in registers: the forward pass
-// reads the current and writes the spikes; the backward pass reads the current again and charges anew, which moves
-// fewer bytes than potentials kept from the forward pass. Memory is [T, neurons], v and potentials float.
+// LIF over T steps, forward and backward. A thread keeps the potentials of its neurons in registers. The forward pass
+// reads the current and writes the spikes. The backward pass reads the current again and computes the potentials again,
+// which moves less memory than storing them in the forward pass. Tensors are [T, neurons]; potentials are float.
 //
-// Macros: T, and those of elements.cuh and neuron.cuh. Pointers may be null where the comment says so.
+// Macros: T, and those of elements.cuh and neuron.cuh. A pointer may be null only where a comment says so.
 
 extern "C" __global__ void lif_forward(
-    const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // null: the resting potential
-    ELEMENT* __restrict__ spikes, float* __restrict__ v_last, float* __restrict__ v_seq,  // v_seq: null
-    index_t neurons, index_t x_step,  // elements from one step of x to the next: neurons, or 0 for the same current
+    const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // v_first may be null: the resting potential
+    ELEMENT* __restrict__ spikes, float* __restrict__ v_last, float* __restrict__ v_seq,  // v_seq may be null
+    index_t neurons, index_t x_step,  // elements from one step of x to the next: neurons, or 0 if all are the same
     float tau, float decay, float threshold, float rest, float a, float b, float c) {
   const Neuron neuron = {tau, decay, threshold, rest, a, b, c};
   const index_t last = last_pack(neurons / LANES);
@@ -32,10 +32,10 @@ extern "C" __global__ void lif_forward(
 }
 
 extern "C" __global__ void lif_backward(
-    const ELEMENT* __restrict__ grad_spikes, const float* __restrict__ grad_v_last,  // each null
-    const float* __restrict__ grad_v_seq,  // null
-    const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // v_first: null
-    ELEMENT* __restrict__ grad_x, float* __restrict__ grad_v_first,  // grad_v_first: null
+    const ELEMENT* __restrict__ grad_spikes, const float* __restrict__ grad_v_last,  // both may be null
+    const float* __restrict__ grad_v_seq,  // may be null
+    const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // v_first may be null
+    ELEMENT* __restrict__ grad_x, float* __restrict__ grad_v_first,  // grad_v_first may be null
     index_t neurons, index_t x_step, float tau, float decay, float threshold, float rest, float a, float b, float c) {
   const Neuron neuron = {tau, decay, threshold, rest, a, b, c};
   const index_t last = last_pack(neurons / LANES);

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_sj.ops.launching import Launch, canonical, empty_sequence, neuron_numbers, no_second_derivative, readable_steps
-from gac_sj.ops.source import neuron_macros
+from gac_sj.ops.launching import Launch, canonical, empty_sequence, no_second_derivative, readable_steps
+from gac_sj.ops.neuron import Derivative, LIFDynamics, neuron_macros, neuron_numbers
 
 __all__ = ["lif_kernel"]
 
@@ -27,17 +27,26 @@ def lif_kernel(
     numbers: list[float],
     store_v_seq: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fused :func:`gac_sj.ops.lif.reference.lif`; ``v`` None stands for the resting potential.
+    """Fused :func:`gac_sj.ops.lif.reference.lif`, with flat arguments, as ``torch.library`` needs them.
 
     Args:
-        x_seq: ``[T, N, *]``, float32, float16 or bfloat16.
-        v: ``[N, *]`` float32, or None.
-        derivative, numbers, strict: of the surrogate function (:mod:`gac_sj.ops.surrogates`).
-        tau, decay_input, v_threshold, v_reset, detach_reset, store_v_seq: as in the definition.
+        x_seq: input current ``[T, N, *]``, float32, float16 or bfloat16.
+        v: membrane potential before the first step ``[N, *]``, float32; None: the resting potential.
+        tau: see :class:`LIFDynamics`.
+        decay_input: see :class:`LIFDynamics`.
+        v_threshold: see :class:`LIFDynamics`.
+        v_reset: see :class:`LIFDynamics`.
+        detach_reset: see :class:`LIFDynamics`.
+        strict: see :class:`Derivative`.
+        derivative: the expression, see :class:`Derivative`.
+        numbers: see :class:`Derivative`.
+        store_v_seq: whether to return the potential of every step.
 
     Returns:
-        Spikes, the last potential, and the potentials of all steps, or an empty tensor where not asked for.
+        Spikes, the last potential, and the potentials of all steps (empty without ``store_v_seq``).
     """
+    dynamics = LIFDynamics(tau, decay_input, v_threshold, v_reset, detach_reset)
+    surrogate = Derivative(strict, derivative, numbers)
     spikes = empty_sequence(x_seq)
     x_seq, step = readable_steps(x_seq, spikes)
     v_last = torch.empty_like(spikes[0], dtype=torch.float32)
@@ -46,14 +55,15 @@ def lif_kernel(
     Launch(spikes, v_last.numel())(
         "lif",
         "lif_forward",
-        neuron_macros(decay_input, v_reset, detach_reset, strict, derivative),
-        (x_seq, v, spikes, v_last, v_seq, v_last.numel(), step, *neuron_numbers(tau, v_threshold, v_reset, numbers)),
+        neuron_macros(dynamics, surrogate),
+        (x_seq, v, spikes, v_last, v_seq, v_last.numel(), step, *neuron_numbers(dynamics, surrogate)),
     )
     return spikes, v_last, v_last.new_empty(0) if v_seq is None else v_seq
 
 
 @lif_kernel.register_fake
-def _(x_seq, v, tau, decay_input, v_threshold, v_reset, detach_reset, strict, derivative, numbers, store_v_seq):
+def _(x_seq: Tensor, v: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, store_v_seq = settings
     spikes = empty_sequence(x_seq)
     v_last = torch.empty_like(spikes[0], dtype=torch.float32)
     return spikes, v_last, empty_sequence(x_seq, torch.float32) if store_v_seq else v_last.new_empty(0)
@@ -75,7 +85,9 @@ def _lif_backward(
     derivative: str,
     numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the input and (where it was given, else empty) of the first potential."""
+    """Gradients of the input and of the first potential (empty if that was not given)."""
+    dynamics = LIFDynamics(tau, decay_input, v_threshold, v_reset, detach_reset)
+    surrogate = Derivative(strict, derivative, numbers)
     grad_x = empty_sequence(x_seq)
     x_seq, step = readable_steps(x_seq, grad_x)
     like = torch.empty_like(grad_x[0], dtype=torch.float32, device="meta")
@@ -84,7 +96,7 @@ def _lif_backward(
     Launch(grad_x, like.numel())(
         "lif",
         "lif_backward",
-        neuron_macros(decay_input, v_reset, detach_reset, strict, derivative),
+        neuron_macros(dynamics, surrogate),
         (
             None if grad_spikes is None else canonical(grad_spikes, grad_x),
             None if grad_v is None else canonical(grad_v, like),
@@ -95,14 +107,21 @@ def _lif_backward(
             first,
             like.numel(),
             step,
-            *neuron_numbers(tau, v_threshold, v_reset, numbers),
+            *neuron_numbers(dynamics, surrogate),
         ),
     )
     return grad_x, grad_x.new_empty(0, dtype=torch.float32) if first is None else first
 
 
 @_lif_backward.register_fake
-def _(grad_spikes, grad_v, grad_v_seq, x_seq, v, *settings):
+def _(
+    grad_spikes: Tensor | None,
+    grad_v: Tensor | None,
+    grad_v_seq: Tensor | None,
+    x_seq: Tensor,
+    v: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
     grad_x = empty_sequence(x_seq)
     first = torch.empty_like(grad_x[0], dtype=torch.float32)
     return grad_x, first.new_empty(0) if v is None else first
