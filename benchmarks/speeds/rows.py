@@ -12,6 +12,7 @@ from speeds.measuring import Comparison, measure
 
 __all__ = ["report"]
 
+
 def report(comparison: Comparison, shared: dict[str, object], device: torch.device) -> Iterator[dict[str, str]]:
     """Time a comparison and print it; a row for each variant."""
     limits = {name: run for name, (run, _) in comparison.limits.items()}

@@ -36,7 +36,7 @@ def encoder_outputs(image: ArrayLike, outputs: Mapping[str, ArrayLike]) -> Figur
     channel, steps = int(last.var((0, 2, 3)).argmax()), _steps(len(last))
     side = min(1.0, 4.0 / len(steps))
     figure = Figure((WIDTH, 0.2 + len(arrays) * (0.5 + 2 * side)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 5))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 5))[0]
     _show(left.subplots(), image, "image", **_GREY)
     parts = right.subfigures(len(arrays), 1, squeeze=False)[:, 0]
     for part, (name, array) in zip(parts, arrays.items()):
@@ -64,7 +64,7 @@ def gates(image: ArrayLike, gate: ArrayLike, temporal: ArrayLike | None, spatial
     steps = _steps(len(gate))
     side = min(1.3, 5.1 / len(steps))
     figure = Figure((WIDTH, 2.4 + side), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.8, 0.6 + side))
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.8, 0.6 + side))[:, 0]
     picture, map_, line = top.subplots(1, 3, width_ratios=(1, 1.3, 1.7))
     _show(picture, image, "image", **_GREY)
     if spatial is None:
@@ -99,7 +99,7 @@ def grad_cam(image: ArrayLike, over_time: ArrayLike, by_step: ArrayLike) -> Figu
     shown = {0: "all steps"} | {step + 1: title for step, title in _steps(len(maps) - 1).items()}
     side = min(1.1, 5.4 / (len(shown) + 1))
     figure = Figure((WIDTH, 0.5 + 2 * side), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(side, 5.7 - side))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(side, 5.7 - side))[0]
     _show(left.subplots(), image, "image", **_GREY)
     above, below = right.subplots(2, len(shown))
     extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
@@ -117,9 +117,7 @@ def firing_rates_by_step(rates: Mapping[str, Mapping[str, ArrayLike]]) -> Figure
     Args:
         rates: name of the encoder -> layer -> ``[T]``, as :func:`gac_sj.analysis.firing_rates` measures them.
     """
-    panels = {
-        name: {layer: np.asarray(rate) for layer, rate in by_layer.items()} for name, by_layer in rates.items()
-    }
+    panels = {name: {layer: np.asarray(rate) for layer, rate in by_layer.items()} for name, by_layer in rates.items()}
     # the longest list first, so that the encoder's neuron stays in front if only some encoders have one
     longest_first = sorted(panels.values(), key=len, reverse=True)
     layers = list(dict.fromkeys(layer for by_layer in longest_first for layer in by_layer))

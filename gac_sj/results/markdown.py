@@ -77,7 +77,9 @@ class Index:
         """
         if not (self.base / path).exists():
             commands = self.commands.get(path)
-            raise UsageError(f"{path} is missing", f"make it with: {' and '.join(commands)}" if commands else "restore it")
+            raise UsageError(
+                f"{path} is missing", f"make it with: {' and '.join(commands)}" if commands else "restore it"
+            )
         return load(self.base / path)
 
 
@@ -96,7 +98,9 @@ def read_index(path: Path) -> Index:
         raise UsageError(f"The index {path} cannot be read ({' '.join(str(error).split())})", "restore it") from error
     names = ("pages", "blocks", "pairs", "commands")
     if not isinstance(content, dict) or set(content) != set(names):
-        raise UsageError(f"The index {path} must have the entries {', '.join(names)} and no others", "add or remove them")
+        raise UsageError(
+            f"The index {path} must have the entries {', '.join(names)} and no others", "add or remove them"
+        )
     for name, about in content["blocks"].items():
         kinds = [kind for kind in _KINDS if kind in about]
         unknown = set(about) - {kinds[0], *_KINDS[kinds[0]].options} if len(kinds) == 1 else set(about)
@@ -159,7 +163,9 @@ def rewrite(text: str, index: Index, page: str) -> str:
     name: str | None = None
     for marker in _MARKER.finditer(text):
         if (marker[1] == "end") != (name is not None):
-            raise UsageError(f"{page} has {marker[0]} where {_END if name else _BEGIN} belongs", "each block needs both")
+            raise UsageError(
+                f"{page} has {marker[0]} where {_END if name else _BEGIN} belongs", "each block needs both"
+            )
         if name is None:
             name = marker[1]
             found.append(name)

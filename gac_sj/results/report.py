@@ -122,7 +122,7 @@ def _sections(results: Results) -> Iterator[Section]:
 def _details(runs: Sequence[Run], over: Sequence[str]) -> dict[str, str]:
     """Where runs come from, and the settings that they share: all but some."""
     varying = {*over, *ENCODER_SETTINGS}
-    shared = runs[0].settings | {"model": runs[0].network}
+    shared = {**runs[0].settings, "model": runs[0].network}
     text = ", ".join(f"{name}={text_of(value)}" for name, value in shared.items() if name not in varying)
     return _origin(runs) | {"settings": text}
 

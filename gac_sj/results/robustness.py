@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from gac_sj.results.store import Rows
 from gac_sj.results.table import Mean, Table, Words, tabulate, values
 
 __all__ = [
-    "CLEAN", "ROBUSTNESS", "RUN_COLUMNS", "RobustnessMeasured", "RobustnessTest", "robustness_groups", "robustness_rows",
-    "robustness_sets", "robustness_tables", "severities",
+    "CLEAN", "ROBUSTNESS", "RUN_COLUMNS", "RobustnessKey", "RobustnessMeasured", "RobustnessTest", "robustness_groups",
+    "robustness_rows", "robustness_sets", "robustness_tables", "severities",
 ]  # fmt: skip
 
 #: The "corruption" of images that are not corrupted.
@@ -163,7 +164,7 @@ def robustness_tables(tests: Sequence[RobustnessTest]) -> list[Table]:
     attacks = {test.corruption for test in tests if test.measured.gradient}
     levels, note = severities(tests), _note(tests)
     groups = group(_mean_over_severities(tests, levels))
-    columns = {name: Mean(name.replace("_", " "), lambda run, name=name: run.means.get(name)) for name in levels}
+    columns = {name: Mean(name.replace("_", " "), partial(_RunMeans.mean, name=name)) for name in levels}
     corrupted = [each for name, each in columns.items() if name not in attacks]
     attacked = [each for name, each in columns.items() if name in attacks or name == CLEAN]
     tables = [tabulate("Accuracy on corrupted images (%)", groups, corrupted, note)]
@@ -178,6 +179,10 @@ class _RunMeans(Record):
 
     means: Mapping[str, float]
     gradient: str
+
+    def mean(self, name: str) -> float | None:
+        """The mean accuracy on images of one corruption."""
+        return self.means.get(name)
 
 
 def _mean_over_severities(tests: Iterable[RobustnessTest], levels: Mapping[str, set[int]]) -> list[_RunMeans]:

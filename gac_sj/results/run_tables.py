@@ -139,7 +139,8 @@ def _energy_columns(runs: Sequence[Run]) -> tuple[Mean, ...]:
 def _scale(runs: Sequence[Run], names: Sequence[str], units: Mapping[str, float]) -> tuple[str, float]:
     """The largest unit in which no number but 0 is below 1; else the first."""
     smallest = min((value for run in runs for name in names if (value := run.value(name))), default=0.0)
-    return next((each for each in reversed(units.items()) if smallest >= each[1]), next(iter(units.items())))
+    scales = list(units.items())
+    return next((each for each in reversed(scales) if smallest >= each[1]), scales[0])
 
 
 def _counts(runs: Sequence[Run], name: str) -> str:

@@ -209,7 +209,9 @@ def _speed(baseline: Timing, others: Sequence[Timing]) -> str:
     text = f"{parts} as fast as `{baseline.variant}`"
     by_name = {each.variant: each.measured.speedup for each in others}
     if reference := by_name.get("spikingjelly"):
-        ours = (f"`{name}` {by_name[name] / reference:.2f} times" for name in ("ours", "ours_direct") if name in by_name)
+        ours = (
+            f"`{name}` {by_name[name] / reference:.2f} times" for name in ("ours", "ours_direct") if name in by_name
+        )
         text += f" ({', '.join(ours)} as fast as `spikingjelly`)"
     return text
 

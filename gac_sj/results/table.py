@@ -11,7 +11,20 @@ from gac_sj.results.columns import text_of
 from gac_sj.results.run import Record
 from gac_sj.results.schema import VOLATILE_COLUMNS
 
-__all__ = ["MISSING", "TIMED", "TIMES", "Cell", "Mean", "Steps", "Table", "Words", "markdown_table", "mean", "tabulate", "values"]
+__all__ = [
+    "MISSING",
+    "TIMED",
+    "TIMES",
+    "Cell",
+    "Mean",
+    "Steps",
+    "Table",
+    "Words",
+    "markdown_table",
+    "mean",
+    "tabulate",
+    "values",
+]
 
 #: Stands for what no record has.
 MISSING = "-"
