@@ -81,7 +81,7 @@ def write_report(folder: Path, runs: Sequence[Run]) -> str:
     parts = [f"# {title}"]
     parts += [f"## {table.title}\n\n{table.markdown()}\n\n{table.note}" for table in tables if not table.is_empty]
     parts += [f"![{_caption(name)}]({name}.png)" for name in drawn]
-    parts += ["## What the columns say", _items(MEANINGS), "## Settings", _items(_details(runs, ("encoder", "seed")))]
+    parts += ["## What the columns mean", _items(MEANINGS), "## Settings", _items(_details(runs, ("encoder", "seed")))]
     write_atomically(folder / "report.md", ("\n\n".join(parts) + "\n").encode())
     write_atomically(folder / "report.html", html(title, Results(list(runs))).encode())
     return tables[0].markdown()
