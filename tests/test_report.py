@@ -26,6 +26,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 FORMS = REPOSITORY / "experiments/encoder_forms/results.csv"
 
 
+CHECKED_IN = sorted(
+    path.relative_to(REPOSITORY)
+    for folder in ("benchmarks/results", "experiments/results", "experiments/encoder_forms", "experiments/reruns")
+    for path in (REPOSITORY / folder).rglob("*.csv")
+)
 OVER_ENCODERS = ("encoder", "seed")
 
 
@@ -77,11 +82,19 @@ def robustness_row(encoder, seed, corruption, severity, accuracy, **changes):
     return {name: str((found | changes)[name]) for name in ROBUSTNESS.names}
 
 
+def robustness_tests(*rows):
+    return [RobustnessTest.from_row(each) for each in rows]
+
+
 def speed_row(variant, speedup, mode="forward", **changes):
     found = {"benchmark": "encoder", "variant": variant, "mode": mode, "T": 6, "batch": 4, "size": 32, "channels": 64}
     found |= {"repeats": 30, "date": "2026-01-01", "median_ms": 30 / speedup, "low_ms": 1, "high_ms": 40}
     found |= {"speedup": speedup, "commit": "abc123", "versions": "torch 9.9", "device": "an abacus"}
     return {name: str((found | changes).get(name, "")) for name in SPEED.names}
+
+
+def timings(*rows):
+    return [Timing.from_row(each) for each in rows]
 
 
 def write(path, rows):
@@ -371,9 +384,9 @@ class TestReading:
             write(tmp_path / name / "results.csv", [row(last=last)])
         refused(capsys, [tmp_path], "a/results.csv", "b/results.csv", "seed 0", "keep one")
 
-    @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("*/*/**/*.csv")) + [REPOSITORY / "experiments/reruns"])
+    @pytest.mark.parametrize("path", CHECKED_IN, ids=str)
     def test_checked_in_rows_can_be_read(self, path):
-        found = load(*(path.glob("*.csv") if path.is_dir() else [path]))
+        found = load(REPOSITORY / path)
         assert found.runs or found.robustness or found.speed
 
 
@@ -387,12 +400,8 @@ class TestRobustness:
         )
     ]  # fmt: skip
 
-    @staticmethod
-    def tests(*rows):
-        return [RobustnessTest.from_row(each) for each in rows]
-
     def test_means_by_hand(self):
-        corrupted, attacked = robustness_tables(self.tests(*self.ROWS))
+        corrupted, attacked = robustness_tables(robustness_tests(*self.ROWS))
         # blur: 60 and 50 over severities
         assert cells(corrupted, "gac") == {
             "encoder": "gac", "n": "2", "clean": "75.00 ± 7.07", "blur": "55.00 ± 7.07",
@@ -404,7 +413,7 @@ class TestRobustness:
             assert word in corrupted.note
 
     def test_a_run_that_lacks_a_severity_is_left_out(self):
-        corrupted, _ = robustness_tables(self.tests(*self.ROWS[1:]))  # gac, seed 0 has blur 5 alone
+        corrupted, _ = robustness_tables(robustness_tests(*self.ROWS[1:]))  # gac, seed 0 has blur 5 alone
         assert (
             cells(corrupted, "gac")["blur"] == "50.00 (n = 1)" and cells(corrupted, "direct")["blur"] == "50.00 ± 7.07"
         )
@@ -414,15 +423,15 @@ class TestRobustness:
             robustness_row("gac", 0, "clean", 0, 40, settings="s2", weights="w"),
             robustness_row("gac", 0, "clean", 0, 45, images=9),
         ]
-        sets = robustness_sets(self.tests(*self.ROWS, *other))
+        sets = robustness_sets(robustness_tests(*self.ROWS, *other))
         assert list(map(len, sets.values())) == [len(self.ROWS), 1, 1]
         assert list(sets) == ["settings=s1, images=50", "settings=s2, images=50", "settings=s1, images=9"]
 
     def test_two_accuracies_of_one_test(self):
         first, second = (robustness_row("gac", 0, "clean", 0, accuracy) for accuracy in (80, 81))
         with pytest.raises(ValueError, match=r"two accuracies of gac, seed 0, clean 0; keep one"):
-            robustness_sets(self.tests(first, second))
-        assert len(robustness_sets(self.tests(first, first))[""]) == 1
+            robustness_sets(robustness_tests(first, second))
+        assert len(robustness_sets(robustness_tests(first, first))[""]) == 1
 
 
 class TestSpeed:
@@ -433,25 +442,21 @@ class TestSpeed:
         speed_row("timm", 1.0, benchmark="loaders", T=0, device="a slide rule"),
     ]  # fmt: skip
 
-    @staticmethod
-    def timings(*rows):
-        return [Timing.from_row(each) for each in rows]
-
     def test_sentences(self):
-        encoder, loaders = speed_sentences(self.timings(*self.ROWS))
+        encoder, loaders = speed_sentences(timings(*self.ROWS))
         assert "forward, `once` 3.00 times as fast as `repeated`" in encoder and "3.55 times" in encoder
         assert "T = 6" in encoder and "30 timings" in encoder and "(an abacus, commit abc123)" in encoder
         assert "`ours` 0.94 times as fast as `timm`" in loaders and "slide rule" in loaders and "T =" not in loaders
 
     def test_table(self):
-        table = speed_table(self.timings(*self.ROWS))
+        table = speed_table(timings(*self.ROWS))
         assert len(table.lines) == len(self.ROWS)
         assert [cell.text for cell in table.lines[0][:6]] == ["encoder", "forward", "once", "3.00", "repeated", "10.00"]
         assert all(("†" in name) == (name.split()[0] in ("times", "median", "20", "80")) for name in table.head)
 
     def test_nothing_to_compare_with(self):
         with pytest.raises(ValueError, match="no variant of encoder, forward, with speedup 1"):
-            speed_sentences(self.timings(speed_row("once", 3.0)))
+            speed_sentences(timings(speed_row("once", 3.0)))
 
 
 class Parsed(HTMLParser):

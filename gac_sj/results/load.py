@@ -91,6 +91,6 @@ def _without_copies(runs: Iterable[Run]) -> list[Run]:
                 f"{other.path} and {run.path} have different results of the same settings and seed {run.seed}",
                 "keep one",
             )
-        if other.analysed is None:
+        if other.analysed is None and run.analysed is not None:
             first[key] = run
     return list(first.values())
