@@ -206,7 +206,7 @@ class TestTables:
         ],
     )
     def test_a_damaged_value_is_named(self, changes, words):
-        with pytest.raises(ValueError, match="mine.csv") as error:
+        with pytest.raises(ValueError, match=r"mine\.csv") as error:
             Run.from_row(row(analysed=1, **changes), Path("mine.csv"))
         assert all(word in str(error.value) for word in words), error.value
 
