@@ -33,25 +33,11 @@ from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, 
 from gac_sj.checkpoint.runs import fingerprint, load_network, read_weights
 from gac_sj.cli.program import program
 from gac_sj.data import dataset_info
+from gac_sj.results.robustness import CLEAN, RUN_COLUMNS, robustness_rows
 from gac_sj.results.schema import as_text
-from gac_sj.results.store import Rows, read_rows
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.settings import Settings
-
-# of the run, as they stand in its own row too
-RUN = ("dataset", "model", "encoder", "form", "model_options", "T", "epochs", "seed")
-#: What a row is found by: the weights and the run that they are of, then the test. ``settings`` stands for all settings
-#: of the run but encoder, recipe, model_options and seed. The batch size decides what random encoders draw.
-KEY = (
-    "weights", "settings", "data", *RUN, "corruption", "severity", "images", "batch_size", "corruption_seed",
-    "pgd_steps",
-)  # fmt: skip
-#: Accuracy in percent; strength as gac_sj.analysis says what it is for each corruption, epsilon for attacks; gradient
-#: "surrogate" or "straight-through", empty where there is no attack.
-MEASURED = ("strength", "gradient", "accuracy", "seconds", "commit", "versions", "device", "date")
-#: What differs between two runs of one command on one machine.
-VOLATILE_COLUMNS = ("seconds", "date")
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
     **{name: corruption.strengths for name, corruption in CORRUPTIONS.items()},
@@ -78,20 +64,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of robustness.csv")
     return parser
-
-
-def robustness_rows(path: Path) -> Rows:
-    """The rows of a file with this schema, to look up and to add to."""
-    return Rows(path, KEY, KEY + MEASURED)
-
-
-def read_robustness(path: Path) -> list[dict[str, str]]:
-    """The rows of a file with this schema.
-
-    Raises:
-        ValueError, OSError: see :func:`gac_sj.results.store.read_rows`.
-    """
-    return read_rows(path, KEY + MEASURED, {})
 
 
 def check(args: argparse.Namespace) -> None:
@@ -223,7 +195,7 @@ def run_part(path: Path, settings: Settings, data: Data) -> dict[str, str]:
     """The columns of a row that describe the run."""
     others = replace(settings, encoder=None, form=None, model_options={}, seed=0)
     names = {"weights": fingerprint(path), "settings": others.name(), "data": data.fingerprint()}
-    return names | as_text({name: getattr(settings, name) for name in RUN})
+    return names | as_text({name: getattr(settings, name) for name in RUN_COLUMNS})
 
 
 def new_row(test: dict[str, Any], model: OnPixels, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -262,7 +234,7 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
         raise UsageError(
             f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
         ) from error
-    tests = {"clean": [0]} | {name: sorted(set(args.severities)) for name in args.corruptions}
+    tests = {CLEAN: [0]} | {name: sorted(set(args.severities)) for name in args.corruptions}
     loaded: dict[tuple[Any, ...], Data] = {}
     total = len(runs) * sum(map(len, tests.values()))
     with tqdm(total=total, unit="test", leave=False, disable=None) as progress:

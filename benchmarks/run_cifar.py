@@ -21,15 +21,15 @@ from typing import Any
 
 import torch
 import yaml
-from report import write_report
 
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.cli.program import program
 from gac_sj.data import dataset_info
-from gac_sj.encoders import encoder_info, list_encoders, parse_encoder
-from gac_sj.results.schema import as_text, result_rows
-from gac_sj.results.tables import label
+from gac_sj.encoders import encoder_info, encoder_label, list_encoders, parse_encoder
+from gac_sj.results import Run
+from gac_sj.results.report import write_report
+from gac_sj.results.schema import result_rows
 from gac_sj.training.analysis import analyse
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
@@ -161,7 +161,7 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         with torch.device("meta"):
             build_model(run, data.info)
     for number, run in enumerate(runs.values(), 1):
-        name = label(as_text(run.key()))
+        name = encoder_label(run.encoder, run.form, run.model_options)
         title = f"[{number}/{len(runs)}] {name}, seed {run.seed}"
         key = run_key(run, data)
         # the data too, which a checkpoint does not know
@@ -187,7 +187,8 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         if world.is_first:
             print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
     if world.is_first:
-        print(write_report(args.output, [rows.find(run_key(run, data)) for run in runs.values()]))
+        found = [Run.from_row(rows.find(run_key(run, data))) for run in runs.values()]
+        print(write_report(args.output, found))
 
 
 @program(build_parser, "interrupted; the same command continues.")

@@ -28,9 +28,10 @@ import torch
 from speeds import against, encoder, lif, loaders, memory, network
 from speeds.checking import WrongResultError
 from speeds.passes import MODES
-from speeds.rows import open_rows, report
+from speeds.rows import report
 
 from gac_sj._utils.provenance import commit, device_name, versions
+from gac_sj.results.speed import speed_rows
 
 BENCHMARKS = {"encoder": encoder, "lif": lif, "network": network, "memory": memory, "loaders": loaders}
 #: What "all" runs: what needs no data.
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     args.device = _device(args.device)
     if hasattr(args, "modes"):  # training moves running statistics, and each variant has its own
         args.modes = sorted({*args.modes}, key=MODES.index)
-    rows = open_rows(args.output) if args.output else None
+    rows = speed_rows(args.output) if args.output else None
     comparisons = BENCHMARKS[args.benchmark].compare(args)
     shared = {
         "benchmark": args.benchmark,

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import json
 import pickle
 
 import pytest
@@ -17,12 +16,12 @@ import gac_sj
 from gac_sj.analysis import measure_energy, non_spiking_layers, summarize
 from gac_sj.checkpoint import save_pretrained
 from gac_sj.checkpoint.runs import build_model
+from gac_sj.encoders import encoder_label
 from gac_sj.export import split
 from gac_sj.models import MASNN, MODULES, MSBlock, MSResNet
 from gac_sj.nn.membrane_attention import ATTENTIONS, ChannelAttention, MembraneAttention, SpatialAttention
 from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
-from gac_sj.results.schema import as_text
-from gac_sj.results.tables import attention_energy
+from gac_sj.results.run_tables import attention_energy
 from gac_sj.training.build import load_data
 from gac_sj.training.settings import Settings
 
@@ -120,7 +119,7 @@ def test_the_benchmark_compares_attention_in_blocks_with_attention_in_the_encode
     """Rows that differ in encoder and options alone stand in one table."""
     args = run_cifar.parse(["--dataset", "digits", "--output", "unused"])
     runs = [run_cifar.settings(args, name, 0) for name in ("direct:block_attention=TCSA", "gac", "direct")]
-    assert run_cifar.label(as_text(runs[0].key())) == "direct:block_attention=TCSA"
+    assert encoder_label(runs[0].encoder, runs[0].form, runs[0].model_options) == "direct:block_attention=TCSA"
     assert {(run.model, run.lr, run.epochs) for run in runs} == {("ms_resnet8_cifar", 0.1, 20)}
     data = load_data(runs[0])
     blocks = [sum(isinstance(m, MembraneAttention) for m in build_model(run, data.info).modules()) for run in runs]
@@ -345,8 +344,8 @@ def test_energy_of_attention_in_every_block_against_one_in_the_encoder():
     assert energy.encoder_pj < energy.complete_pj - energy.attention_pj
     assert "stages.0.0.attention.spatial.convolution" in non_spiking_layers(energy)
     for found in (one, energy):  # a row knows it by the names of layers
-        row = {"energy_by_layer": json.dumps({layer.name: [0, layer.complete_pj] for layer in found.layers})}
-        assert attention_energy(row) == pytest.approx(found.attention_pj)
+        by_layer = {layer.name: [0, layer.complete_pj] for layer in found.layers}
+        assert attention_energy(by_layer) == pytest.approx(found.attention_pj)
     events = measure_energy(small_ma_snn(), [torch.rand(4, 2, 2, 32, 32).round()])
     assert {"attention.channel.squeeze", "hidden.attention.temporal", "stages.0.0.attention (gate)"} <= {
         layer.name for layer in events.layers if layer.in_attention

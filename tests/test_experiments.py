@@ -5,7 +5,8 @@ import json
 import re
 import shlex
 import statistics
-from dataclasses import fields, replace
+import sys
+from dataclasses import astuple, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import torch
 from gac_sj._utils.configuration import read_yaml
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import dataset_info, generate_images, load_datasets, read_images
-from gac_sj.results.schema import KEY, MEASURED, result_rows
+from gac_sj.results.comparison import MIN_SEEDS, interval
+from gac_sj.results.ledger import LEDGER_COLUMNS, read_configs
+from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, result_rows
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
@@ -28,7 +31,7 @@ EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONFIGS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+CONFIGS = sorted(path.stem for path in EXPERIMENTS.glob("configs/*.yaml"))
 PAIRS = [(name, name.replace("_gac", "_direct")) for name in CONFIGS if "_gac" in name]
 README = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
@@ -36,7 +39,7 @@ COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL
 
 def settings(name, **changes):
     names = [field.name for field in fields(Settings)]
-    return Settings(**read_yaml(EXPERIMENTS / f"{name}.yaml", names) | changes)
+    return Settings(**read_yaml(EXPERIMENTS / f"configs/{name}.yaml", names) | changes)
 
 
 @lru_cache
@@ -142,8 +145,8 @@ class TestConfigs:
 
     @pytest.mark.parametrize("name", CONFIGS)
     def test_the_readme_has_it(self, name):
-        (line,) = (line for line in README.splitlines() if line.startswith(f"| [{name}]({name}.yaml) |"))
-        assert f"-c experiments/{name}.yaml" in line
+        (line,) = (line for line in README.splitlines() if line.startswith(f"| [{name}](configs/{name}.yaml) |"))
+        assert f"-c experiments/configs/{name}.yaml" in line
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_commands_exist_with_these_arguments(self, command):
@@ -163,64 +166,55 @@ def write_rows(path, name, last, best=None, curve=(), first_seed=0, **changes):
     path.parent.mkdir(parents=True, exist_ok=True)
     for seed, accuracy in enumerate(last, first_seed):
         run = settings(name, seed=seed, **changes)
-        measured = dict.fromkeys(MEASURED, "1") | {"accuracy_last": accuracy, "accuracy_best": accuracy}
+        measured = dict.fromkeys(MEASURED_COLUMNS, "1") | {"accuracy_last": accuracy, "accuracy_best": accuracy}
+        measured |= {"accuracy_by_steps": "[1.0]", "firing_rates": "{}"}
         measured |= {"commit": "abc", "device": "a device", "images_per_second": 100.0 + seed}
         measured["accuracy_by_epoch"] = json.dumps({"1": accuracy - 1.0, "2": accuracy})
         if best:
             measured["accuracy_best"] = best[seed - first_seed]
         if curve:
             measured["accuracy_by_epoch"] = json.dumps(dict(enumerate(curve[seed - first_seed], 1)))
-        result_rows(path).add(run_key(run, data_for(run)) | measured)
+        result_rows(path).add(run_key(run, data_for(run)) | measured | NOT_ANALYSED)
     return path
 
 
 class TestLedger:
     @pytest.fixture
     def folder(self, tmp_path, monkeypatch):
-        """A ledger of its own, without rows."""
-        text = f"# Results\n\nhead\n\n{ledger.BEGIN}\nold\n{ledger.END}\n\ntail\n"
-        (tmp_path / "RESULTS.md").write_text(text)
-        monkeypatch.setattr(ledger, "LEDGER", tmp_path / "RESULTS.md")
-        monkeypatch.setattr(ledger, "RESULTS", tmp_path / "results")
+        """An experiments folder of its own, without rows."""
         monkeypatch.setattr(ledger, "FOLDER", tmp_path)
-        for name in ("recipes/cifar", "cifar10_gac_T4", "cifar10_direct_T4"):
+        for name in ("recipes/cifar", "configs/cifar10_gac_T4", "configs/cifar10_direct_T4"):
             (tmp_path / f"{name}.yaml").parent.mkdir(exist_ok=True)
             (tmp_path / f"{name}.yaml").write_bytes((EXPERIMENTS / f"{name}.yaml").read_bytes())
         return tmp_path
 
     @staticmethod
-    def lines(folder):
-        """The first table's lines, as dicts."""
-        text = (folder / "RESULTS.md").read_text().split("## Configs")[0]
-        cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-        return [dict(zip(ledger.COLUMNS, line, strict=True)) for line in cells[2:]]
+    def printed(capsys, *places):
+        """What the command prints, and the lines of its first table as dicts."""
+        assert ledger.main(["--runs", *map(str, places)]) == 0
+        text = capsys.readouterr().out
+        cells = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in text.split("## Configs")[0].splitlines()
+            if line[:1] == "|"
+        ]
+        return text, [dict(zip(LEDGER_COLUMNS, line, strict=True)) for line in cells[2:]]
 
-    def test_the_checked_in_one_is_up_to_date(self, tmp_path, monkeypatch):
+    def test_the_checked_in_one_is_printed_by_default(self, tmp_path, monkeypatch, capsys):
         """From any folder."""
         monkeypatch.chdir(tmp_path)
-        assert ledger.main(["--check"]) == 0
+        assert ledger.main([]) == 0
+        assert capsys.readouterr().out.strip() in (EXPERIMENTS / "RESULTS.md").read_text(encoding="utf-8")
 
-    def test_without_rows(self, folder, capsys):
-        assert ledger.main(["--check"]) == 1
-        assert "out of date" in capsys.readouterr().err and "old" in (folder / "RESULTS.md").read_text()
-        assert ledger.main([]) == 0 == ledger.main(["--check"])
-        text = (folder / "RESULTS.md").read_text()
-        assert text.startswith("# Results\n\nhead\n") and text.endswith("\n\ntail\n") and "old" not in text
-        assert "No run has left rows" in text and text.count("| not run |") == 2
-
-    def test_sets(self, folder):
+    def test_sets(self, folder, capsys):
         path = write_rows(folder / "results/some/results.csv", "cifar10_gac_T4", [90.0, 92.0, 94.0], [91.0, 93.0, 96.5])
         write_rows(path, "cifar10_gac_T4", [50.0], epochs=3, train_limit=200)
         write_rows(path, "cifar10_gac_T4", [80.0], form="unit_gate")
-        assert ledger.main([]) == 0
-        full, short, other = self.lines(folder)
-        assert full["config"] == "[cifar10_gac_T4.yaml](cifar10_gac_T4.yaml)"
-        assert (full["encoder"], full["data set"], full["T"], full["epochs"]) == (
-            "gac:reference",
-            "cifar10",
-            "4",
-            "250",
-        )
+        text, (full, short, other) = self.printed(capsys, path)
+        assert full["config"] == "[cifar10_gac_T4.yaml](configs/cifar10_gac_T4.yaml)"
+        assert [full[name] for name in ("encoder", "data set", "T", "epochs")] == [
+            "gac:reference", "cifar10", "4", "250",
+        ]  # fmt: skip
         assert (full["n"], full["seeds"], full["commit"]) == ("3", "0; 1; 2", "abc")
         assert (full["last epoch (%)"], full["best epoch (%)"]) == ("92.00 ± 2.00", "93.50 ± 2.78")
         assert full["images/s"] == "101 on a device"
@@ -230,18 +224,17 @@ class TestLedger:
             "cifar10, 200 training images", "3", "50.00",
         )  # fmt: skip
         assert other["encoder"] == "gac:unit_gate"
-        text = (folder / "RESULTS.md").read_text()
-        assert "| [cifar10_direct_T4.yaml](cifar10_direct_T4.yaml) | not run |" in text and text.count("not run |") == 1
+        idle = "| [cifar10_direct_T4.yaml](configs/cifar10_direct_T4.yaml) | not run |"
+        assert idle in text and text.count("not run |") == 1
 
-    def test_runs_elsewhere_make_one_set_and_copies_count_once(self, folder):
-        for seed in (0, 1):
+    def test_runs_of_several_folders_make_one_set_and_copies_count_once(self, folder, capsys):
+        for seed in (1, 0):
             path = folder / f"runs/cifar10_gac_T4/seed{seed}/result.csv"
             write_rows(path, "cifar10_gac_T4", [90.0 + seed], first_seed=seed)
         (folder / "results").mkdir()
-        (folder / "results/copy.csv").write_bytes(path.read_bytes())
+        (folder / "results/result.csv").write_bytes(path.read_bytes())
         (folder / "results/summary.csv").write_text("epoch,top1\n1,90\n")  # a log, no rows
-        assert ledger.main(["--runs", str(folder / "runs")]) == 0
-        (line,) = self.lines(folder)
+        _, (line,) = self.printed(capsys, folder / "runs", folder / "results")
         assert (line["n"], line["seeds"]) == ("2", "0; 1")
         assert line["rows"].count("](") == 2 and "runs/cifar10_gac_T4/seed0/result.csv" in line["rows"]
 
@@ -254,30 +247,26 @@ class TestLedger:
             ([[50], [60]], "-"),
         ],
     )
-    def test_still_rising(self, folder, curves, expected):
-        write_rows(folder / "results/r.csv", "cifar10_gac_T4", [curve[-1] for curve in curves], curve=curves)
-        assert ledger.main([]) == 0
-        assert self.lines(folder)[0]["still rising"] == expected
+    def test_still_rising(self, folder, capsys, curves, expected):
+        path = write_rows(folder / "r.csv", "cifar10_gac_T4", [curve[-1] for curve in curves], curve=curves)
+        _, (line,) = self.printed(capsys, path)
+        assert line["still rising"] == expected
 
     def test_refusals(self, folder, capsys):
-        def refused(*words, arguments=()):
-            before = (folder / "RESULTS.md").read_text()
-            assert ledger.main([*arguments]) == 2
-            error = capsys.readouterr().err
-            assert error.count("\n") == 1 and all(word in error for word in words), error
-            assert (folder / "RESULTS.md").read_text() == before
+        def refused(*words, places=(folder / "one.csv", folder / "two.csv")):
+            assert ledger.main(["--runs", *map(str, places)]) == 2
+            captured = capsys.readouterr()
+            assert captured.out == "" and captured.err.count("\n") == 1
+            assert all(word in captured.err for word in words), captured.err
 
-        refused("nowhere", arguments=["--runs", str(folder / "nowhere")])
-        write_rows(folder / "results/one.csv", "cifar10_gac_T4", [90.0])
-        write_rows(folder / "results/two.csv", "cifar10_gac_T4", [91.0])
+        refused("nowhere", places=[folder / "nowhere"])
+        write_rows(folder / "one.csv", "cifar10_gac_T4", [90.0])
+        write_rows(folder / "two.csv", "cifar10_gac_T4", [91.0])
         refused("one.csv", "two.csv", "seed 0")
-        (folder / "results/two.csv").write_text("encoder,accuracy_last\ngac,9\n")
-        refused("two.csv", "version")
-        (folder / "results/two.csv").write_bytes((folder / "results/one.csv").read_bytes()[:-30])
+        (folder / "two.csv").write_text("encoder,accuracy_last\ngac,9\n")
+        refused("two.csv", "lacks columns")
+        (folder / "two.csv").write_bytes((folder / "one.csv").read_bytes()[:-30])
         refused("two.csv", "damaged")
-        (folder / "results/two.csv").unlink()
-        (folder / "RESULTS.md").write_text(f"{ledger.END}\n{ledger.BEGIN}\n")
-        refused("RESULTS.md", ledger.BEGIN)
 
 
 class TestCompare:
@@ -297,13 +286,19 @@ class TestCompare:
         assert all(word in captured.err for word in words), captured.err
 
     def test_interval_by_hand(self):
-        # mean 2, deviation 1, n = 3; Student's t with 2 degrees of freedom is 4.302653 at 0.975
+        # mean 2, std 1, n = 3; Student's t with 2 degrees of freedom is 4.302653 at 0.975
         half = 4.302653 / 3**0.5
-        assert compare.interval([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - half, 2 + half), abs=1e-5)
+        assert astuple(interval([1.0, 2.0, 3.0])) == pytest.approx((2, 2 - half, 2 + half, 3), abs=1e-5)
         # n = 5: 2.776445
         values = [0.1, 0.4, 0.2, 0.3, 0.5]
         half = 2.776445 * statistics.stdev(values) / 5**0.5
-        assert compare.interval(values) == pytest.approx((0.3, 0.3 - half, 0.3 + half), abs=1e-6)
+        assert astuple(interval(values)) == pytest.approx((0.3, 0.3 - half, 0.3 + half, 5), abs=1e-6)
+
+    def test_without_scipy(self, monkeypatch):
+        """It comes with the extra "benchmark"."""
+        monkeypatch.setitem(sys.modules, "scipy", None)
+        with pytest.raises(ValueError, match=r"SciPy.*pip install 'gac_sj\[benchmark\]'"):
+            interval([1.0, 2.0, 3.0])
 
     def test_report(self, rows, capsys):
         assert compare.main([f"{rows}:gac:reference", f"{rows}:direct"]) == 0
@@ -313,7 +308,7 @@ class TestCompare:
         assert "| 2 | 95.00 | 92.00 | +3.00 | 94.00 | 96.00 | -2.00 |" in printed and "| 3 |" not in printed
         assert "last epoch: A - B = +2.00 points, 95 % confidence interval [-0.48, +4.48]" in printed
         assert "best epoch: A - B = -1.50 points, 95 % confidence interval [-2.74, -0.26]" in printed
-        assert "includes 0: these 3 seeds do not tell A and B apart" in printed
+        assert "no significant difference at the 95 % level (3 seeds)" in printed
 
     @pytest.mark.parametrize(("shift", "word"), [(5.0, "above"), (-5.0, "below")])
     def test_an_interval_without_0(self, tmp_path, capsys, shift, word):
@@ -339,7 +334,7 @@ class TestCompare:
 
     def test_too_few_common_seeds(self, rows, tmp_path, capsys):
         other = write_rows(tmp_path / "other.csv", "cifar10_direct_T4", [1.0, 2.0, 3.0], first_seed=2)
-        self.refused(capsys, f"{rows}:gac:reference", other, "2 seeds (2, 3)", "needs 3")
+        self.refused(capsys, f"{rows}:gac:reference", other, "2 seeds (2, 3)", f"needs {MIN_SEEDS}")
 
     def test_the_same_settings(self, rows, capsys):
         self.refused(capsys, f"{rows}:direct", f"{rows}:direct", "same settings")
@@ -357,9 +352,9 @@ class TestCompare:
 
 
 def test_rows_have_the_settings_of_their_config():
-    """The ledger's own text of settings is that of the rows."""
-    for name, text in ledger.configs().items():
-        if name.startswith("cifar10_"):
-            run = settings(Path(name).stem)
+    """The ledger compares texts of settings with those of rows."""
+    for path, text in read_configs(EXPERIMENTS / "configs").items():
+        if path.name.startswith("cifar10_"):
+            run = settings(path.stem)
             row = run_key(run, data_for(run))
-            assert text == {key: row[key] for key in KEY if key not in ("seed", "data")}
+            assert text == {key: row[key] for key in KEY_COLUMNS if key not in ("seed", "data")}

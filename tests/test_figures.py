@@ -1,6 +1,7 @@
 """Figures: Grad-CAM and firing rates by step against values by hand, drawings that show their data, the command."""
 
 import json
+from dataclasses import replace
 from unittest import mock
 
 import figures as command
@@ -18,7 +19,10 @@ import gac_sj
 from gac_sj.analysis import figures, firing_rates
 from gac_sj.analysis.grad_cam import grad_cam
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
-from gac_sj.results.schema import ANALYSED, MEASURED, as_text, result_rows
+from gac_sj.results import Run, group, load
+from gac_sj.results import figures as run_figures
+from gac_sj.results.columns import columns_of
+from gac_sj.results.schema import NOT_ANALYSED, Analysed, Measured, as_row, as_text, result_rows
 from gac_sj.training.build import load_data
 from gac_sj.training.settings import Settings
 
@@ -216,9 +220,17 @@ class TestGradCAM:
         assert model.training and not any(module._forward_hooks for module in model.modules())
 
 
-def row(**columns):
-    """A row of results, as far as figures look at it."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in columns.items()}
+def record(cls, **columns):
+    """A part of a run in which only some columns matter."""
+    empty = {column.name: {} if "dict" in str(column.hint) else [] if "list" in str(column.hint) else 1
+             for column in columns_of(cls)}  # fmt: skip
+    return cls(**empty | columns)
+
+
+def run(T=2, **columns):
+    """A run, as far as figures look at it."""
+    measured = {name: columns.pop(name) for name in tuple(columns) if name.startswith("accuracy")}
+    return Run({"T": T}, None, record(Measured, **measured), record(Analysed, **columns) if columns else None)
 
 
 def images(figure):
@@ -239,25 +251,25 @@ def close(figure, expected):
 
 
 CURVES = {
-    "gac": [row(accuracy_by_epoch={"2": 50.0, "10": 60.0}), row(accuracy_by_epoch={"2": 54.0, "10": 70.0})],
-    "direct": [row(accuracy_by_epoch={"2": 40.0, "10": 44.0})],
+    "gac": [run(accuracy_by_epoch={"2": 50.0, "10": 60.0}), run(accuracy_by_epoch={"2": 54.0, "10": 70.0})],
+    "direct": [run(accuracy_by_epoch={"2": 40.0, "10": 44.0})],
 }
 OVER_T = {
-    "gac": [row(T=T, accuracy_last=a) for T, a in ((4, 70.0), (2, 50.0), (2, 52.0), (4, 74.0))],
-    "direct": [row(T=4, accuracy_last=60.0), row(T=6, accuracy_last=61.0)],
+    "gac": [run(T=T, accuracy_last=a) for T, a in ((4, 70.0), (2, 50.0), (2, 52.0), (4, 74.0))],
+    "direct": [run(T=4, accuracy_last=60.0), run(T=6, accuracy_last=61.0)],
 }
 ENERGY = {
     "gac": [
-        row(energy_paper_pj=2e5, energy_complete_pj=5e5, accuracy_last=70.0),
-        row(energy_paper_pj=4e5, energy_complete_pj=7e5, accuracy_last=72.0),
+        run(energy_paper_pj=2e5, energy_complete_pj=5e5, accuracy_last=70.0),
+        run(energy_paper_pj=4e5, energy_complete_pj=7e5, accuracy_last=72.0),
     ],
-    "direct": [row(energy_paper_pj=1e5, energy_complete_pj=3e5, accuracy_last=60.0)],
+    "direct": [run(energy_paper_pj=1e5, energy_complete_pj=3e5, accuracy_last=60.0)],
 }
 RATES = {
-    "direct": [row(firing_rates_by_step={"lif": [0.5, 0.25]})],
+    "direct": [run(firing_rates_by_step={"lif": [0.5, 0.25]})],
     "gac": [
-        row(firing_rates_by_step={"encoder.neuron": [0.1, 0.2], "lif": [0.3, 0.4]}),
-        row(firing_rates_by_step={"encoder.neuron": [0.3, 0.4], "lif": [0.5, 0.0]}),
+        run(firing_rates_by_step={"encoder.neuron": [0.1, 0.2], "lif": [0.3, 0.4]}),
+        run(firing_rates_by_step={"encoder.neuron": [0.3, 0.4], "lif": [0.5, 0.0]}),
     ],
 }
 random = np.random.default_rng(0)
@@ -266,10 +278,10 @@ DRAWN = {
     "encoder_outputs": lambda: figures.encoder_outputs(IMAGE, {"direct": STEPS, "gac": STEPS**2}),
     "gates": lambda: figures.gates(IMAGE, np.eye(4)[:2].reshape(2, 1, 2, 2), np.arange(2), np.ones((1, 2, 2))),
     "grad_cam": lambda: figures.grad_cam(IMAGE, np.eye(2), np.ones((2, 2, 2))),
-    "firing_rates_by_step": lambda: figures.firing_rates_by_step(RATES),
-    "accuracy_against_energy": lambda: figures.accuracy_against_energy(ENERGY),
-    "accuracy_against_T": lambda: figures.accuracy_against_T(OVER_T),
-    "learning_curves": lambda: figures.learning_curves(CURVES),
+    "firing_rates_by_step": lambda: run_figures.firing_rates_by_step(RATES),
+    "accuracy_against_energy": lambda: run_figures.accuracy_against_energy(ENERGY),
+    "accuracy_against_T": lambda: run_figures.accuracy_against_T(OVER_T),
+    "learning_curves": lambda: run_figures.learning_curves(CURVES),
 }  # fmt: skip
 
 
@@ -330,7 +342,7 @@ class TestMaps:
         assert close(figures.grad_cam(IMAGE[..., 0], np.zeros((2, 2)), np.zeros((1, 2, 2))), np.zeros((2, 2)))
 
     def test_firing_rates(self):
-        figure = figures.firing_rates_by_step(RATES)
+        figure = run_figures.firing_rates_by_step(RATES)
         direct, gac = arrays(figure)
         # means over seeds; the encoder's neuron is in front, and a layer that is not there is no 0
         assert np.allclose(gac, [[0.2, 0.3], [0.4, 0.2]])
@@ -357,19 +369,19 @@ class TestRows:
         return ends
 
     def test_learning_curves(self):
-        (axes,) = figures.learning_curves(CURVES).axes
+        (axes,) = run_figures.learning_curves(CURVES).axes
         lines = self.lines(axes)
         assert lines["gac (n = 2)"].get_xydata().tolist() == [[2, 52.0], [10, 65.0]]
         assert lines["direct (n = 1)"].get_xydata().tolist() == [[2, 40.0], [10, 44.0]]
         assert self.band(axes, 0) == {2: (50.0, 54.0), 10: (60.0, 70.0)}
 
     def test_epochs_that_one_seed_lacks_are_left_out(self):
-        rows = [row(accuracy_by_epoch={"1": 1.0, "2": 2.0, "10": 3.0}), row(accuracy_by_epoch={"2": 4.0, "10": 5.0})]
-        (axes,) = figures.learning_curves({"gac": rows}).axes
+        rows = [run(accuracy_by_epoch={"1": 1.0, "2": 2.0, "10": 3.0}), run(accuracy_by_epoch={"2": 4.0, "10": 5.0})]
+        (axes,) = run_figures.learning_curves({"gac": rows}).axes
         assert axes.lines[0].get_xydata().tolist() == [[2, 3.0], [10, 4.0]]
 
     def test_accuracy_against_T(self):
-        (axes,) = figures.accuracy_against_T(OVER_T).axes
+        (axes,) = run_figures.accuracy_against_T(OVER_T).axes
         lines = self.lines(axes)
         assert lines["gac"].get_xydata().tolist() == [[2, 51.0], [4, 72.0]]
         assert lines["direct"].get_xydata().tolist() == [[4, 60.0], [6, 61.0]]
@@ -380,10 +392,13 @@ class TestRows:
         """One unit for both panels, in which the largest value is 1 at least."""
         columns = ("energy_paper_pj", "energy_complete_pj")
         scaled = {
-            name: [each | {column: str(float(each[column]) * scale) for column in columns} for each in rows]
-            for name, rows in ENERGY.items()
+            name: [
+                run(accuracy_last=each.measured.accuracy_last, **{name: each.value(name) * scale for name in columns})
+                for each in runs
+            ]
+            for name, runs in ENERGY.items()
         }
-        paper, complete = figures.accuracy_against_energy(scaled).axes
+        paper, complete = run_figures.accuracy_against_energy(scaled).axes
         factor = {"pJ": 1, "nJ": 1e3, "µJ": 1e6, "mJ": 1e9}[unit] / scale
         for axes, seeds in ((paper, (2e5, 4e5)), (complete, (5e5, 7e5))):
             assert axes.get_xlabel() == f"energy per image ({unit})"
@@ -393,15 +408,15 @@ class TestRows:
             assert np.allclose(single.get_xydata(), [[seeds[0] / factor, 70.0], [seeds[1] / factor, 72.0]])
 
     def test_encoders_look_different_and_everywhere_the_same(self):
-        names = [*gac_sj.list_encoders(), *(f"gac:{recipe}" for recipe in gac_sj.encoders.FORMS)]
-        (axes,) = figures.learning_curves(dict.fromkeys(names, CURVES["direct"])).axes
-        looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines]
-        assert len({look[:2] for look in looks}) == len(names)
+        names = [*gac_sj.list_encoders(), *(f"gac:{form}" for form in gac_sj.encoders.FORMS)]
+        (axes,) = run_figures.learning_curves(dict.fromkeys(names, CURVES["direct"])).axes
+        styles = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines]
+        assert len({style[:2] for style in styles}) == len(names)
         few = dict.fromkeys(("direct", "gac"), CURVES["direct"])
-        (axes,) = figures.learning_curves(few).axes
+        (axes,) = run_figures.learning_curves(few).axes
         for line in axes.lines:
             at = names.index(line.get_label().split()[0])
-            assert (line.get_color(), line.get_marker(), line.get_linestyle()) == looks[at]
+            assert (line.get_color(), line.get_marker(), line.get_linestyle()) == styles[at]
 
 
 class TestPrint:
@@ -411,10 +426,11 @@ class TestPrint:
         assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 8 and figure.get_figwidth() <= 6.5
 
     @pytest.mark.parametrize("count", [2, 9])
-    @pytest.mark.parametrize("draw", [figures.learning_curves, figures.accuracy_against_energy])
+    @pytest.mark.parametrize("draw", [run_figures.learning_curves, run_figures.accuracy_against_energy])
     def test_the_legend_covers_nothing(self, count, draw):
         names = ["gac", "gac:reference,kernel_size=3", *gac_sj.list_encoders()][:count]
-        figure = draw({name: [CURVES["direct"][0] | ENERGY["direct"][0]] for name in names})
+        both = replace(ENERGY["direct"][0], measured=CURVES["direct"][0].measured)
+        figure = draw({name: [both] for name in names})
         figure.suptitle("a title")
         figure.draw_without_rendering()
         (legend,) = figure.legends
@@ -455,12 +471,11 @@ def write_rows(path, encoders=("gac", "direct"), seeds=2, analysed=True, data="i
         for seed in range(seeds):
             options = {"model": "ms_resnet8_cifar", "dataset": "digits", "encoder": name, "epochs": 2, "T": 2}
             settings = Settings(**options | {"seed": seed} | changes)
-            measured = dict.fromkeys(MEASURED, "1") | dict.fromkeys(ANALYSED, "")
-            measured |= {"accuracy_last": 90.0 + seed, "accuracy_by_epoch": json.dumps({"1": 50.0, "2": 90.0 + seed})}
+            measured = record(Measured, accuracy_last=90.0 + seed, accuracy_by_epoch={"1": 50.0, "2": 90.0 + seed})
+            found = NOT_ANALYSED
             if analysed:
-                measured |= {"energy_paper_pj": 1e6, "energy_complete_pj": 2e6}
-                measured["firing_rates_by_step"] = json.dumps({"lif": [0.1] * settings.T})
-            result_rows(path).add(as_text(settings.key()) | {"data": data} | measured)
+                found = as_row(record(Analysed, firing_rates_by_step={"lif": [0.1] * settings.T}))
+            result_rows(path).add(as_text(settings.key()) | {"data": data} | as_row(measured) | found)
     return path
 
 
@@ -521,8 +536,8 @@ class TestRowsCommand:
             path = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
             write_rows(path, seeds=1)
             write_rows(path, seeds=1, **second)
-            groups = command.comparable(command.group(command.read_rows([path])), over_T=False)
-            return {suffix: {name: len(rows) for name, rows in found.items()} for suffix, found in groups.items()}
+            sets = group(load(path).runs, over=("encoder", "seed"))
+            return {title: {name: len(runs) for name, runs in group(found).items()} for title, found in sets.items()}
 
         assert grouped(seed=5) == {"": {"gac": 2, "direct": 2}}
         both = {"gac": 1, "direct": 1}
@@ -533,15 +548,16 @@ class TestRowsCommand:
         # the same behind the encoder; what has one name all the same says its network
         assert grouped(encoders=["poisson"], model="gac_ms_resnet8_cifar") == {"": both | {"poisson": 1}}
         same = grouped(model="gac_ms_resnet8_cifar")[""]
-        assert same == both | {f"{name} in gac_ms_resnet8_cifar": 1 for name in both}
+        models = ("gac_ms_resnet8_cifar", "ms_resnet8_cifar")
+        assert same == {f"{name} (model={model})": 1 for name in both for model in models}
 
     def test_refusals(self, tmp_path, capsys):
         out = ["--output", tmp_path / "out"]
-        refused(capsys, ["rows", tmp_path / "nowhere", *out], "nowhere", "give the folder")
+        refused(capsys, ["rows", tmp_path / "nowhere", *out], "nowhere", "cannot be read")
         (tmp_path / "log.csv").write_text("epoch,top1\n1,90\n")
-        refused(capsys, ["rows", tmp_path / "log.csv", *out], "no rows of results")
+        refused(capsys, ["rows", tmp_path / "log.csv", *out], "unknown columns: epoch, top1")
         path = write_rows(tmp_path / "results.csv")
-        refused(capsys, ["rows", path, "--output", path], "--output", str(path), "cannot be written")
+        refused(capsys, ["rows", path, "--output", path], "output", str(path), "cannot be written")
         (tmp_path / "damaged.csv").write_bytes(path.read_bytes()[:-30])
         refused(capsys, ["rows", tmp_path / "damaged.csv", *out], "damaged.csv is damaged")
         assert not (tmp_path / "out").exists()
@@ -571,10 +587,11 @@ class TestNetworkCommand:
 
     def test_gac(self, weights, tmp_path):
         """The arrays that are drawn are those of the network."""
-        drawings = {name: getattr(figures, name) for name in DRAWN}
+        names = figures.__all__
+        drawings = {name: getattr(figures, name) for name in names}
         with mock.patch.multiple(figures, **{name: mock.Mock(wraps=draw) for name, draw in drawings.items()}):
             drawn = self.drawn(weights("gac", encoder="gac"), tmp_path / "out", "--image", "3", "--layer", "stages.1")
-            given = {name: getattr(figures, name).call_args and getattr(figures, name).call_args.args for name in DRAWN}
+            given = {name: getattr(figures, name).call_args and getattr(figures, name).call_args.args for name in names}
         assert drawn == {"encoder_outputs", "gates", "grad_cam-stages.1", "firing_rates_by_step"}
         image, outputs = given["encoder_outputs"]
         settings = Settings(model="ms_resnet8_cifar", dataset="digits", T=2, encoder="gac")
@@ -597,8 +614,7 @@ class TestNetworkCommand:
         maps = grad_cam(model, images, "stages.1")
         assert torch.allclose(over_time, maps.over_time[0], atol=1e-6)
         assert torch.allclose(by_step, maps.by_step[:, 0], atol=1e-6)
-        (rates,) = given["firing_rates_by_step"][0]["gac"]
-        assert {len(steps) for steps in json.loads(rates["firing_rates_by_step"]).values()} == {2}
+        assert {len(steps) for steps in given["firing_rates_by_step"][0]["gac"].values()} == {2}
 
     def test_a_gate_of_one_attention(self, weights, tmp_path, unrendered):
         for attention in ("temporal", "spatial"):
@@ -614,8 +630,8 @@ class TestNetworkCommand:
     def test_refusals(self, weights, tmp_path, capsys):
         out = tmp_path / "out"
         path = weights("direct", encoder="direct")
-        refused(capsys, ["network", path, "--image", 360, "--output", out], "--image is 360", "0 to 359")
-        refused(capsys, ["network", path, "--image", -1, "--output", out], "--image is -1")
+        refused(capsys, ["network", path, "--image", 360, "--output", out], "image", "360", "0 to 359")
+        refused(capsys, ["network", path, "--image", -1, "--output", out], "image", "-1")
         refused(capsys, ["network", path, "--layer", "stage", "--output", out], "layer ", "'stage'", "stages")
         refused(capsys, ["network", path, "--layer", "head", "--output", out], "layer ", "'head'", "[T, N, C, h, w]")
         refused(capsys, ["network", tmp_path / "none", "--output", out], "none cannot be read as weights of a run")
@@ -625,7 +641,7 @@ class TestNetworkCommand:
         refused(capsys, ["network", tmp_path / "other", "--output", out], "do not fit ms_resnet18_cifar")
         assert not out.exists()
         out.write_text("a file")
-        refused(capsys, ["network", path, "--output", out], "--output", "cannot be written")
+        refused(capsys, ["network", path, "--output", out], "output", "cannot be written")
 
     def test_an_interrupt(self, weights, tmp_path, capsys, monkeypatch):
         def interrupt(*arguments):

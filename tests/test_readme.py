@@ -71,4 +71,4 @@ def test_commands_exist_with_these_arguments(words):
 
 def test_every_number_is_that_of_the_rows(capsys):
     """The text between the markers is what the checked-in rows say now."""
-    assert report.main(["--readme", "--check"]) == 0, capsys.readouterr().err
+    assert report.main(["--markdown", "--check"]) == 0, capsys.readouterr().err

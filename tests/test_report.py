@@ -10,33 +10,45 @@ from pathlib import Path
 
 import pytest
 import report
+import yaml
 
-from gac_sj.results import markdown as readme
-from gac_sj.results.files import read_folder
-from gac_sj.results.robustness import robustness_sets, robustness_tables
-from gac_sj.results.schema import ANALYSED, KEY, MEASURED, VOLATILE_COLUMNS, as_text
-from gac_sj.results.speed import speed_sentences, speed_table
+from gac_sj.results import Run, group, load
+from gac_sj.results.markdown import read_index
+from gac_sj.results.report import write_report
+from gac_sj.results.robustness import ROBUSTNESS, RobustnessTest, robustness_sets, robustness_tables
+from gac_sj.results.run_tables import run_tables
+from gac_sj.results.schema import ANALYSED_COLUMNS, KEY_COLUMNS, MEASURED_COLUMNS, RUNS, VOLATILE_COLUMNS, as_text
+from gac_sj.results.speed import SPEED, Timing, speed_sentences, speed_table
 from gac_sj.results.table import Table
-from gac_sj.results.tables import by_encoder, by_settings, result_tables
 from gac_sj.training.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FORMS = REPOSITORY / "experiments/encoder_forms/results.csv"
 
 
+CHECKED_IN = sorted(
+    path.relative_to(REPOSITORY)
+    for folder in ("benchmarks/results", "experiments/results", "experiments/encoder_forms", "experiments/reruns")
+    for path in (REPOSITORY / folder).rglob("*.csv")
+)
+OVER_ENCODERS = ("encoder", "seed")
+
+
 def row(encoder="gac", seed=0, last=60.0, best=None, analysed=None, **changes):
     """A row as a finished run leaves it; ``analysed``: a number on which all its analysis depends."""
     settings = {"model": "ms_resnet8_cifar", "T": 2, "epochs": 3, "dataset": "digits"}
-    measured = {name: changes.pop(name) for name in tuple(changes) if name in MEASURED + ANALYSED}
+    columns = MEASURED_COLUMNS + ANALYSED_COLUMNS
+    measured = {name: changes.pop(name) for name in tuple(changes) if name in columns}
     run = Settings(encoder=encoder, seed=seed, **settings | changes)
-    found = as_text(run.key()) | {"data": "d4f8"} | dict.fromkeys(MEASURED, "1") | dict.fromkeys(ANALYSED, "")
-    found |= {
+    found = as_text(run.key()) | {"data": "d4f8"} | dict.fromkeys(MEASURED_COLUMNS, "1")
+    found |= dict.fromkeys(ANALYSED_COLUMNS, "") | {
         "accuracy_last": last, "accuracy_best": best or last, "accuracy_by_epoch": json.dumps({"1": 9.5, "3": last}),
         "train_accuracy_last": 70.0, "parameters": 85962, "train_images": 1437, "test_images": 360,
         "commit": "abc123", "device": "an abacus", "versions": "torch 9.9", "images_per_second": 100.0 + seed,
+        "accuracy_by_steps": "[9.5]", "firing_rates": "{}",
     }  # fmt: skip
     if analysed is not None:
-        found |= {
+        found |= dict.fromkeys(ANALYSED_COLUMNS, 1) | {
             "analysed_images": 350, "energy_paper_pj": analysed * 1e6, "energy_complete_pj": analysed * 4e6,
             "energy_encoder_pj": analysed * 1e6, "dense_macs": 3_000_000, "effective_macs": analysed * 2e6,
             "effective_acs": analysed * 1e6, "non_spiking_layers": '["lif", "head"]', "silent": analysed / 10,
@@ -46,6 +58,7 @@ def row(encoder="gac", seed=0, last=60.0, best=None, analysed=None, **changes):
                 "stages.0.0.attention.spatial.convolution": [0, analysed * 2.5e5], "lif": [analysed, analysed],
             }),
             "time_to_first_spike": "nan", "readout_by_step": json.dumps([0.5, analysed / 10]),
+            "information_by_step": "[1.0, 0.5]", "change_by_step": "[]",
         }  # fmt: skip
     return {name: str(value) for name, value in (found | measured).items()}
 
@@ -54,20 +67,34 @@ def seeds(encoder, lasts, first=0, **changes):
     return [row(encoder, seed, last, **changes) for seed, last in enumerate(lasts, first)]
 
 
+def runs(*rows):
+    return [Run.from_row(each) for each in rows]
+
+
 def robustness_row(encoder, seed, corruption, severity, accuracy, **changes):
-    """A row of robustness.py, with a column that nobody knows."""
+    """A row of robustness.py."""
     run = {name: text for name, text in row(encoder, seed).items() if name in ("form", "model", "model_options", "T")}
     found = {"weights": f"{encoder}{seed}", "settings": "s1", "data": "d4f8", "dataset": "digits", "epochs": 3}
     found |= run | {"encoder": encoder, "seed": seed, "corruption": corruption, "severity": severity, "images": 50}
-    found |= {"gradient": "surrogate" if corruption == "pgd" else "", "accuracy": accuracy, "mood": "calm"}
-    return {name: str(value) for name, value in (found | {"commit": "abc123", "device": "an abacus"} | changes).items()}
+    found |= {"batch_size": 100, "corruption_seed": 0, "pgd_steps": 10 if corruption == "pgd" else "", "strength": 0.1}
+    found |= {"gradient": "surrogate" if corruption == "pgd" else "", "accuracy": accuracy, "seconds": 0.5}
+    found |= {"commit": "abc123", "versions": "torch 9.9", "device": "an abacus", "date": "2026-01-01"}
+    return {name: str((found | changes)[name]) for name in ROBUSTNESS.names}
+
+
+def robustness_tests(*rows):
+    return [RobustnessTest.from_row(each) for each in rows]
 
 
 def speed_row(variant, speedup, mode="forward", **changes):
     found = {"benchmark": "encoder", "variant": variant, "mode": mode, "T": 6, "batch": 4, "size": 32, "channels": 64}
     found |= {"repeats": 30, "date": "2026-01-01", "median_ms": 30 / speedup, "low_ms": 1, "high_ms": 40}
     found |= {"speedup": speedup, "commit": "abc123", "versions": "torch 9.9", "device": "an abacus"}
-    return {name: str(value) for name, value in (found | changes).items()}
+    return {name: str((found | changes).get(name, "")) for name in SPEED.names}
+
+
+def timings(*rows):
+    return [Timing.from_row(each) for each in rows]
 
 
 def write(path, rows):
@@ -77,6 +104,10 @@ def write(path, rows):
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def tables(*rows):
+    return run_tables(runs(*rows))
 
 
 def cells(table: Table, encoder):
@@ -97,9 +128,9 @@ def refused(capsys, arguments, *words):
 
 
 class TestTables:
-    def test_means_and_deviations_by_hand(self):
+    def test_means_and_stds_by_hand(self):
         rows = [row("gac", s, last, best) for s, last, best in ((0, 60, 61), (1, 62, 62), (2, 64, 66.5))]
-        accuracy, *_ = result_tables([*rows, row("direct", 0, 50.125, parameters="77754")])
+        accuracy, *_ = tables(*rows, row("direct", 0, 50.125, parameters="77754"))
         assert cells(accuracy, "gac") == {
             "encoder": "gac", "n": "3", "last epoch (%)": "62.00 ± 2.00", "best epoch (%)": "63.17 ± 2.93",
             "training (%)": "70.00 ± 0.00", "firing rate": "1.000 ± 0.000", "parameters": "85,962",
@@ -108,8 +139,7 @@ class TestTables:
         assert (line["n"], line["last epoch (%)"], line["parameters"]) == ("1", "50.12", "77,754")
 
     def test_energy_by_hand(self):
-        rows = [row("gac", 0, analysed=2), row("gac", 1, analysed=4)]
-        line = cells(result_tables(rows)[1], "gac")
+        line = cells(tables(row("gac", 0, analysed=2), row("gac", 1, analysed=4))[1], "gac")
         # 2 and 4 million picojoules are 2 and 4 microjoules
         assert line["paper (µJ)"] == "3.00 ± 1.41" and line["complete (µJ)"] == "12.00 ± 5.66"
         assert line["attention (µJ)"] == "5.25 ± 2.47"  # of 3.5 and 7 million picojoules
@@ -121,31 +151,31 @@ class TestTables:
         ("analysed", "unit", "text"), [(0.5, "nJ", "500.00"), (1, "µJ", "1.00"), (2e3, "mJ", "2.00")]
     )
     def test_units(self, analysed, unit, text):
-        assert cells(result_tables([row(analysed=analysed)])[1], "gac")[f"paper ({unit})"] == text
+        assert cells(tables(row(analysed=analysed))[1], "gac")[f"paper ({unit})"] == text
 
     def test_dynamics(self):
-        line = cells(result_tables([row("gac", 0, analysed=2), row("gac", 1, analysed=4)])[2], "gac")
+        line = cells(tables(row("gac", 0, analysed=2), row("gac", 1, analysed=4))[2], "gac")
         assert line["time to repeat"] == "3.00 ± 1.41" and line["silent"] == "0.300 ± 0.141"
         assert line["read-out by step (%)"] == "50.0, 30.0"
         assert line["time to first spike"] == "-"  # it is nan where nothing fires
 
     def test_without_analysis(self):
-        tables = result_tables(seeds("gac", [60, 61]))
-        for table in tables[1:3]:
+        accuracy, *rest = tables(*seeds("gac", [60, 61]))
+        for table in rest[:2]:
             assert set(list(cells(table, "gac").values())[2:]) == {"-"} and table.is_empty
             assert "Not analysed" in table.note
-        assert not tables[0].is_empty
+        assert not accuracy.is_empty
 
     def test_partly_analysed(self):
         rows = [row("gac", 0, analysed=2), row("gac", 1, analysed=4), row("gac", 2), row("direct", 0)]
-        _, energy, dynamics, _ = result_tables(rows)
+        _, energy, dynamics, _ = tables(*rows)
         assert cells(energy, "gac")["paper (µJ)"] == "3.00 ± 1.41 (n = 2)" and cells(energy, "gac")["n"] == "3"
         assert cells(dynamics, "gac")["read-out by step (%)"] == "50.0, 30.0 (n = 2)"
         assert cells(energy, "direct")["paper (µJ)"] == "-" and "Analysed on 350 test images." in energy.note
 
     def test_what_the_numbers_rest_on(self):
         rows = [*seeds("gac", [60, 61, 62]), row("direct", 1, commit="def456")]
-        for table in result_tables(rows):
+        for table in tables(*rows):
             for word in (
                 "digits",
                 "1,437 training and 360 test images",
@@ -156,71 +186,89 @@ class TestTables:
                 "abacus",
             ):
                 assert word in table.note
-        assert "n = 3" in result_tables(rows[:3])[0].note
+        assert "n = 3" in tables(*rows[:3])[0].note
 
     def test_times_and_speeds_are_marked(self):
-        *others, speed = result_tables([row(analysed=1)])
+        *others, speed = tables(row(analysed=1))
         assert all(name.endswith(" †") for name in speed.head[2:]) and "† A measured time" in speed.note
         assert not any("†" in name for table in others for name in table.head)
-        assert cells(result_tables(seeds("gac", [1, 2]))[3], "gac")["training (images/s)"] == "100.5 ± 0.7"
+        assert cells(tables(*seeds("gac", [1, 2]))[3], "gac")["training (images/s)"] == "100.5 ± 0.7"
         assert "images_per_second" in VOLATILE_COLUMNS
 
-    def test_a_damaged_number_is_named(self):
-        with pytest.raises(ValueError, match="has 'much' as energy_paper_pj, where a number belongs"):
-            result_tables([row(energy_paper_pj="much")])
-        with pytest.raises(ValueError, match="has 'x' as readout_by_step, where a list"):
-            result_tables([row(readout_by_step="x")])
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"energy_paper_pj": "much"}, ["'much'", "energy_paper_pj", "a number"]),
+            ({"readout_by_step": "x"}, ["'x'", "readout_by_step", "a JSON list"]),
+            ({"accuracy_by_epoch": "[]"}, ["accuracy_by_epoch", "a JSON object"]),
+            ({"parameters": "1.5"}, ["'1.5'", "parameters", "an integer"]),
+            ({"accuracy_last": ""}, ["''", "accuracy_last", "a number"]),
+        ],
+    )
+    def test_a_damaged_value_is_named(self, changes, words):
+        with pytest.raises(ValueError, match=r"mine\.csv") as error:
+            Run.from_row(row(analysed=1, **changes), Path("mine.csv"))
+        assert all(word in str(error.value) for word in words), error.value
 
     def test_markdown(self):
-        line, rule, *lines = result_tables(seeds("gac", [60, 62]))[0].markdown().splitlines()
+        line, rule, *lines = tables(*seeds("gac", [60, 62]))[0].markdown().splitlines()
         assert line.startswith("| encoder | n | last epoch (%) |") and rule == "|---" * 7 + "|"
         assert lines == ["| gac | 2 | 61.00 ± 1.41 | 61.00 ± 1.41 | 70.00 ± 0.00 | 1.000 ± 0.000 | 85,962 |"]
-        for table in result_tables([row()]):
+        for table in tables(row()):
             assert len(table.head) <= 10
         options = {"stem": "a|b<script>"}
-        assert "gac:stem=a\\|b&lt;script>" in result_tables([row(model_options=options)])[0].markdown()
+        assert "gac:stem=a\\|b&lt;script>" in tables(row(model_options=options))[0].markdown()
 
 
 class TestGrouping:
     def test_settings_are_never_mixed(self):
-        rows = [row(T=2), row(T=4, last=70), row(T=4, seed=1, last=72), row(T=4, lr=0.2)]
-        sets = by_settings(rows)
-        assert {title: len(group) for title, group in sets.items()} == {
+        rows = runs(row(T=2), row(T=4, last=70), row(T=4, seed=1, last=72), row(T=4, lr=0.2))
+        sets = group(rows, over=OVER_ENCODERS)
+        assert {title: len(found) for title, found in sets.items()} == {
             "T=2, lr=0.1": 1, "T=4, lr=0.1": 2, "T=4, lr=0.2": 1,
         }  # fmt: skip
-        assert cells(result_tables(sets["T=4, lr=0.1"])[0], "gac")["last epoch (%)"] == "71.00 ± 1.41"
+        assert cells(run_tables(sets["T=4, lr=0.1"])[0], "gac")["last epoch (%)"] == "71.00 ± 1.41"
         with pytest.raises(ValueError, match="several settings"):
-            result_tables(rows)
+            run_tables(rows)
 
-    @pytest.mark.parametrize("name", [name for name in KEY if name not in ("encoder", "form", "model_options", "seed")])
+    @pytest.mark.parametrize(
+        "name",
+        [name for name in KEY_COLUMNS if name not in ("encoder", "form", "encoder_source", "model_options", "seed")],
+    )
     def test_every_setting_counts(self, name):
-        assert len(by_settings([row(), row(seed=1) | {name: "other"}])) == 2
+        first, second = runs(row(), row(seed=1))
+        second = Run({**second.settings, name: "other"}, None, second.measured)
+        assert len(group([first, second], over=OVER_ENCODERS)) == len(group([first, second])) == 2
 
     def test_encoders_have_their_own_lines(self):
-        rows = [row(), row(form="reference"), row(model_options={"attention": "none"}), row("direct")]
-        assert list(by_encoder(rows)) == ["gac", "gac:reference", "gac:attention=none", "direct"]
-        assert len(by_settings(rows)) == 1
+        rows = runs(row(), row(form="reference"), row(model_options={"attention": "none"}), row("direct"))
+        assert list(group(rows)) == ["gac", "gac:reference", "gac:attention=none", "direct"]
+        assert list(group(rows, over=OVER_ENCODERS)) == [""]
 
-    def test_the_recipe_of_direct_coding_is_not_averaged_away(self):
+    def test_the_form_of_direct_coding_is_not_averaged_away(self):
         """Its neurons depend on it."""
-        groups = by_encoder([row("direct"), row("direct", 1, form="reference")])
-        assert [len(group) for group in groups.values()] == [1, 1] and all("direct (" in name for name in groups)
+        groups = group(runs(row("direct"), row("direct", 1, form="reference")))
+        assert {title: len(found) for title, found in groups.items()} == {
+            "direct (form=None)": 1, "direct (form=reference)": 1,
+        }  # fmt: skip
 
-    def test_twins_stand_in_one_table(self):
+    def test_counterparts_share_a_table(self):
         """train.py's configs name the network by its encoder."""
-        (rows,) = by_settings([row("gac", model="gac_ms_resnet18"), row("direct", model="ms_resnet18")]).values()
-        assert list(by_encoder(rows)) == ["gac", "direct"]
+        rows = runs(row("gac", model="gac_ms_resnet18"), row("direct", model="ms_resnet18"))
+        assert list(group(rows, over=OVER_ENCODERS)) == [""] and list(group(rows)) == ["gac", "direct"]
 
-    def test_older_columns_beside_newer_ones(self, tmp_path):
-        write(tmp_path / "results.csv", [row()])
-        (tmp_path / "older").mkdir()
-        (tmp_path / "older/results.csv").write_bytes(FORMS.read_bytes())
-        sets = by_settings(read_folder(tmp_path).results)
-        assert sorted(len(rows) for rows in sets.values()) == [1, 13]
-        (older,) = (rows for rows in sets.values() if len(rows) == 13)
-        accuracy = result_tables(older)[0]
-        assert cells(accuracy, "gac:reference")["last epoch (%)"] == "54.20 ± 2.20"
-        assert cells(accuracy, "direct")["training (%)"] == "-"
+    def test_one_label_of_two_networks(self):
+        rows = runs(row(model="gac_ms_resnet18"), row(model="ms_resnet18"))
+        assert list(group(rows)) == ["gac (model=gac_ms_resnet18)", "gac (model=ms_resnet18)"]
+
+    def test_a_setting_that_another_one_determines_is_not_in_the_title(self):
+        rows = runs(row(epochs=3, lr=0.1), row(epochs=5, lr=0.2))
+        assert list(group(rows, over=OVER_ENCODERS)) == ["epochs=3", "epochs=5"]
+
+    def test_several_T(self):
+        rows = runs(row(T=2), row(T=4), row("direct", T=4))
+        assert {name: len(found) for name, found in group(rows, over=("seed", "T")).items()} == {"gac": 2, "direct": 1}
+        assert list(group(rows)) == ["gac (T=2)", "gac (T=4)", "direct"]
 
 
 class TestReading:
@@ -230,36 +278,75 @@ class TestReading:
         write(tmp_path / "robustness.csv", [robustness_row("gac", 0, "clean", 0, 80)])
         write(tmp_path / "speed.csv", [speed_row("once", 1.0)])
         (tmp_path / "a/summary.csv").write_text("epoch,top1\n1,9\n")  # a log
-        found = read_folder(tmp_path)
-        assert (len(found.results), len(found.robustness), len(found.speed)) == (3, 1, 1)
-        assert {Path(row["path"]).parent.name for row in found.results} == {"a", "seed0"}
+        found = load(tmp_path)
+        assert (len(found.runs), len(found.robustness), len(found.speed)) == (3, 1, 1)
+        assert {run.path.parent.name for run in found.runs} == {"a", "seed0"}
+        assert len(load(tmp_path / "a", tmp_path / "speed.csv").runs) == 2
 
-    def test_a_copy_counts_once_and_the_analysed_one_stays(self, tmp_path):
+    def test_values_have_the_types_of_their_columns(self, tmp_path):
+        path = write(tmp_path / "some.csv", [row(analysed=2, model_options={"drop_rate": 0.1}, hflip=0.5)])
+        (run,) = load(path).runs
+        settings = run.settings
+        assert settings["T"] == 2 and settings["hflip"] == 0.5 and settings["compile"] is False
+        assert settings["model_options"] == {"drop_rate": 0.1} and settings["train_limit"] is None
+        assert settings["data"] == "d4f8" and run.seed == 0 and list(settings) == list(KEY_COLUMNS)
+        assert run.measured.accuracy_by_epoch == {"1": 9.5, "3": 60.0} and run.measured.parameters == 85962
+        assert run.analysed.readout_by_step == [0.5, 0.2] and run.analysed.time_to_first_spike is None
+        assert run.value("commit") == "abc123" and run.value("analysed_images") == 350 and run.value("path") == path
+        with pytest.raises(AttributeError):
+            run.path = None
+
+    def test_the_columns_of_the_file_are_the_fields_of_the_record(self):
+        assert (*KEY_COLUMNS, *MEASURED_COLUMNS, *ANALYSED_COLUMNS) == RUNS.names
+        assert set(VOLATILE_COLUMNS) == {
+            "train_seconds", "images_per_second", "inference_images_per_second", "encoder_images_per_second", "date",
+        }  # fmt: skip
+        assert all(column.help for column in (*RUNS.columns, *ROBUSTNESS.columns, *SPEED.columns))
+
+    def test_a_copy_counts_once_and_the_analysed_one_is_kept(self, tmp_path):
         write(tmp_path / "a/results.csv", [row()])
         write(tmp_path / "b/results.csv", [row(analysed=2), row(seed=1)])
         write(tmp_path / "c/results.csv", [row()])
-        first, second = read_folder(tmp_path).results
-        assert first["analysed_images"] == "350" and second["seed"] == "1"
+        first, second = load(tmp_path).runs
+        assert first.analysed.analysed_images == 350 and second.seed == 1
 
     def test_a_row_from_before_a_setting(self, tmp_path):
         """And from before the analysis."""
-        new = {"cutout", *ANALYSED}
+        new = {"cutout", "encoder_source", *ANALYSED_COLUMNS}
         write(tmp_path / "results.csv", [{name: text for name, text in row().items() if name not in new}])
-        (found,) = read_folder(tmp_path).results
-        assert found["cutout"] == "0" and found["analysed_images"] == ""
+        (found,) = load(tmp_path).runs
+        assert found.settings["cutout"] == 0 and found.settings["encoder_source"] is None and found.analysed is None
+
+    def test_rows_of_an_encoder_that_is_not_registered(self, tmp_path, capsys):
+        """They load, group and tabulate beside others."""
+        source = {"encoder": "affine", "form": "None", "encoder_source": "affine.py:0123456789ab"}
+        theirs = [each | source for each in seeds("direct", [70.0, 72.0], model_options={"gain": 2})]
+        path = write(tmp_path / "results.csv", [*seeds("gac", [60, 61]), *theirs])
+        found = load(path).runs
+        assert list(group(found)) == ["gac", "affine:gain=2"]
+        assert cells(run_tables(found)[0], "affine:gain=2")["last epoch (%)"] == "71.00 ± 1.41"
+        assert report.main([str(path)]) == 0
+        assert "affine:gain=2" in (tmp_path / "report.html").read_text(encoding="utf-8")
+        other = [each | source | {"encoder_source": "affine.py:ba9876543210"} for each in seeds("direct", [1.0])]
+        titles = list(group([*found[2:], *runs(*(each | {"model_options": '{"gain": 2}'} for each in other))]))
+        assert titles == [
+            "affine:gain=2 (encoder_source=affine.py:0123456789ab)",
+            "affine:gain=2 (encoder_source=affine.py:ba9876543210)",
+        ]
 
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            (None, ["has no rows"]),
-            (b"", ["another version", "make its rows again"]),
-            (b"name,value\na,1\n", ["another version", "accuracy_last", "make its rows again"]),
-            (b"encoder,recipe,seed,accuracy_last\ngac,none,0,9\n", ["another version", "accuracy_best"]),
-            (b"\x89PNG\xff", ["cannot be read", "mend it"]),
-            ("cut", ["is damaged", "mend it"]),
+            (None, ["results.csv"]),
+            (b"", ["damaged or empty"]),
+            (b"name,value\na,1\n", ["unknown columns: name, value", "lacks columns", "move it away"]),
+            (b"encoder,recipe,seed,accuracy_last\ngac,none,0,9\n", ["unknown columns: recipe", "accuracy_best"]),
+            (b"\x89PNG\xff", ["cannot be read"]),
+            ("unknown", ["unknown columns: mood", "rename"]),
+            ("cut", ["is damaged"]),
             ("empty", ["has no rows"]),
-            ("word", ["'good' as accuracy_last", "mend it"]),
-            ("none", ["without accuracy_last", "mend it"]),
+            ("word", ["'good'", "accuracy_last"]),
+            ("none", ["''", "accuracy_last"]),
         ],
     )
     def test_other_files(self, content, words, tmp_path, capsys):
@@ -269,7 +356,9 @@ class TestReading:
         if content in ("cut", "empty"):
             lines = FORMS.read_text().splitlines()
             content = f"{lines[0]}\n{lines[1][:60] if content == 'cut' else ''}".encode()
-        if content in ("word", "none"):
+        if content == "unknown":
+            write(path, [row() | {"mood": "calm"}])
+        elif content in ("word", "none"):
             write(path, [row(accuracy_last="good" if content == "word" else "")])
         elif content is not None:
             path.write_bytes(content)
@@ -277,10 +366,28 @@ class TestReading:
         refused(capsys, [path.parent], str(path.parent), *words)
         assert contents(tmp_path) == before
 
+    @pytest.mark.parametrize(
+        ("name", "rows", "lacking"),
+        [
+            ("robustness.csv", [robustness_row("gac", 0, "clean", 0, 80)], "strength"),
+            ("speed.csv", [speed_row("once", 1.0)], "median_ms"),
+        ],
+    )
+    def test_columns_of_other_kinds_are_checked_too(self, name, rows, lacking, tmp_path, capsys):
+        write(tmp_path / name, [each | {"mood": "calm"} for each in rows])
+        refused(capsys, [tmp_path], name, "unknown columns: mood")
+        write(tmp_path / name, [{key: text for key, text in each.items() if key != lacking} for each in rows])
+        refused(capsys, [tmp_path], name, f"lacks columns: {lacking}")
+
     def test_two_results_of_one_seed(self, tmp_path, capsys):
         for name, last in (("a", 60), ("b", 61)):
             write(tmp_path / name / "results.csv", [row(last=last)])
         refused(capsys, [tmp_path], "a/results.csv", "b/results.csv", "seed 0", "keep one")
+
+    @pytest.mark.parametrize("path", CHECKED_IN, ids=str)
+    def test_checked_in_rows_can_be_read(self, path):
+        found = load(REPOSITORY / path)
+        assert found.runs or found.robustness or found.speed
 
 
 class TestRobustness:
@@ -294,7 +401,7 @@ class TestRobustness:
     ]  # fmt: skip
 
     def test_means_by_hand(self):
-        corrupted, attacked = robustness_tables(self.ROWS)
+        corrupted, attacked = robustness_tables(robustness_tests(*self.ROWS))
         # blur: 60 and 50 over severities
         assert cells(corrupted, "gac") == {
             "encoder": "gac", "n": "2", "clean": "75.00 ± 7.07", "blur": "55.00 ± 7.07",
@@ -306,7 +413,7 @@ class TestRobustness:
             assert word in corrupted.note
 
     def test_a_run_that_lacks_a_severity_is_left_out(self):
-        corrupted, _ = robustness_tables(self.ROWS[1:])  # gac, seed 0 has blur 5 alone
+        corrupted, _ = robustness_tables(robustness_tests(*self.ROWS[1:]))  # gac, seed 0 has blur 5 alone
         assert (
             cells(corrupted, "gac")["blur"] == "50.00 (n = 1)" and cells(corrupted, "direct")["blur"] == "50.00 ± 7.07"
         )
@@ -316,14 +423,15 @@ class TestRobustness:
             robustness_row("gac", 0, "clean", 0, 40, settings="s2", weights="w"),
             robustness_row("gac", 0, "clean", 0, 45, images=9),
         ]
-        sets = robustness_sets(self.ROWS + other)
+        sets = robustness_sets(robustness_tests(*self.ROWS, *other))
         assert list(map(len, sets.values())) == [len(self.ROWS), 1, 1]
         assert list(sets) == ["settings=s1, images=50", "settings=s2, images=50", "settings=s1, images=9"]
 
     def test_two_accuracies_of_one_test(self):
+        first, second = (robustness_row("gac", 0, "clean", 0, accuracy) for accuracy in (80, 81))
         with pytest.raises(ValueError, match=r"two accuracies of gac, seed 0, clean 0; keep one"):
-            robustness_sets([robustness_row("gac", 0, "clean", 0, 80), robustness_row("gac", 0, "clean", 0, 81)])
-        assert len(robustness_sets([robustness_row("gac", 0, "clean", 0, 80)] * 2)[""]) == 1
+            robustness_sets(robustness_tests(first, second))
+        assert len(robustness_sets(robustness_tests(first, first))[""]) == 1
 
 
 class TestSpeed:
@@ -335,20 +443,20 @@ class TestSpeed:
     ]  # fmt: skip
 
     def test_sentences(self):
-        encoder, loaders = speed_sentences(self.ROWS)
+        encoder, loaders = speed_sentences(timings(*self.ROWS))
         assert "forward, `once` 3.00 times as fast as `repeated`" in encoder and "3.55 times" in encoder
         assert "T = 6" in encoder and "30 timings" in encoder and "(an abacus, commit abc123)" in encoder
         assert "`ours` 0.94 times as fast as `timm`" in loaders and "slide rule" in loaders and "T =" not in loaders
 
     def test_table(self):
-        table = speed_table(self.ROWS)
+        table = speed_table(timings(*self.ROWS))
         assert len(table.lines) == len(self.ROWS)
         assert [cell.text for cell in table.lines[0][:6]] == ["encoder", "forward", "once", "3.00", "repeated", "10.00"]
         assert all(("†" in name) == (name.split()[0] in ("times", "median", "20", "80")) for name in table.head)
 
     def test_nothing_to_compare_with(self):
         with pytest.raises(ValueError, match="no variant of encoder, forward, with speedup 1"):
-            speed_sentences([speed_row("once", 3.0)])
+            speed_sentences(timings(speed_row("once", 3.0)))
 
 
 class Parsed(HTMLParser):
@@ -492,16 +600,16 @@ class TestPage:
         assert len(found.tables) == 4 and {cell for cell, _ in found.tables[1][1][2:]} == {"-"}
 
     def test_rows_of_the_forms(self, tmp_path):
-        """Their columns are older."""
+        """Some of their columns were not measured."""
         assert report.main([str(FORMS), "--output", str(tmp_path / "page.html")]) == 0
         assert "54.20 ± 2.20" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
     def test_refusals(self, tmp_path, capsys):
         path = write(tmp_path / "results.csv", [row(accuracy_by_epoch="{}")])
         refused(capsys, [path, "--output", tmp_path / "nowhere/page.html"], "nowhere/page.html", "--output")
-        refused(capsys, [], "--readme")
-        refused(capsys, [path, "--readme"], "--readme")
-        refused(capsys, [path, "--check"], "--readme")
+        refused(capsys, [], "--markdown")
+        refused(capsys, [path, "--markdown"], "--markdown")
+        refused(capsys, [path, "--check"], "--markdown")
         write(path, [row(analysed=2, firing_rates_by_step="{")])
         refused(capsys, [path], str(path), "firing_rates_by_step")
 
@@ -511,7 +619,7 @@ class TestRunsReport:
 
     def test_files(self, tmp_path):
         rows = seeds("gac", [60, 62], analysed=2) + seeds("direct", [61, 61], analysed=1)
-        printed = report.write_report(tmp_path, rows)
+        printed = write_report(tmp_path, runs(*rows))
         names = {"learning_curves", "accuracy_against_energy", "firing_rates_by_step"}
         kinds = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
         assert {path.name for path in tmp_path.iterdir()} == kinds | {"report.md", "report.html"}
@@ -526,176 +634,247 @@ class TestRunsReport:
         assert len(found.tables) == 4 and found.tags["svg"] == 3
 
     def test_without_analysis(self, tmp_path):
-        report.write_report(tmp_path, seeds("gac", [60, 62]))
+        write_report(tmp_path, runs(*seeds("gac", [60, 62])))
         files = {path.name for path in tmp_path.iterdir()}
         assert files == {"learning_curves.png", "learning_curves.svg", "report.md", "report.html"}
-        assert "Energy" not in (tmp_path / "report.md").read_text().split("## What the columns say")[0]
+        assert "Energy" not in (tmp_path / "report.md").read_text().split("## What the columns mean")[0]
 
     def test_a_single_test(self, tmp_path):
         """A curve of one point is none."""
-        report.write_report(tmp_path, [row(accuracy_by_epoch='{"3": 60.0}')])
+        write_report(tmp_path, runs(row(accuracy_by_epoch='{"3": 60.0}')))
         assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html"}
 
 
-class TestBlocks:
+class TestMarkdown:
+    INDEX = {
+        "pages": {
+            "README.md": ["small", "forms", "speed lif"],
+            "docs/PAGE.md": ["digits", "dynamics", "robustness", "speed", "ledger"],
+        },
+        "blocks": {
+            "small": {"runs": "rows/small/results.csv", "tables": ["Accuracy", "Energy of one image"]},
+            "forms": {"runs": "rows/forms/results.csv", "tables": ["Accuracy"]},
+            "digits": {"runs": "rows/digits/results.csv", "tables": ["Accuracy", "Energy of one image"]},
+            "dynamics": {"runs": ["rows/small/results.csv", "rows/digits/results.csv"], "tables": ["Dynamics"]},
+            "robustness": {"robustness": "rows/robustness.csv"},
+            "speed": {"speed": "rows/speed.csv"},
+            "speed lif": {"speed": "rows/speed.csv", "benchmark": "lif"},
+            "ledger": {"ledger": "rows/small", "configs": "configs"},
+        },
+        "pairs": [["gac", "direct"], ["gac", "direct_lif"], ["gac", "direct_matched"]],
+        "commands": {
+            "rows/small/results.csv": ["python benchmarks/run_cifar.py small", "python benchmarks/run_cifar.py more"],
+            "rows/forms/results.csv": ["python benchmarks/run_cifar.py forms"],
+            "rows/digits/results.csv": ["python benchmarks/run_cifar.py digits"],
+            "rows/robustness.csv": ["python benchmarks/robustness.py"],
+            "rows/speed.csv": ["python benchmarks/speed.py"],
+        },
+    }
+
     @pytest.fixture
-    def place(self, tmp_path, monkeypatch):
-        """A repository with all rows, and blocks in both of its READMEs."""
-        monkeypatch.setattr(readme, "REPOSITORY", tmp_path)
+    def place(self, tmp_path):
+        """A repository with rows, and two pages with blocks."""
         gac, direct = [60.0, 61.0, 62.0], [62.0, 62.5, 64.0]
         rows = seeds("gac", gac, analysed=2) + seeds("direct", direct) + seeds("direct_lif", [50.0, 52.0, 51.0])
-        write(tmp_path / readme.CIFAR, rows + seeds("direct_matched", [1.0, 2.0]))
-        write(tmp_path / readme.DIGITS, seeds("gac", [90, 91, 92, 93, 94], analysed=3))
-        write(tmp_path / readme.STEPS, seeds("gac", [80.0, 81.0, 82.0], T=8))
-        write(tmp_path / readme.ATTENTION, seeds("direct", [70.0, 71.0], model_options={"block_attention": "TCSA"}))
-        (tmp_path / readme.FORMS).parent.mkdir(parents=True)
-        (tmp_path / readme.FORMS).write_bytes(FORMS.read_bytes())
-        for path in (readme.ROBUST_CIFAR, readme.ROBUST_DIGITS):
-            write(tmp_path / path, TestRobustness.ROWS)
-        write(tmp_path / readme.SPEED, [*TestSpeed.ROWS, speed_row("naive", 1.0, benchmark="lif")])
-        half = len(readme.BLOCKS) // 2
-        for path, names in (
-            ("README.md", [*readme.BLOCKS][:half]),
-            ("benchmarks/README.md", [*readme.BLOCKS][half:]),
-        ):
-            blocks = [
-                f"## {name}\n\n<!-- rows: {name} -->\nold 1.23\n<!-- rows: end -->\n\nafter {name}" for name in names
-            ]
-            (tmp_path / path).write_text("\n\n".join(["# Title", *blocks]) + "\n", encoding="utf-8")
+        write(tmp_path / "rows/small/results.csv", rows + seeds("direct_matched", [1.0, 2.0]))
+        write(tmp_path / "rows/digits/results.csv", seeds("gac", [90, 91, 92, 93, 94], analysed=3))
+        (tmp_path / "rows/forms").mkdir()
+        (tmp_path / "rows/forms/results.csv").write_bytes(FORMS.read_bytes())
+        write(tmp_path / "rows/robustness.csv", TestRobustness.ROWS)
+        write(tmp_path / "rows/speed.csv", [*TestSpeed.ROWS, speed_row("naive", 1.0, benchmark="lif")])
+        (tmp_path / "configs").mkdir()
+        (tmp_path / "configs/one.yaml").write_text("model: ms_resnet18_cifar\n")
+        (tmp_path / "docs").mkdir()
+        for page, names in self.INDEX["pages"].items():
+            blocks = [f"## {name}\n\n<!-- rows: {name} -->\nold 1.23\n<!-- rows: end -->\n\nafter" for name in names]
+            (tmp_path / page).write_text("\n\n".join(["# Title", *blocks]) + "\n", encoding="utf-8")
+        self.change(tmp_path)
         return tmp_path
 
+    def change(self, place, **entries):
+        (place / "results.yaml").write_text(yaml.safe_dump(self.INDEX | entries))
+
     @staticmethod
-    def block(place, name):
-        text = "".join((place / path).read_text(encoding="utf-8") for path in readme.PAGES)
+    def run(place, *arguments):
+        return report.main(["--markdown", "--index", str(place / "results.yaml"), *arguments])
+
+    @staticmethod
+    def refused(capsys, place, *words):
+        before = contents(place)
+        for arguments in ([], ["--check"]):
+            refused(capsys, ["--markdown", "--index", place / "results.yaml", *arguments], *words)
+        assert contents(place) == before
+
+    def block(self, place, name):
+        text = "".join((place / page).read_text(encoding="utf-8") for page in self.INDEX["pages"])
         return re.search(rf"<!-- rows: {name} -->\n(.*?)\n<!-- rows: end -->", text, re.DOTALL)[1]
 
-    def test_only_what_lies_between_markers_changes(self, place):
-        before = {path: (place / path).read_text() for path in readme.PAGES}
-        assert report.main(["--readme"]) == 0
+    def test_only_blocks_change(self, place):
+        before = {page: (place / page).read_text() for page in self.INDEX["pages"]}
+        assert self.run(place) == 0
         inside = re.compile(r"(<!-- rows: (?!end).*? -->).*?(<!-- rows: end -->)", re.DOTALL)
-        for path, text in before.items():
-            after = (place / path).read_text(encoding="utf-8")
+        for page, text in before.items():
+            after = (place / page).read_text(encoding="utf-8")
             assert "old 1.23" not in after and inside.sub(r"\1\2", after) == inside.sub(r"\1\2", text)
         written = contents(place)
-        assert report.main(["--readme"]) == 0 == report.main(["--readme", "--check"])
+        assert self.run(place) == 0 == self.run(place, "--check")
         assert contents(place) == written
 
-    def test_check_finds_a_changed_number(self, place, capsys):
-        report.main(["--readme"])
-        path = place / "README.md"
-        path.write_text(path.read_text(encoding="utf-8").replace("61.00 ± 1.00", "61.01 ± 1.00", 1), encoding="utf-8")
+    @pytest.mark.parametrize(
+        ("page", "number"), [("README.md", "61.00 ± 1.00"), ("docs/PAGE.md", "92.00 ± 1.58"), ("docs/PAGE.md", "| 2 |")]
+    )
+    def test_check_names_the_page_of_a_changed_number(self, place, capsys, page, number):
+        self.run(place)
+        path = place / page
+        text = path.read_text(encoding="utf-8")
+        assert number in text
+        path.write_text(text.replace(number, number.replace("1", "7").replace("2", "8"), 1), encoding="utf-8")
         capsys.readouterr()
         before = contents(place)
-        assert report.main(["--readme", "--check"]) == 1
+        assert self.run(place, "--check") == 1
         error = capsys.readouterr().err
-        assert error == "report.py: README.md is out of date; run python benchmarks/report.py --readme.\n"
+        assert error.count("\n") == 1 and page in error and "--markdown" in error
         assert contents(place) == before
 
     def test_check_finds_a_changed_row(self, place, capsys):
-        report.main(["--readme"])
-        write(place / readme.DIGITS, seeds("gac", [90, 91, 92, 93, 95], analysed=3))
-        assert report.main(["--readme", "--check"]) == 1
-        assert capsys.readouterr().err
+        self.run(place)
+        write(place / "rows/digits/results.csv", seeds("gac", [90, 91, 92, 93, 95], analysed=3))
+        assert self.run(place, "--check") == 1
+        assert "docs/PAGE.md" in capsys.readouterr().err
 
     def test_every_block_says_what_it_rests_on(self, place):
-        report.main(["--readme"])
-        for name in readme.BLOCKS:
-            commit, device = ("239c2429c7db", "AMD EPYC") if name == "encoder forms" else ("abc123", "abacus")
-            text = self.block(place, name)
-            device = "slide rule" if name == "speed loaders" else device
-            assert commit in text and device in text, name
-            (page,) = (page for page in readme.PAGES if text in (place / page).read_text(encoding="utf-8"))
-            links = re.findall(r"\]\((.*?)\)", text)
-            assert links and all(((place / page).parent / link).exists() for link in links), name
+        self.run(place)
+        for page, names in self.INDEX["pages"].items():
+            for name in names:
+                commit, device = ("239c2429c7db", "AMD EPYC") if name == "forms" else ("abc123", "an abacus")
+                text = self.block(place, name)
+                assert commit in text and device in text, name
+                links = re.findall(r"\]\((.*?)\)", text)
+                assert links and all(((place / page).parent / link).exists() for link in links), name
 
     def test_results(self, place):
-        report.main(["--readme"])
-        text = self.block(place, "cifar10 small")
+        self.run(place)
+        text = self.block(place, "small")
         assert "| gac | 3 | 61.00 ± 1.00 | 61.00 ± 1.00 |" in text
         assert "| gac | 3 | 2.00 ± 0.00 | 8.00 ± 0.00 |" in text and "| direct | 3 | - | - |" in text
+        assert text.endswith("Made by `python benchmarks/run_cifar.py small`, `python benchmarks/run_cifar.py more`.\n")
         assert "| gac | 5 | 92.00 ± 1.58 |" in self.block(place, "digits")
-        assert "| gac:reference | 3 | 54.20 ± 2.20 |" in self.block(place, "encoder forms")
+        assert "| gac:reference | 3 | 54.20 ± 2.20 |" in self.block(place, "forms")
         dynamics = self.block(place, "dynamics")
         assert "| gac | 3 | 2.00 ± 0.00 |" in dynamics and "| gac | 5 | 3.00 ± 0.00 |" in dynamics
-        assert "55.00 ± 7.07" in self.block(place, "robustness digits")
+        assert "55.00 ± 7.07" in self.block(place, "robustness")
+        assert "speed.py lif" in self.block(place, "speed lif") and "loaders" not in self.block(place, "speed lif")
+        assert "loaders" in self.block(place, "speed")
+        assert "| [one.yaml](../configs/one.yaml) | not run |" in self.block(place, "ledger")
 
     def test_differences_by_hand(self, place):
-        report.main(["--readme"])
-        text = self.block(place, "cifar10 small")
+        self.run(place)
+        text = self.block(place, "small")
 
         def expected(differences):
             # Student's t with 2 degrees of freedom is 4.302653 at 0.975
             mean, half = statistics.mean(differences), 4.302653 * statistics.stdev(differences) / 3**0.5
             return f"{mean:+.2f} points, [{mean - half:+.2f}, {mean + half:+.2f}], 3 seeds."
 
-        against, below, above = (
-            expected([-2, -1.5, -2]),
-            "excludes 0: `gac` is below `direct`.",
-            "is above `direct_lif`",
-        )
-        assert f"`gac` - `direct`: {against} The interval {below}" in text
-        assert f"`gac` - `direct_lif`: {expected([10, 9, 11])} The interval excludes 0: `gac` {above}." in text
+        assert f"`gac` - `direct`: {expected([-2, -1.5, -2])} The interval excludes 0: `gac` is below `direct`." in text
+        above = "`gac` is above `direct_lif`."
+        assert f"`gac` - `direct_lif`: {expected([10, 9, 11])} The interval excludes 0: {above}" in text
         assert "direct_matched`:" not in text  # two common seeds do not make an interval
 
     def test_an_interval_with_0(self, place):
-        write(place / readme.CIFAR, seeds("gac", [60, 61, 62]) + seeds("direct", [61, 61, 61]))
-        report.main(["--readme"])
-        assert "includes 0: these 3 seeds do not tell them apart." in self.block(place, "cifar10 small")
+        write(place / "rows/small/results.csv", seeds("gac", [60, 61, 62]) + seeds("direct", [61, 61, 61]))
+        self.run(place)
+        assert "no significant difference at the 95 % level (3 seeds)" in self.block(place, "small")
+
+    def test_only_the_pairs_of_the_index_are_compared(self, place):
+        self.change(place, pairs=[["direct", "direct_lif"]])
+        self.run(place)
+        assert re.findall(r"^- (`.*?` - `.*?`):", self.block(place, "small"), re.MULTILINE) == [
+            "`direct` - `direct_lif`"
+        ]
 
     def test_settings_are_not_mixed(self, place):
-        write(place / readme.DIGITS, [row(T=2, last=80), row(T=4, last=90)])
-        report.main(["--readme"])
+        write(place / "rows/digits/results.csv", [row(T=2, last=80), row(T=4, last=90)])
+        self.run(place)
         text = self.block(place, "digits")
         assert text.index("With T=2:") < text.index("80.00") < text.index("With T=4:") < text.index("90.00")
 
     def test_rows_that_were_not_analysed(self, place):
-        write(place / readme.DIGITS, [row()])
-        report.main(["--readme"])
+        write(place / "rows/digits/results.csv", [row()])
+        self.run(place)
         assert "were not analysed" in self.block(place, "dynamics") and "µJ" not in self.block(place, "digits")
 
-    @pytest.mark.parametrize("path", [*readme.COMMANDS])
-    def test_missing_rows_name_their_command(self, path, place, capsys):
+    @pytest.mark.parametrize("path", INDEX["commands"])
+    def test_missing_rows_name_their_commands(self, path, place, capsys):
         (place / path).unlink()
-        before = contents(place)
-        refused(capsys, ["--readme"], path, "python benchmarks/")
-        assert contents(place) == before
+        self.refused(capsys, place, path, *self.INDEX["commands"][path])
 
-    def test_damaged_and_older_rows(self, place, capsys):
-        path = place / readme.SPEED
-        for content, word in (("benchmark,variant\nencoder,once\n", "version"), (path.read_text()[:-30], "damaged")):
+    def test_damaged_rows(self, place, capsys):
+        path = place / "rows/speed.csv"
+        for content, word in (("benchmark,variant\nencoder,once\n", "columns"), (path.read_text()[:-30], "damaged")):
             path.write_text(content)
-            before = contents(place)
-            refused(capsys, ["--readme"], "speed.csv", word)
-            refused(capsys, ["--readme", "--check"], "speed.csv", word)
-            assert contents(place) == before
+            self.refused(capsys, place, "speed.csv", word)
 
     def test_a_benchmark_that_was_not_measured(self, place, capsys):
-        write(place / readme.SPEED, TestSpeed.ROWS)
-        refused(capsys, ["--readme"], "no rows of lif", "python benchmarks/speed.py lif")
+        write(place / "rows/speed.csv", TestSpeed.ROWS)
+        self.refused(capsys, place, "no rows of lif", "python benchmarks/speed.py lif")
 
     @pytest.mark.parametrize(
         ("text", "words"),
         [
-            ("no block\n", ["one block at least"]),
-            ("<!-- rows: speed -->\n", ["README.md", "<!-- rows: end -->"]),
-            ("<!-- rows: end -->\n<!-- rows: speed -->\n", ["has <!-- rows: end -->", "<!-- rows: NAME -->"]),
-            ("<!-- rows: speed -->\n<!-- rows: digits -->\n<!-- rows: end -->\n", ["has <!-- rows: digits -->"]),
-            ("<!-- rows: tempo -->\n<!-- rows: end -->\n", ["'tempo'", "choose from", "speed"]),
-            (None, ["README.md", "put it back"]),
+            ("no block\n", ["'digits'", "<!-- rows: NAME -->"]),
+            ("<!-- rows: digits -->\n", ["<!-- rows: end -->"]),
+            ("<!-- rows: end -->\n<!-- rows: digits -->\n", ["has <!-- rows: end -->", "<!-- rows: NAME -->"]),
+            ("<!-- rows: digits -->\n<!-- rows: speed -->\n<!-- rows: end -->\n", ["has <!-- rows: speed -->"]),
+            ("<!-- rows: tempo -->\n<!-- rows: end -->\n", ["'tempo'", "choose one of", "speed"]),
+            ("<!-- rows: small -->\n<!-- rows: end -->\n", ["'small'", "results.yaml does not list"]),
+            (None, ["restore it"]),
         ],
     )
     def test_markers(self, text, words, place, capsys):
-        """Of the second page; the first one stays as it was too."""
-        path = place / "benchmarks/README.md"
+        """Of the second page; the first one is not changed either."""
+        path = place / "docs/PAGE.md"
         path.unlink()
         if text is not None:
             path.write_text(text)
-        before = contents(place)
-        refused(capsys, ["--readme"], "benchmarks/README.md", *words)
-        assert contents(place) == before
+        self.refused(capsys, place, "docs/PAGE.md", *words)
+
+    @pytest.mark.parametrize(
+        ("entries", "words"),
+        [
+            ({"mood": "calm"}, ["pages, blocks, pairs, commands"]),
+            ({"pages": {"README.md": ["smal"]}}, ["'smal'", "README.md", "did you mean 'small'?"]),
+            ({"blocks": INDEX["blocks"] | {"small": {"rows": "x"}}}, ["'small'", "runs, robustness, speed, ledger"]),
+            ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "speed": "y"}}}, ["'small'", "runs, speed"]),
+            ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "benchmark": "y"}}}, ["'small'", "benchmark"]),
+        ],
+    )
+    def test_a_wrong_index(self, entries, words, place, capsys):
+        self.change(place, **entries)
+        self.refused(capsys, place, "results.yaml", *words)
+
+    @pytest.mark.parametrize("content", [None, "- a\n", "a: [\n"])
+    def test_no_index(self, content, place, capsys):
+        (place / "results.yaml").unlink()
+        if content is not None:
+            (place / "results.yaml").write_text(content)
+        self.refused(capsys, place, "results.yaml")
 
     def test_markers_inside_a_line_are_text(self, place):
-        path = place / "benchmarks/README.md"
-        path.write_text("Between `<!-- rows: NAME -->` and its end.\n\n<!-- rows: speed -->\n<!-- rows: end -->\n")
-        assert report.main(["--readme"]) == 0
+        path = place / "README.md"
+        path.write_text("Between `<!-- rows: NAME -->` and its end.\n\n" + path.read_text(encoding="utf-8"))
+        assert self.run(place) == 0
         assert path.read_text(encoding="utf-8").startswith("Between `<!-- rows: NAME -->` and its end.\n")
+
+    def test_the_index_of_the_repository_is_complete(self):
+        """Every file of rows in git, but for reruns, fills a block, and its commands are known."""
+        index = read_index(REPOSITORY / "results.yaml")
+        used = {
+            path
+            for about in index.blocks.values()
+            for kind in ("runs", "robustness", "speed", "ledger")
+            for path in ([about[kind]] if isinstance(about.get(kind), str) else about.get(kind, ()))
+        }
+        assert all((REPOSITORY / path).exists() for path in used)
+        assert {path for path in used if path.endswith(".csv")} == set(index.commands)
+        assert {name for names in index.pages.values() for name in names} == set(index.blocks)

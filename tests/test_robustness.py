@@ -29,6 +29,8 @@ from gac_sj._utils.randomness import seeded
 from gac_sj.analysis.attacks import EPSILONS, OnPixels, fgsm, pgd, pixel_gradient
 from gac_sj.analysis.corruptions import CORRUPTIONS, SEVERITIES, corrupt, dropped_steps
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
+from gac_sj.results.robustness import ROBUSTNESS
+from gac_sj.results.store import read_rows
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.evaluation import evaluate
@@ -479,17 +481,21 @@ def played(monkeypatch):
     return calls
 
 
+def read_robustness(path):
+    return read_rows(path, ROBUSTNESS)
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 class TestCommand:
     def test_rows(self, finished, trained):
-        rows = robustness.read_robustness(finished[1] / "robustness.csv")
+        rows = read_robustness(finished[1] / "robustness.csv")
         tests = [("clean", "0"), *((name, severity) for name in robustness.STRENGTHS for severity in "15")]
         expected = [(encoder, *test) for encoder in ("direct", "poisson") for test in tests]
         assert [(row["encoder"], row["corruption"], row["severity"]) for row in rows] == expected
-        assert list(rows[0]) == [*robustness.KEY, *robustness.MEASURED]
+        assert list(rows[0]) == list(ROBUSTNESS.names)
         for row in rows:
             assert (row["images"], row["batch_size"], row["corruption_seed"]) == ("20", "100", "0")
             attacked = row["corruption"] in ("fgsm", "pgd")
@@ -506,7 +512,7 @@ class TestCommand:
     def test_rows_say_which_run_it_was(self, finished, trained):
         with open(trained / "results.csv", newline="") as file:
             runs = {row["encoder"]: row for row in csv.DictReader(file)}
-        for row in robustness.read_robustness(finished[1] / "robustness.csv"):
+        for row in read_robustness(finished[1] / "robustness.csv"):
             for name in ("dataset", "data", "model", "form", "model_options", "T", "epochs", "seed"):
                 assert row[name] == runs[row["encoder"]][name], name
 
@@ -524,7 +530,7 @@ class TestCommand:
         lines = finished[2].splitlines()
         assert len(lines) == 2 * 9
         assert lines[0].startswith(f"[1/2] {weights(trained, 'direct').parent}, clean: ")
-        rows = robustness.read_robustness(finished[1] / "robustness.csv")
+        rows = read_robustness(finished[1] / "robustness.csv")
         blur = [f"{float(row['accuracy']):.2f}" for row in rows if row["corruption"] == "blur"]
         (line,) = (line for line in lines if line.startswith("[2/2]") and ", blur: " in line)
         assert line.endswith(f", blur: {' '.join(blur[2:])} %")
@@ -545,10 +551,10 @@ class TestCommand:
         torch.rand(5)
         names = ["pgd", "dropped_steps", "gaussian_noise"]
         run(weights(trained, "poisson"), *QUICK, "--corruptions", *names, "--output", tmp_path)
-        varying = (*robustness.VOLATILE_COLUMNS, "commit")
+        varying = (*ROBUSTNESS.volatile, "commit")
 
         def lasting(folder):
-            rows = robustness.read_robustness(folder / "robustness.csv")
+            rows = read_robustness(folder / "robustness.csv")
             return {json.dumps({k: v for k, v in row.items() if k not in varying}) for row in rows}
 
         found = lasting(tmp_path)
@@ -568,7 +574,7 @@ class TestCommand:
         command = [weights(trained, "direct"), *QUICK, "--corruptions", "pgd", "--output", tmp_path]
         run(*command)
         path = tmp_path / "robustness.csv"
-        before = robustness.read_robustness(path)
+        before = read_robustness(path)
         if change == ["pgd_steps"]:
             monkeypatch.setattr(robustness, "PGD_STEPS", 20)
             run(*command)
@@ -576,7 +582,7 @@ class TestCommand:
         else:
             run(*command, *change)
             assert len(played) == 6 and played[3] != played[0]
-        after = robustness.read_robustness(path)
+        after = read_robustness(path)
         assert after[:3] == before and len(after) == len(played)
 
     def test_an_interruption_keeps_the_rows(self, trained, tmp_path, played, monkeypatch, capsys):
@@ -591,11 +597,11 @@ class TestCommand:
         monkeypatch.setattr(robustness, "measure", interrupted)
         run(*command, status=130)
         assert capsys.readouterr().err == "robustness.py: interrupted; the same command continues.\n"
-        first = robustness.read_robustness(tmp_path / "robustness.csv")
+        first = read_robustness(tmp_path / "robustness.csv")
         assert len(first) == 2
         monkeypatch.setattr(robustness, "measure", measure)
         run(*command)
-        assert len(played) == 3 and robustness.read_robustness(tmp_path / "robustness.csv")[:2] == first
+        assert len(played) == 3 and read_robustness(tmp_path / "robustness.csv")[:2] == first
 
     def test_sigterm_keeps_the_rows(self, trained, tmp_path):
         """A process like the users'."""
@@ -612,7 +618,7 @@ class TestCommand:
             child.terminate()
         assert child.wait() == -signal.SIGTERM
         assert "Traceback" not in (tmp_path / "err").read_text()
-        assert robustness.read_robustness(path)[0]["corruption"] == "clean"
+        assert read_robustness(path)[0]["corruption"] == "clean"
 
     def test_runs_that_are_not_finished_are_left_out(self, trained, tmp_path, played, capsys):
         folder = tmp_path / "runs" / "going"
@@ -641,7 +647,7 @@ class TestCommand:
         path = tmp_path / "last.safetensors"
         path.write_bytes(save(network.state_dict(), {"settings": json.dumps(settings.key())}))
         run(path, trained, "--data-dir", tmp_path, *QUICK, "--corruptions", "blur", "--output", tmp_path)
-        rows = robustness.read_robustness(tmp_path / "robustness.csv")
+        rows = read_robustness(tmp_path / "robustness.csv")
         assert [(row["dataset"], row["images"]) for row in rows[::3]] == [
             ("folder", "6"), ("digits", "20"), ("digits", "20"),
         ]  # fmt: skip

@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import re
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import pytest
@@ -10,13 +11,26 @@ import torch
 
 from gac_sj._utils import provenance as module
 from gac_sj._utils.provenance import commit, device_name, versions
-from gac_sj.results.store import Rows
+from gac_sj.results.columns import Schema, as_row, column, columns_of, parse
+from gac_sj.results.store import Rows, read_rows
 
-COLUMNS = ("name", "rate", "result")
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    name: str = column("name of the run")
+    rate: float = column("rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    result: str = column("result", volatile=True)
+
+
+SCHEMA = Schema("trials", columns_of(Key, key=True) + columns_of(Found))
 
 
 def open_rows(folder):
-    return Rows(folder / "results.csv", ("name", "rate"), COLUMNS)
+    return Rows(folder / "results.csv", SCHEMA)
 
 
 def names(folder):
@@ -41,12 +55,22 @@ def test_a_run_that_is_there_is_not_added_again(tmp_path):
     assert names(tmp_path) == ["a"] and second.find({"name": "a", "rate": 1})["result"] == "1"
 
 
-@pytest.mark.parametrize("text", ["name,result\na,1\n", "name,rate,result,mood\na,1,1,1\n", "", "notes\n"])
-def test_a_file_of_other_columns_stays_untouched(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name,result\na,1\n", ["lacks columns: rate"]),
+        ("name,rate,result,mood\na,1,1,1\n", ["unknown columns: mood"]),
+        ("name,speed,result\na,1,1\n", ["unknown columns: speed", "lacks columns: rate"]),
+        ("notes\n", ["unknown columns: notes", "lacks columns: name, rate, result"]),
+        ("", ["empty"]),
+    ],
+)
+def test_a_file_of_other_columns_stays_untouched(text, words, tmp_path):
     path = tmp_path / "results.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"{path} has columns of another version"):
+    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
         open_rows(tmp_path)
+    assert all(word in str(error.value) for word in (*words, "move it away")), error.value
     assert path.read_text() == text
 
 
@@ -59,19 +83,40 @@ def test_a_damaged_file_stays_untouched(text, tmp_path):
     assert path.read_bytes() == text
 
 
-def test_a_file_from_before_a_column_has_its_default(tmp_path):
-    """And columns in any order; both are put right when a row is added."""
-    (tmp_path / "results.csv").write_text("result,name\n1,a\n")
-    rows = Rows(tmp_path / "results.csv", ("name", "rate"), COLUMNS, {"rate": "5"})
-    assert rows.find({"name": "a", "rate": 5}) == {"name": "a", "rate": "5", "result": "1"}
-    rows.add({"name": "a", "rate": 6, "result": 2})
-    assert (tmp_path / "results.csv").read_text() == "name,rate,result\na,5,1\na,6,2\n"
+@dataclass(frozen=True, kw_only=True)
+class Later(Found):
+    steps: list[int] | None = column("added later", absent=None)
+    share: float = column("added later", absent=0.5)
+    word: str = column("added later", absent="none")
+
+
+LATER = Schema("trials", columns_of(Key, key=True) + columns_of(Later))
+
+
+def test_a_column_that_was_added_later_has_its_declared_value(tmp_path):
+    """In any order of columns; order and values are put right when a row is added."""
+    path = tmp_path / "results.csv"
+    path.write_text("result,rate,name\n1,5,a\n")
+    (row,) = read_rows(path, LATER)
+    assert list(row) == list(LATER.names) and LATER.volatile == ("result",)
+    assert parse(row, LATER.columns) == {
+        "name": "a", "rate": 5.0, "result": "1", "steps": None, "share": 0.5, "word": "none",
+    }  # fmt: skip
+    rows = Rows(path, LATER)
+    rows.add({"name": "b", "rate": 6} | as_row(Later(result="2", steps=[1, 2], share=0.25, word="x")))
+    assert path.read_text() == 'name,rate,result,steps,share,word\na,5,1,,0.5,none\nb,6,2,"[1, 2]",0.25,x\n'
+    assert parse(read_rows(path, LATER)[1], LATER.columns)["steps"] == [1, 2]
+
+
+def test_a_producer_fills_every_column():
+    with pytest.raises(TypeError, match="share"):
+        Later(result="2", steps=None, word="x")
 
 
 def test_a_file_that_is_damaged_meanwhile_stays_untouched(tmp_path):
     rows = open_rows(tmp_path)
     (tmp_path / "results.csv").write_text("mine")
-    with pytest.raises(ValueError, match="another version"):
+    with pytest.raises(ValueError, match="unknown columns: mine"):
         rows.add({"name": "a", "rate": 1, "result": 1})
     assert (tmp_path / "results.csv").read_text() == "mine"
 

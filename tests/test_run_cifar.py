@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import report
 import run_cifar
 import torch
 from encoders import AVAILABLE
@@ -27,8 +26,9 @@ from safetensors.torch import load_file
 from gac_sj.analysis import measure_dynamics, measure_energy
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.data import DATASETS, DataSet, ResidentTrainingLoader
-from gac_sj.encoders import DEFAULT_FORM, FORMS, encoder_info, list_encoders
-from gac_sj.results.schema import ANALYSED, KEY, MEASURED, VOLATILE_COLUMNS, as_text
+from gac_sj.encoders import DEFAULT_FORM, FORMS, encoder_info, encoder_label, list_encoders
+from gac_sj.results import report
+from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, RUNS, VOLATILE_COLUMNS
 from gac_sj.training import analysis, build, engine
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext
@@ -40,7 +40,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 DIGITS = ["--dataset", "digits", "--train-limit", "130", "--epochs", "2", "-T", "2", "--device", "cpu"]
 ENCODERS_IN_COMPARISON = [name for name in list_encoders() if encoder_info(name).in_comparison]
-OLD_FORMS = REPOSITORY / "experiments" / "encoder_forms" / "results.csv"
 COMMAND = [sys.executable, str(REPOSITORY / "benchmarks" / "run_cifar.py")]
 # SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
@@ -115,7 +114,7 @@ def no_training(monkeypatch):
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    monkeypatch.setattr(report, "plots", lambda rows: iter(()))
+    monkeypatch.setattr(report, "figures_of_runs", lambda runs: iter(()))
 
 
 @pytest.fixture
@@ -127,7 +126,8 @@ def trained(monkeypatch, no_plots):
         calls.append((run, data, folder))
         accuracy = 50.0 + len(calls)
         played = {"accuracy_best": accuracy, "accuracy_last": accuracy, "accuracy_by_epoch": f'{{"1": {accuracy}}}'}
-        return run_key(run, data) | dict.fromkeys(MEASURED, "1") | dict.fromkeys(ANALYSED, "") | played
+        played |= {"accuracy_by_steps": "[1.0]", "firing_rates": "{}"}
+        return run_key(run, data) | dict.fromkeys(MEASURED_COLUMNS, "1") | NOT_ANALYSED | played
 
     monkeypatch.setattr(run_cifar, "train", train)
     return calls
@@ -163,7 +163,7 @@ class TestResults:
         assert [(row["encoder"], row["seed"]) for row in rows] == [
             (name, seed) for seed in "01" for name in ENCODERS_IN_COMPARISON
         ]
-        assert tuple(rows[0]) == KEY + MEASURED + ANALYSED
+        assert tuple(rows[0]) == RUNS.names
         for row in rows:
             assert all(row.values()), row
 
@@ -317,14 +317,14 @@ class TestAnalysis:
     def test_rows_from_before_the_analysis_get_it_and_nothing_is_trained(self, finished, no_training, tmp_path):
         shutil.copytree(finished[1], tmp_path / "out")
         with open(tmp_path / "out" / "results.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, KEY + MEASURED, extrasaction="ignore")
+            writer = csv.DictWriter(file, KEY_COLUMNS + MEASURED_COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(table(finished[1]))
         assert run_cifar.main([*finished[0], "--output", str(tmp_path / "out")]) == 0
         assert lasting(tmp_path / "out") == lasting(finished[1])
 
     def test_without_the_weights_a_row_stays_as_it_is(self, finished, no_training, tmp_path):
-        rows = [row | dict.fromkeys(ANALYSED, "") for row in table(finished[1])]
+        rows = [row | NOT_ANALYSED for row in table(finished[1])]
         with open(tmp_path / "results.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
@@ -379,7 +379,8 @@ class TestEncoderNames:
             "gac:kernel_size=3",
             "direct_matched:depth=1",
         ):
-            assert report.label(as_text(settings(name).key())) == name
+            run = settings(name)
+            assert encoder_label(run.encoder, run.form, run.model_options) == name
 
 
 class TestContinue:
@@ -789,12 +790,7 @@ class TestBadInput:
 
     def test_results_of_another_version(self, output, capsys):
         (output / "results.csv").write_text("encoder,accuracy\ngac,99\n")
-        self.refused(output, capsys, [], [str(output / "results.csv"), "another version"])
-
-    def test_results_of_the_forms(self, output, capsys):
-        """The checked-in ones, whose columns are older."""
-        shutil.copy(FORMS, output / "results.csv")
-        self.refused(output, capsys, [], [str(output / "results.csv"), "another version"])
+        self.refused(output, capsys, [], [str(output / "results.csv"), "unknown columns: accuracy"])
 
     @pytest.mark.parametrize(
         "damage",

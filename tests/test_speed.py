@@ -19,7 +19,7 @@ from torch import nn
 from gac_sj import GatedAttentionCoding
 from gac_sj.nn.neuron import lif_preset
 from gac_sj.ops.lif import reference
-from gac_sj.results.files import read_folder
+from gac_sj.results import load
 from gac_sj.results.speed import speed_sentences, speed_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -92,9 +92,9 @@ class TestCommands:
             monkeypatch.setattr(module, "QUICK", module.QUICK | {"T": 1, "size": 8, "batch": 2, "elements": 999})
         path = tmp_path / "speed.csv"
         run("--quick", "--repeats", 1, "--output", path)
-        found = read_folder(path).speed
-        assert list(dict.fromkeys(row["benchmark"] for row in found)) == list(speed.ALL)
-        assert {row["T"] for row in found} == {"1"}
+        found = load(path).speed
+        assert list(dict.fromkeys(each.settings["benchmark"] for each in found)) == list(speed.ALL)
+        assert {each.settings["T"] for each in found} == {1}
         encoder, neuron, of_network, memory = speed_sentences(found)
         assert "batch 2, 8x8 pixels, float32, 1 timings" in encoder and "as fast as `naive`" in encoder
         assert "999 elements" in neuron and "% of a copy's bytes" in neuron and "as fast as `spikingjelly`" in neuron
@@ -209,7 +209,7 @@ class TestRefusals:
         path = tmp_path / "speed.csv"
         path.write_text("benchmark,mood\nencoder,calm\n")
         run(*SMALL["lif"], "--output", path, code=2)
-        assert "columns of another version" in capsys.readouterr().err
+        assert "unknown columns: mood" in capsys.readouterr().err
         assert path.read_text() == "benchmark,mood\nencoder,calm\n"
 
     def test_an_interrupt(self, monkeypatch):

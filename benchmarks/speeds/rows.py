@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
-from gac_sj.results.store import Rows
+from gac_sj.results.speed import SPEED
 from speeds.measuring import Comparison, measure
 
-__all__ = ["KEY", "open_rows", "report"]
-
-KEY = ("benchmark", "variant", "mode", "model", "dtype", "T", "batch", "size", "channels", "repeats", "date")
-#: Bytes, bytes per second and floating-point operations per second; "" where not measured. ops_path: what ran the
-#: neurons. The rates of a copy and of a matrix product are those of the same run.
-MEASURED = (
-    *("ops_path", "median_ms", "low_ms", "high_ms", "speedup"),
-    *("bytes_per_s", "copy_bytes_per_s", "flop_per_s", "product_flop_per_s", "saved_bytes", "peak_memory"),
-    *("commit", "versions", "device"),
-)
-#: Rows of older versions lack some.
-OLDER = dict.fromkeys((*KEY, *MEASURED), "")
-
-
-def open_rows(path: Path) -> Rows:
-    """The file that rows are added to.
-
-    Raises:
-        ValueError, OSError: see :class:`Rows`.
-    """
-    return Rows(path, KEY, KEY + MEASURED, OLDER)
+__all__ = ["report"]
 
 
 def report(comparison: Comparison, shared: dict[str, object], device: torch.device) -> Iterator[dict[str, str]]:
@@ -46,7 +25,7 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         median = medians[variant]
         measured = {"median_ms": median, "low_ms": low, "high_ms": high}
         measured["speedup"] = medians[comparison.baseline] / median
-        row = dict.fromkeys(KEY + MEASURED, "") | shared | dict(comparison.shared) | rates
+        row = dict.fromkeys(SPEED.names, "") | shared | dict(comparison.shared) | rates
         row |= {"mode": comparison.mode, "variant": variant, **comparison.of_variant.get(variant, {})}
         if comparison.traffic:
             row["bytes_per_s"] = comparison.traffic / median * 1000

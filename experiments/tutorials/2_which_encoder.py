@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from gac_sj.results.schema import read_results
+from gac_sj.results import load
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="an image folder (default: digits)")
@@ -60,9 +60,9 @@ for other in encoders[1:]:
 # %%
 print("\nEnergy of one image, mean over seeds:")
 for encoder in encoders:
-    rows = [row for row in read_results(results) if row["encoder"] == encoder]
-    paper, complete = (mean(float(row[f"energy_{way}_pj"]) for row in rows) / 1e3 for way in ("paper", "complete"))
-    print(f"{encoder:10}  paper {paper:7.1f} nJ   complete {complete:7.1f} nJ   ({len(rows)} seeds)")
+    runs = [run for run in load(results).runs if run.label == encoder]
+    paper, complete = (mean(run.value(f"energy_{way}_pj") for run in runs) / 1e3 for way in ("paper", "complete"))
+    print(f"{encoder:10}  paper {paper:7.1f} nJ   complete {complete:7.1f} nJ   ({len(runs)} seeds)")
 
 # %% [markdown]
 # How to read it. Where an interval includes 0, take the encoder with less energy, or train more seeds; where it lies

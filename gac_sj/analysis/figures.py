@@ -1,62 +1,31 @@
-"""Figures of encoders, networks and results, from arrays and from stored rows.
-
-Drawn for print: 16 cm wide, letters of 8 points, colours that colour-blind readers tell apart (Okabe and Ito's; viridis
-for maps), another marker and line for every encoder. matplotlib's global state is neither read nor changed.
-
-Rows are those of :func:`gac_sj.training.read_results`, as ``{name of the encoder: its rows, one per seed}``.
-"""
+"""Figures of encoders and networks, from arrays."""
 
 from __future__ import annotations
 
-import io
-import json
-import re
-import statistics
 from collections.abc import Mapping, Sequence
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from gac_sj._utils.files import write_atomically
-from gac_sj.encoders import list_encoders
+from gac_sj._utils.plotting import COLOURS, MARKERS, WIDTH, print_style, save
 
-__all__ = [
-    "accuracy_against_T", "accuracy_against_energy", "encoder_outputs", "firing_rates_by_step", "gates", "grad_cam",
-    "learning_curves", "looks", "save",
-]  # fmt: skip
+__all__ = ["encoder_outputs", "firing_rates_by_step", "gates", "grad_cam", "save"]
 
-Groups = Mapping[str, Sequence[Mapping[str, str]]]
-
-#: Inches: the text of an A4 page.
-WIDTH = 6.3
-#: Okabe and Ito 2008 without yellow, which white paper swallows; neighbours differ in lightness too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#D55E00")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))
-GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
-ACCURACY = "test accuracy after the last epoch (%)"
-BAND = "line: mean over seeds; band: smallest to largest"
-
-_sizes = dict.fromkeys(("font.size", "axes.titlesize", "figure.titlesize", "legend.title_fontsize"), 8)
-_lines = {"lines.linewidth": 1.2, "lines.markersize": 4.5, "grid.color": "0.9", "axes.axisbelow": True}
-_frames = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "legend.frameon": False}
-_print = style.context(["default", _sizes | _lines | _frames | {"svg.hashsalt": "gac_sj"}])
+_GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 
 
-@_print
+@print_style
 def encoder_outputs(image: ArrayLike, outputs: Mapping[str, ArrayLike]) -> Figure:
-    """What encoders put out for one image at every step: the mean over channels and one channel, two rows an encoder.
+    """The output of encoders for one image at every step: the mean over channels and one channel, in two rows each.
 
     The channel is the one with the largest variance in the last encoder's output. The steps of a row share one scale;
-    rows do not, as currents and gated spikes have no common one.
+    rows do not, because currents and gated spikes have no common one.
 
     Args:
         image: ``[H, W]`` or ``[H, W, 3]``, 0 to 1.
@@ -67,8 +36,8 @@ def encoder_outputs(image: ArrayLike, outputs: Mapping[str, ArrayLike]) -> Figur
     channel, steps = int(last.var((0, 2, 3)).argmax()), _steps(len(last))
     side = min(1.0, 4.0 / len(steps))
     figure = Figure((WIDTH, 0.2 + len(arrays) * (0.5 + 2 * side)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 5))
-    _show(left.subplots(), image, "image", **GREY)
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 5))[0]
+    _show(left.subplots(), image, "image", **_GREY)
     parts = right.subfigures(len(arrays), 1, squeeze=False)[:, 0]
     for part, (name, array) in zip(parts, arrays.items()):
         part.suptitle(name, weight="bold")
@@ -80,24 +49,24 @@ def encoder_outputs(image: ArrayLike, outputs: Mapping[str, ArrayLike]) -> Figur
     return figure
 
 
-@_print
+@print_style
 def gates(image: ArrayLike, gate: ArrayLike, temporal: ArrayLike | None, spatial: ArrayLike | None) -> Figure:
-    """The two attentions of Gated Attention Coding for one image, and the gate that they make at every step.
+    """The two attentions of a gate for one image, and the gate that they make at every step.
 
     Args:
         image: ``[H, W]`` or ``[H, W, 3]``, 0 to 1.
         gate: ``[T, C, h, w]``, in (0, gain); shown as its mean over channels.
-        temporal: ``[T]``, temporal attention; None where the gate has none.
+        temporal: ``[T]``, temporal attention; None if the gate has none.
         spatial: ``[C, h, w]`` or ``[T, C, h, w]``, spatial-channel attention, shown as its mean over channels (and
-            steps); None where the gate has none.
+            steps); None if the gate has none.
     """
     gate = np.asarray(gate)
     steps = _steps(len(gate))
     side = min(1.3, 5.1 / len(steps))
     figure = Figure((WIDTH, 2.4 + side), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.8, 0.6 + side))
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.8, 0.6 + side))[:, 0]
     picture, map_, line = top.subplots(1, 3, width_ratios=(1, 1.3, 1.7))
-    _show(picture, image, "image", **GREY)
+    _show(picture, image, "image", **_GREY)
     if spatial is None:
         map_.remove()
     else:
@@ -114,9 +83,9 @@ def gates(image: ArrayLike, gate: ArrayLike, temporal: ArrayLike | None, spatial
     return figure
 
 
-@_print
+@print_style
 def grad_cam(image: ArrayLike, over_time: ArrayLike, by_step: ArrayLike) -> Figure:
-    """Maps of :func:`gac_sj.analysis.grad_cam.grad_cam` for one image, on one scale; below they lie over the image.
+    """Maps of :func:`gac_sj.analysis.grad_cam.grad_cam` for one image, on one scale: alone, and over the image.
 
     Args:
         image: ``[H, W]`` or ``[H, W, 3]``, 0 to 1.
@@ -130,34 +99,36 @@ def grad_cam(image: ArrayLike, over_time: ArrayLike, by_step: ArrayLike) -> Figu
     shown = {0: "all steps"} | {step + 1: title for step, title in _steps(len(maps) - 1).items()}
     side = min(1.1, 5.4 / (len(shown) + 1))
     figure = Figure((WIDTH, 0.5 + 2 * side), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(side, 5.7 - side))
-    _show(left.subplots(), image, "image", **GREY)
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(side, 5.7 - side))[0]
+    _show(left.subplots(), image, "image", **_GREY)
     above, below = right.subplots(2, len(shown))
     extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
     for axes, at in zip(below, shown):
-        _show(axes, 0.5 + 0.5 * grey, "", **GREY)
+        _show(axes, 0.5 + 0.5 * grey, "", **_GREY)
         axes.imshow(maps[at], vmin=maps.min(), vmax=1, alpha=0.6, extent=extent, interpolation="bilinear")
     _maps(above, maps, shown, below, "share of the largest")
     return figure
 
 
-@_print
-def firing_rates_by_step(groups: Groups) -> Figure:
-    """Firing rate of every layer at every step, mean over seeds: a panel for each encoder, one scale for all."""
-    panels: dict[str, dict[str, np.ndarray]] = {}
-    for name, rows in groups.items():
-        rates = [json.loads(row["firing_rates_by_step"]) for row in rows]
-        panels[name] = {layer: np.mean([seed[layer] for seed in rates], 0) for layer in rates[0]}
-    # the longest list first, so that the encoder's neuron stays in front where only some encoders have one
-    layers = list(dict.fromkeys(layer for rates in sorted(panels.values(), key=len, reverse=True) for layer in rates))
-    largest = max(rate.max() for rates in panels.values() for rate in rates.values()) or 1.0
+@print_style
+def firing_rates_by_step(rates: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
+    """Firing rate of every layer at every step: a panel for each encoder, one scale for all.
+
+    Args:
+        rates: name of the encoder -> layer -> ``[T]``, as :func:`gac_sj.analysis.firing_rates` measures them.
+    """
+    panels = {name: {layer: np.asarray(rate) for layer, rate in by_layer.items()} for name, by_layer in rates.items()}
+    # the longest list first, so that the encoder's neuron stays in front if only some encoders have one
+    longest_first = sorted(panels.values(), key=len, reverse=True)
+    layers = list(dict.fromkeys(layer for by_layer in longest_first for layer in by_layer))
+    largest = max(rate.max() for by_layer in panels.values() for rate in by_layer.values()) or 1.0
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure((WIDTH, rows * (0.6 + max(0.9, 0.2 * len(layers)))), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-    for place, (name, rates) in zip(axes, panels.items()):
-        T = max(map(len, rates.values()))
-        table = np.array([rates.get(layer, np.full(T, np.nan)) for layer in layers])
+    for place, (name, by_layer) in zip(axes, panels.items()):
+        T = max(map(len, by_layer.values()))
+        table = np.array([by_layer.get(layer, np.full(T, np.nan)) for layer in layers])
         shown = place.imshow(table, vmin=0, vmax=largest, aspect="auto")
         place.set(title=name, xlabel="time step", facecolor="0.9")
         place.set(xticks=range(T), xticklabels=range(1, T + 1), yticks=range(len(layers)), yticklabels=layers)
@@ -174,104 +145,7 @@ def firing_rates_by_step(groups: Groups) -> Figure:
     return figure
 
 
-@_print
-def accuracy_against_energy(groups: Groups) -> Figure:
-    """Accuracy against energy per image in both ways of :mod:`gac_sj.analysis.energy`: means and seeds."""
-    conventions = {"as the paper counts": "energy_paper_pj", "complete: all that ran": "energy_complete_pj"}
-    largest = max(float(row[column]) for rows in groups.values() for row in rows for column in conventions.values())
-    factor, unit = next(((f, u) for f, u in ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")) if largest >= f), (1.0, "pJ"))
-    figure = Figure((WIDTH, 3.0), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    look_of = looks(groups)
-    for axes, (title, column) in zip(panels, conventions.items()):
-        for name, rows in groups.items():
-            x, y = ([float(row[part]) for row in rows] for part in (column, "accuracy_last"))
-            x = [value / factor for value in x]
-            look = look_of[name] | {"linestyle": ""}
-            axes.plot(statistics.mean(x), statistics.mean(y), **look, markersize=7)
-            axes.plot(x, y, **look | {"label": None}, fillstyle="none", zorder=3)
-        axes.set(title=title, xlabel=f"energy per image ({unit})")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    panels[0].set_ylabel(ACCURACY)
-    _legend(figure, panels[0], "filled: mean over seeds; open: every seed")
-    return figure
-
-
-@_print
-def accuracy_against_T(groups: Groups) -> Figure:
-    """Accuracy against the number of time steps that a network is trained and tested with; the rows differ in ``T``."""
-    figure = Figure((WIDTH, 3.2), layout="constrained")
-    axes = figure.subplots()
-    look_of = looks(groups)
-    for name, rows in groups.items():
-        by_T: dict[int, list[float]] = {}
-        for row in sorted(rows, key=lambda row: int(row["T"])):
-            by_T.setdefault(int(row["T"]), []).append(float(row["accuracy_last"]))
-        _mean_and_range(axes, by_T, **look_of[name] | {"label": name})
-    axes.set_xticks(sorted({int(row["T"]) for rows in groups.values() for row in rows}))
-    axes.set(xlabel="time steps T", ylabel=ACCURACY)
-    _legend(figure, axes, BAND)
-    return figure
-
-
-@_print
-def learning_curves(groups: Groups) -> Figure:
-    """Test accuracy after every epoch at which all seeds were tested: the mean, and a band from smallest to largest."""
-    figure = Figure((WIDTH, 3.4), layout="constrained")
-    axes = figure.subplots()
-    look_of = looks(groups)
-    for name, rows in groups.items():
-        curves = [json.loads(row["accuracy_by_epoch"]) for row in rows]
-        epochs = sorted(set.intersection(*map(set, curves)), key=int)
-        by_epoch = {int(epoch): [curve[epoch] for curve in curves] for epoch in epochs}
-        _mean_and_range(axes, by_epoch, **look_of[name])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel="test accuracy (%)")
-    _legend(figure, axes, BAND)
-    return figure
-
-
-@_print
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write ``path``.png (200 dots per inch) and ``path``.svg; the same input gives the same bytes.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    contents = {}
-    for kind, metadata in (("png", None), ("svg", {"Date": None})):
-        figure.savefig(buffer := io.BytesIO(), format=kind, dpi=200, metadata=metadata)
-        contents[kind] = buffer.getvalue()
-    # clip paths have hashes of coordinates as names, and the layout's solver does not repeat their last digits
-    names = {name: b"p%d" % at for at, name in enumerate(re.findall(rb'<clipPath id="(p\w+)"', contents["svg"]))}
-    contents["svg"] = re.sub(rb"p[0-9a-f]{10}\b", lambda found: names.get(found[0], found[0]), contents["svg"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for kind, content in contents.items():
-        write_atomically(path.with_name(f"{path.name}.{kind}"), content)
-    return [path.with_name(f"{path.name}.{kind}") for kind in contents]
-
-
-def looks(groups: Groups) -> dict[str, dict[str, Any]]:
-    """Colour, marker and line of every encoder, its own as long as nobody before it has them, and its label."""
-    known = {name: place for place, name in enumerate(list_encoders())}
-    found, taken = {}, set()
-    for name in sorted(groups, key=lambda name: known.get(name, len(known))):
-        place = next(place for place in count(known.get(name, 0) % len(COLOURS)) if place not in taken)
-        taken.add(place)
-        turn, colour = divmod(place, len(COLOURS))
-        other = (colour + turn) % len(MARKERS)  # the eighth has the first one's colour and another marker
-        look = {"color": COLOURS[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
-        found[name] = look | {"label": f"{name} (n = {len(groups[name])})"}
-    return found
-
-
-def _mean_and_range(axes: Axes, values: Mapping[int, Sequence[float]], **look: Any) -> None:
-    x, y = list(values), list(values.values())
-    axes.plot(x, [statistics.mean(v) for v in y], markevery=-(-len(x) // 20), **look)
-    axes.fill_between(x, [min(v) for v in y], [max(v) for v in y], color=look["color"], alpha=0.2, linewidth=0)
-
-
-def _show(axes: Axes, values: ArrayLike, title: str, **how: Any) -> Any:
+def _show(axes: Axes, values: ArrayLike, title: str, **how: Any) -> AxesImage:
     axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set_visible(False)
     return axes.imshow(np.asarray(values), **how)
@@ -288,10 +162,3 @@ def _maps(axes: Sequence[Axes], maps: np.ndarray, shown: Mapping[int, str], more
 def _steps(T: int) -> dict[int, str]:
     """The steps that are shown, eight of them where there are more, and their titles."""
     return {int(step): f"step {int(step) + 1}" for step in np.linspace(0, T - 1, min(T, 8)).round()}
-
-
-def _legend(figure: Figure, axes: Axes, title: str) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = max(1, int(WIDTH / (0.7 + 0.06 * max(map(len, labels)))))
-    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns, handlelength=3.5)
-    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: tables that sort, plots inside, no network."""
+"""One self-contained HTML page: tables that sort, with plots inside; it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -73,7 +73,14 @@ for (const table of document.querySelectorAll("table")) {
 
 @dataclass(frozen=True)
 class Section:
-    """What belongs to one set of rows: tables, plots by caption, and details by name."""
+    """A section of the page, about one set of rows.
+
+    Args:
+        title: heading.
+        tables: its tables.
+        plots: figures by caption.
+        details: texts by name, which are folded away.
+    """
 
     title: str
     tables: Iterable[Table]
@@ -82,14 +89,20 @@ class Section:
 
 
 def page(title: str, intro: Mapping[str, str], sections: Iterable[Section]) -> str:
-    """The whole page; ``intro`` says what the columns mean."""
+    """The whole page.
+
+    Args:
+        title: of the page.
+        intro: what the columns mean, by heading.
+        sections: in order.
+    """
     body = "\n".join(map(_section, sections))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
-        f"<p>A click on a heading sorts by it, a second one the other way round.</p>\n"
-        f"{_details('What the columns say', intro)}\n{body}\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"<p>Click a heading to sort by it; click again to reverse the order.</p>\n"
+        f"{_details('What the columns mean', intro)}\n{body}\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
@@ -119,7 +132,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _figure(caption: str, figure: Figure) -> str:
-    """The plot as SVG inside the page; its names get a prefix, since other plots have the same ones."""
+    """The plot as SVG inside the page; its identifiers get a prefix, since other plots have the same ones."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gac_sj"}):
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

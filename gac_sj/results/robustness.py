@@ -1,131 +1,229 @@
-"""Tables and plot of accuracies on corrupted images and under attack, rows of benchmarks/robustness.py."""
+"""Accuracies on corrupted images and under attack: their rows, which benchmarks/robustness.py writes, and tables."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from gac_sj._utils.errors import UsageError
+from gac_sj.results.columns import Schema, column, columns_of, parse
+from gac_sj.results.run import Record, group
+from gac_sj.results.store import Rows
+from gac_sj.results.table import Mean, Table, Words, tabulate, values
 
-from gac_sj.analysis import figures
-from gac_sj.results.table import Row, Table, Text, column, number, tabulate, values
-from gac_sj.results.tables import by_encoder, label
+__all__ = [
+    "CLEAN", "ROBUSTNESS", "RUN_COLUMNS", "RobustnessKey", "RobustnessMeasured", "RobustnessTest", "robustness_groups",
+    "robustness_rows", "robustness_sets", "robustness_tables", "severities",
+]  # fmt: skip
 
-__all__ = ["CLEAN", "robustness_plot", "robustness_sets", "robustness_tables"]
-
-#: The "corruption" that is none.
+#: The "corruption" of images that are not corrupted.
 CLEAN = "clean"
-#: What the rows of one table have in common; "settings" stands for all others of the run.
-SHARED = ("dataset", "model", "T", "epochs", "settings", "data", "images", "batch_size", "corruption_seed")
-RUN = ("encoder", "form", "model_options", "model", "seed")
+#: Columns that the row of the run has too.
+RUN_COLUMNS = ("dataset", "model", "encoder", "form", "model_options", "T", "epochs", "seed")
 
 
-def robustness_sets(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """The rows that may stand in one table, by the settings in which the sets differ.
+@dataclass(frozen=True, kw_only=True)
+class RobustnessKey:
+    """What a row is found by: the weights and their run, then the test."""
+
+    weights: str = column("fingerprint of the weights")
+    settings: str = column("stands for all settings of the run but encoder, form, model_options and seed")
+    data: str = column("fingerprint of the run's images")
+    dataset: str = column("of the run")
+    model: str = column("of the run")
+    encoder: str = column("of the run")
+    form: str | None = column("of the run's encoder")
+    model_options: dict[str, Any] = column("of the run")
+    T: int = column("of the run")
+    epochs: int = column("of the run")
+    seed: int = column("of the run")
+    corruption: str = column("corruption or attack; clean: neither")
+    severity: int = column("1 to 5; 0 for clean images")
+    images: int = column("number of test images")
+    batch_size: int = column("images at a time, which decides what random encoders draw")
+    corruption_seed: int = column("of corruptions, attacks and random encoders")
+    pgd_steps: int | None = column("steps of the attack pgd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessMeasured:
+    """What a test measures."""
+
+    strength: float = column("what gac_sj.analysis says it is for each corruption; epsilon for attacks")
+    gradient: str = column('"surrogate" or "straight-through" under attack, else empty')
+    accuracy: float = column("percentage of the images")
+    seconds: float = column("time of the test", volatile=True)
+    commit: str = column("of the code; -dirty is appended if files differ from it")
+    versions: str = column("Python and the packages that matter")
+    device: str = column("product name; of a CPU also the number of threads")
+    date: str = column("of the test, UTC", volatile=True)
+
+
+_KEY = columns_of(RobustnessKey, key=True)
+_MEASURED = columns_of(RobustnessMeasured)
+#: The columns of robustness.csv.
+ROBUSTNESS = Schema("robustness", _KEY + _MEASURED)
+#: What the tests of one encoder differ in.
+_TESTS = ("seed", "weights", "corruption", "severity", "pgd_steps")
+
+
+@dataclass(frozen=True)
+class RobustnessTest(Record):
+    """The accuracy of one network on images of one corruption and severity: a row of robustness.csv.
+
+    Args:
+        settings: values of the columns of :class:`RobustnessKey`, by name.
+        path: see :class:`gac_sj.results.run.Record`.
+        measured: what the test measured.
+    """
+
+    measured: RobustnessMeasured
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str], path: Path | None = None) -> RobustnessTest:
+        """Parse a row.
+
+        Args:
+            row: all cells by column.
+            path: the file that it comes from.
+
+        Raises:
+            UsageError: a cell has a value of another type; the message names file and column.
+        """
+        return cls(parse(row, _KEY, path), path, RobustnessMeasured(**parse(row, _MEASURED, path)))
+
+    @property
+    def corruption(self) -> str:
+        """The corruption or attack, or :data:`CLEAN`."""
+        return self.settings["corruption"]
+
+    @property
+    def severity(self) -> int:
+        """1 to 5; 0 for clean images."""
+        return self.settings["severity"]
+
+
+def robustness_rows(path: Path) -> Rows:
+    """The rows of a file of tests, to look up and to add to.
+
+    Args:
+        path: the CSV file; it and its folder are made when needed.
 
     Raises:
-        ValueError: two accuracies of one encoder, seed, corruption and severity in a set.
+        UsageError: see :class:`gac_sj.results.store.Rows`.
+        OSError: the file cannot be read or its folder cannot be written.
     """
-    sets: dict[tuple[str, ...], dict[tuple[str, ...], Row]] = {}
-    for row in rows:
-        runs = sets.setdefault(tuple(row.get(name, "") for name in SHARED), {})
-        test = tuple(row.get(name, "") for name in (*RUN, "corruption", "severity"))
-        other = runs.setdefault(test, row)
-        if (other["accuracy"], other.get("weights")) != (row["accuracy"], row.get("weights")):
-            places = " and ".join(values([other, row], "path")) or "The rows"
-            raise ValueError(
-                f"{places} have two accuracies of {label(row)}, seed {row['seed']}, {row['corruption']} "
-                f"{row['severity']}; keep one."
-            )
-    differing = [name for place, name in enumerate(SHARED) if len({shared[place] for shared in sets}) > 1]
-    return {
-        ", ".join(f"{name}={value}" for name, value in zip(SHARED, shared) if name in differing): list(runs.values())
-        for shared, runs in sets.items()
-    }
+    return Rows(path, ROBUSTNESS)
 
 
-def robustness_tables(rows: list[Row]) -> list[Table]:
-    """Accuracy by corruption, and by attack where there is one: the mean over severities of a run, then over seeds.
+def robustness_sets(tests: Iterable[RobustnessTest]) -> dict[str, list[RobustnessTest]]:
+    """The tests that can share a table, by the settings in which the sets differ; copies count once.
 
-    An attack follows the gradient of the neurons' surrogates, and behind some encoders one that is put in its place.
+    Args:
+        tests: of any runs.
+
+    Raises:
+        UsageError: two accuracies of one encoder, seed, corruption and severity in a set.
     """
-    attacks = {row["corruption"] for row in rows if row.get("gradient")}
-    severities, note = _severities(rows), _note(rows)
-    groups = by_encoder(_runs(rows, severities))
-    columns = {name: column(name.replace("_", " "), name) for name in severities}
-    calm = [each for name, each in columns.items() if name not in attacks]
-    attacked = [each for name, each in columns.items() if name in attacks or name == CLEAN]
-    tables = [tabulate("Accuracy on corrupted images (%)", groups, calm, note)]
-    if attacks:
-        columns = [*attacked, Text("gradient", "gradient")]
-        tables.append(tabulate("Accuracy under attack (%)", groups, columns, note))
-    return tables
+    return {title: _without_copies(found) for title, found in group(tests, over=("encoder", *_TESTS)).items()}
 
 
-def _note(rows: list[Row]) -> str:
-    """One line: severities, seeds, data, network, commit and device."""
-    dataset, model, T, epochs = (", ".join(values(rows, name)) for name in ("dataset", "model", "T", "epochs"))
-    seeds = ", ".join(sorted(values(rows, "seed"), key=int))
-    levels = sorted({int(level) for name, found in _severities(rows).items() if name != CLEAN for level in found})
-    images = " or ".join(values(rows, "images")) or "an unknown number of"
-    over = f"Mean over the severities {', '.join(map(str, levels))}, then mean" if levels else "Mean"
-    return (
-        f"{over} ± standard deviation over the seeds {seeds}: {dataset}, {images} test images, {model}, T = {T}, "
-        f"epochs: {epochs}; commit {', '.join(values(rows, 'commit'))}; {'; '.join(values(rows, 'device'))}."
-    )
+def robustness_groups(tests: Iterable[RobustnessTest]) -> dict[str, list[RobustnessTest]]:
+    """The tests of one set by the label of their encoder.
+
+    Args:
+        tests: one set of :func:`robustness_sets`.
+    """
+    return group(tests, over=_TESTS)
 
 
-@matplotlib.rc_context({"font.size": 8, "axes.titlesize": 8})
-def robustness_plot(rows: list[Row]) -> Figure:
-    """Accuracy against severity: a panel for each corruption, the mean over seeds of each encoder."""
-    groups = by_encoder(rows)
-    looks = {name: look | {"label": name, "markersize": 3.5} for name, look in figures.looks(groups).items()}
-    names = [name for name in _severities(rows) if name != CLEAN]
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    figure = Figure((figures.WIDTH, 1.0 + 1.5 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axes, name in zip(panels, names):
-        for encoder, found in groups.items():
-            by_severity: dict[int, list[float]] = {}
-            for row in found:
-                if row["corruption"] in (CLEAN, name):
-                    by_severity.setdefault(int(row["severity"]), []).append(number(row, "accuracy"))
-            means = {severity: statistics.mean(by_severity[severity]) for severity in sorted(by_severity)}
-            axes.plot(list(means), list(means.values()), **looks[encoder])
-        axes.set_title(name.replace("_", " "))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.tick_params(labelbottom=True)  # also where no panel stands below
-        axes.grid(color="0.9")
-    for axes in panels[len(names) :]:
-        axes.remove()
-    figure.supxlabel("severity (0: clean)", fontsize=8)
-    figure.supylabel("test accuracy (%), mean over seeds", fontsize=8)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
-    return figure
+def severities(tests: Iterable[RobustnessTest]) -> dict[str, set[int]]:
+    """The severities of every corruption, clean first.
 
-
-def _severities(rows: Iterable[Row]) -> dict[str, set[str]]:
-    """Of every corruption, clean first."""
-    found: dict[str, set[str]] = {}
-    for row in rows:
-        found.setdefault(row["corruption"], set()).add(row["severity"])
+    Args:
+        tests: of any runs.
+    """
+    found: dict[str, set[int]] = {}
+    for test in tests:
+        found.setdefault(test.corruption, set()).add(test.severity)
     return {name: found[name] for name in sorted(found, key=lambda name: name != CLEAN)}
 
 
-def _runs(rows: Iterable[Row], severities: Mapping[str, set[str]]) -> list[Row]:
-    """A row for every run: its mean accuracy by corruption, where it was tested at all severities, and its gradient."""
-    runs: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        runs.setdefault(tuple(row.get(name, "") for name in RUN), []).append(row)
+def robustness_tables(tests: Sequence[RobustnessTest]) -> list[Table]:
+    """Accuracy by corruption, and by attack if there is one: the mean over severities of a run, then over seeds.
+
+    An attack follows the gradient of the neurons' surrogates; for encoders without a gradient it follows another one.
+
+    Args:
+        tests: one set of :func:`robustness_sets`.
+    """
+    attacks = {test.corruption for test in tests if test.measured.gradient}
+    levels, note = severities(tests), _note(tests)
+    groups = group(_mean_over_severities(tests, levels))
+    columns = {name: Mean(name.replace("_", " "), partial(_RunMeans.mean, name=name)) for name in levels}
+    corrupted = [each for name, each in columns.items() if name not in attacks]
+    attacked = [each for name, each in columns.items() if name in attacks or name == CLEAN]
+    tables = [tabulate("Accuracy on corrupted images (%)", groups, corrupted, note)]
+    if attacks:
+        tables.append(tabulate("Accuracy under attack (%)", groups, [*attacked, Words("gradient", "gradient")], note))
+    return tables
+
+
+@dataclass(frozen=True)
+class _RunMeans(Record):
+    """The mean accuracy of a run by corruption, if it was tested at all severities, and the gradient of attacks."""
+
+    means: Mapping[str, float]
+    gradient: str
+
+    def mean(self, name: str) -> float | None:
+        """The mean accuracy on images of one corruption."""
+        return self.means.get(name)
+
+
+def _mean_over_severities(tests: Iterable[RobustnessTest], levels: Mapping[str, set[int]]) -> list[_RunMeans]:
+    shared = (*RUN_COLUMNS, "settings")
+    runs: dict[str, list[RobustnessTest]] = {}
+    for test in tests:
+        runs.setdefault(repr([test.settings[name] for name in shared]), []).append(test)
     found = []
-    for run, tests in runs.items():
+    for of_run in runs.values():
         means = {}
-        for name, levels in severities.items():
-            accuracies = {row["severity"]: number(row, "accuracy") for row in tests if row["corruption"] == name}
-            if accuracies.keys() == levels:
-                means[name] = str(statistics.mean(accuracies.values()))
-        found.append(dict(zip(RUN, run)) | means | {"gradient": ", ".join(values(tests, "gradient"))})
+        for name, wanted in levels.items():
+            accuracies = {test.severity: test.measured.accuracy for test in of_run if test.corruption == name}
+            if accuracies.keys() == wanted:
+                means[name] = statistics.mean(accuracies.values())
+        settings = {name: of_run[0].settings[name] for name in shared}
+        found.append(_RunMeans(settings, None, means, ", ".join(values(of_run, "gradient"))))
     return found
+
+
+def _without_copies(tests: Iterable[RobustnessTest]) -> list[RobustnessTest]:
+    first: dict[str, RobustnessTest] = {}
+    for test in tests:
+        key = repr([test.settings[name] for name in (*RUN_COLUMNS, "corruption", "severity")])
+        other = first.setdefault(key, test)
+        if (other.measured.accuracy, other.settings["weights"]) != (test.measured.accuracy, test.settings["weights"]):
+            places = " and ".join(values([other, test], "path")) or "The rows"
+            raise UsageError(
+                f"{places} have two accuracies of {test.label}, seed {test.seed}, {test.corruption} {test.severity}",
+                "keep one",
+            )
+    return list(first.values())
+
+
+def _note(tests: Sequence[RobustnessTest]) -> str:
+    """One line: severities, seeds, data, network, commit and device."""
+    dataset, model, T, epochs = (", ".join(values(tests, name)) for name in ("dataset", "model", "T", "epochs"))
+    seeds = ", ".join(sorted(values(tests, "seed"), key=int))
+    levels = sorted({level for name, found in severities(tests).items() if name != CLEAN for level in found})
+    over = f"Mean over the severities {', '.join(map(str, levels))}, then mean" if levels else "Mean"
+    return (
+        f"{over} ± standard deviation over the seeds {seeds}: {dataset}, {' or '.join(values(tests, 'images'))} test "
+        f"images, {model}, T = {T}, epochs: {epochs}; commit {', '.join(values(tests, 'commit'))}; "
+        f"{'; '.join(values(tests, 'device'))}."
+    )

@@ -1,60 +1,129 @@
-"""The row that a finished run leaves, for training and benchmarks alike: every setting, then what was measured."""
+"""The row of a finished run, for training and benchmarks alike: every setting, then what was measured and analysed."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import MISSING, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from gac_sj.results.store import Rows, read_rows
+from gac_sj.results.columns import ColumnInfo, Schema, as_row, column, columns_of, text_of
+from gac_sj.results.store import Rows
 from gac_sj.training.settings import Settings
 
-__all__ = ["ANALYSED", "KEY", "MEASURED", "VOLATILE_COLUMNS", "as_text", "read_results", "result_rows"]
+__all__ = [
+    "ANALYSED_COLUMNS", "KEY_COLUMNS", "MEASURED_COLUMNS", "NOT_ANALYSED", "RUNS", "VOLATILE_COLUMNS", "Analysed",
+    "Measured", "as_row", "as_text", "result_rows",
+]  # fmt: skip
 
 
-#: All settings that decide about a result, the seed, and which images they were.
-KEY = (*(field.name for field in fields(Settings) if field.metadata["key"]), "data")
-#: Accuracies in percent. Commit, device, date and speed are recorded and not part of the key.
-MEASURED = (
-    "accuracy_best", "best_epoch", "accuracy_last", "top5_last", "accuracy_by_epoch", "accuracy_by_steps",
-    "test_loss_last", "train_loss_last", "train_accuracy_last", "parameters", "train_images", "test_images",
-    "corrupt_images", "train_seconds", "images_per_second", "firing_rate_mean", "firing_rates", "processes", "commit",
-    "versions", "device", "date",
-)  # fmt: skip
-#: What gac_sj.analysis finds in the trained network, on test images; empty in rows that were not analysed. Energies are
-#: picojoules and operations counts per image; see :mod:`gac_sj.analysis.energy` and :mod:`gac_sj.analysis.dynamics`.
-ANALYSED = (
-    "analysed_images", "energy_paper_pj", "energy_complete_pj", "energy_encoder_pj", "dense_macs", "effective_macs",
-    "effective_acs", "energy_by_layer", "non_spiking_layers", "firing_rates_by_step", "time_to_repeat",
-    "duration_not_shorter", "entropy_bits", "information_by_step", "time_to_first_spike", "silent", "change_by_step",
-    "readout_by_step", "inference_images_per_second", "encoder_images_per_second",
-)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a training run measures. Accuracies are percentages of the test images."""
+
+    accuracy_best: float = column("of the best test epoch, which chooses by the test set")
+    best_epoch: int = column("the epoch of accuracy_best")
+    accuracy_last: float = column("after the last epoch: the one to compare")
+    top5_last: float | None = column("top-5 accuracy after the last epoch")
+    accuracy_by_epoch: dict[str, Any] = column("accuracy after each tested epoch")
+    accuracy_by_steps: list[Any] | None = column("accuracy when only the first 1, 2, ... steps are read")
+    test_loss_last: float = column("cross-entropy on the test images after the last epoch")
+    train_loss_last: float = column("mean loss of the last epoch")
+    train_accuracy_last: float | None = column("accuracy on the training images as the network learned from them")
+    parameters: int = column("trainable numbers of the network")
+    train_images: int = column("number of training images")
+    test_images: int = column("number of test images")
+    corrupt_images: int | None = column("unreadable training images that were skipped in the last epoch")
+    train_seconds: float = column("training time", volatile=True)
+    images_per_second: float = column("training throughput", volatile=True)
+    firing_rate_mean: float = column("spikes per neuron and step on the test images, mean over layers")
+    firing_rates: dict[str, Any] = column("the same by layer")
+    processes: int | None = column("training processes")
+    commit: str = column("of the code; -dirty is appended if files differ from it")
+    versions: str = column("Python and the packages that matter")
+    device: str = column("product name; of a CPU also the number of threads")
+    date: str = column("of the end of the run, UTC", volatile=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysed:
+    """What the analysis finds in the trained network, on test images.
+
+    Energies are picojoules and operations are counts, both for one image; see :mod:`gac_sj.analysis.energy` and
+    :mod:`gac_sj.analysis.dynamics`.
+    """
+
+    analysed_images: int = column("number of test images")
+    energy_paper_pj: float = column("energy by the convention of GAC's authors")
+    energy_complete_pj: float = column("energy of everything that ran")
+    energy_encoder_pj: float = column("the encoder's part of energy_complete_pj")
+    dense_macs: float = column("multiply-accumulates, zeros included")
+    effective_macs: float = column("multiply-accumulates without zeros")
+    effective_acs: float = column("accumulations without zeros")
+    energy_by_layer: dict[str, Any] = column("[paper, complete] by layer")
+    non_spiking_layers: list[Any] = column("layers behind the encoder that receive other values than spikes")
+    firing_rates_by_step: dict[str, Any] = column("spikes per neuron by layer and step")
+    time_to_repeat: float | None = column("steps until the encoder's output repeats")
+    duration_not_shorter: float | None = column("fraction whose time to repeat is not below that of direct coding")
+    entropy_bits: float | None = column("of a unit's output over images")
+    information_by_step: list[Any] = column("bits that a step adds to those before it")
+    time_to_first_spike: float | None = column("first step with an output, from 1; nan if there is none")
+    silent: float | None = column("fraction of units and images without output")
+    change_by_step: list[Any] = column("mean absolute difference to the step before")
+    readout_by_step: list[Any] | None = column("accuracy of a linear classifier on one step's output")
+    inference_images_per_second: float = column("throughput of the network", volatile=True)
+    encoder_images_per_second: float = column("throughput of the encoder alone", volatile=True)
+
+
+def as_text(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as they are written into rows."""
+    return {name: text_of(value) for name, value in settings.items()}
+
+
+def _setting_columns() -> tuple[ColumnInfo, ...]:
+    """Every setting that decides about a result; rows from before it was added have its default."""
+    hints = get_type_hints(Settings)
+    return tuple(
+        ColumnInfo(
+            field.name,
+            hints[field.name],
+            field.metadata["help"],
+            key=True,
+            absent=text_of({} if field.default is MISSING else field.default),
+        )
+        for field in fields(Settings)
+        if field.metadata["key"]
+    )
+
+
+#: The columns of results.csv and result.csv. All cells of an analysis that was not made are empty.
+RUNS = Schema(
+    "runs",
+    (
+        *_setting_columns(),
+        ColumnInfo("data", str, "fingerprint of the training and test images", key=True),
+        *columns_of(Measured),
+        *columns_of(Analysed, absent=""),
+    ),
+)
+#: The settings, the seed among them, and the fingerprint of the images.
+KEY_COLUMNS = RUNS.key
+MEASURED_COLUMNS = tuple(field.name for field in fields(Measured))
+ANALYSED_COLUMNS = tuple(field.name for field in fields(Analysed))
 #: What differs between two runs of one command on one machine: measured times, speeds, dates.
-VOLATILE_COLUMNS = (
-    "train_seconds", "images_per_second", "inference_images_per_second", "encoder_images_per_second", "date",
-)  # fmt: skip
-
-
-def as_text(settings: dict[str, Any]) -> dict[str, str]:
-    """Settings as they stand in rows."""
-    return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in settings.items()}
-
-
-#: What a setting was before it existed, and what stands for an analysis that was not made.
-_DEFAULTS = as_text({field.name: {} if field.default is MISSING else field.default for field in fields(Settings)})
-_DEFAULTS |= dict.fromkeys(ANALYSED, "")
+VOLATILE_COLUMNS = RUNS.volatile
+#: The cells of a run that was not analysed.
+NOT_ANALYSED = dict.fromkeys(ANALYSED_COLUMNS, "")
 
 
 def result_rows(path: Path) -> Rows:
-    """The rows of a file with this schema, to look up and to add to."""
-    return Rows(path, KEY, KEY + MEASURED + ANALYSED, _DEFAULTS)
+    """The rows of a file of runs, to look up and to add to.
 
-
-def read_results(path: Path) -> list[dict[str, str]]:
-    """The rows of a file with this schema.
+    Args:
+        path: the CSV file; it and its folder are made when needed.
 
     Raises:
-        ValueError, OSError: see :func:`gac_sj.results.store.read_rows`.
+        UsageError: see :class:`gac_sj.results.store.Rows`.
+        OSError: the file cannot be read or its folder cannot be written.
     """
-    return read_rows(path, KEY + MEASURED + ANALYSED, _DEFAULTS)
+    return Rows(path, RUNS)

@@ -1,159 +1,278 @@
-"""What benchmarks/speed.py measured: as a table, and in sentences."""
+"""Timings of parts: their rows, which benchmarks/speed.py writes, as a table and in sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from gac_sj.results.table import NOTHING, TIMES, Cell, Row, Table, number, values
+from gac_sj._utils.errors import UsageError
+from gac_sj.results.columns import Schema, column, columns_of, parse
+from gac_sj.results.run import Record
+from gac_sj.results.store import Rows
+from gac_sj.results.table import MISSING, TIMED, TIMES, Cell, Table, values
 
-__all__ = ["speed_sentences", "speed_table"]
+__all__ = ["SPEED", "SpeedKey", "SpeedMeasured", "Timing", "speed_rows", "speed_sentences", "speed_table"]
 
-#: What the rows of one interleaved measurement differ in.
-MEASURED = (
-    "variant", "mode", "ops_path", "median_ms", "low_ms", "high_ms", "speedup", "bytes_per_s", "copy_bytes_per_s",
-    "flop_per_s", "product_flop_per_s", "saved_bytes", "peak_memory", "path",
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedKey:
+    """What a timing is of."""
+
+    benchmark: str = column("sub-command of benchmarks/speed.py")
+    variant: str = column("what was timed")
+    mode: str = column("forward, forward+backward, or pass over a data set")
+    model: str = column("network, of benchmarks that have one", absent="")
+    dtype: str = column("float32, bfloat16 or float16", absent="")
+    T: int | None = column("time steps; 0 if there are none")
+    batch: int | None = column("images at a time")
+    size: int = column("side of the images, or number of elements")
+    channels: int | None = column("of the encoder's stem")
+    repeats: int = column("number of timings")
+    date: str = column("of the measurement, UTC")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedMeasured:
+    """What was measured of it. Rates of a copy and of a matrix product are those of the same run."""
+
+    ops_path: str = column("what ran the neurons", absent="")
+    median_ms: float = column("median time", volatile=True)
+    low_ms: float = column("20 % quantile", volatile=True)
+    high_ms: float = column("80 % quantile", volatile=True)
+    speedup: float = column("median time of the baseline over that of the variant", volatile=True)
+    bytes_per_s: float | None = column("memory throughput", volatile=True, absent=None)
+    copy_bytes_per_s: float | None = column("that of a copy", volatile=True, absent=None)
+    flop_per_s: float | None = column("arithmetic throughput", volatile=True, absent=None)
+    product_flop_per_s: float | None = column("that of a matrix product", volatile=True, absent=None)
+    saved_bytes: float | None = column("kept for the backward pass", absent=None)
+    peak_memory: float | None = column("largest allocation, in bytes", absent=None)
+    commit: str = column("of the code; -dirty is appended if files differ from it")
+    versions: str = column("Python and the packages that matter")
+    device: str = column("product name; of a CPU also the number of threads")
+
+
+_KEY = columns_of(SpeedKey, key=True)
+_MEASURED = columns_of(SpeedMeasured)
+#: The columns of speed.csv.
+SPEED = Schema("speed", _KEY + _MEASURED)
+
+
+@dataclass(frozen=True)
+class Timing(Record):
+    """The time of one variant: a row of speed.csv.
+
+    Args:
+        settings: values of the columns of :class:`SpeedKey`, by name.
+        path: see :class:`gac_sj.results.run.Record`.
+        measured: what was measured.
+    """
+
+    measured: SpeedMeasured
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str], path: Path | None = None) -> Timing:
+        """Parse a row.
+
+        Args:
+            row: all cells by column.
+            path: the file that it comes from.
+
+        Raises:
+            UsageError: a cell has a value of another type; the message names file and column.
+        """
+        return cls(parse(row, _KEY, path), path, SpeedMeasured(**parse(row, _MEASURED, path)))
+
+    @property
+    def variant(self) -> str:
+        """What was timed."""
+        return self.settings["variant"]
+
+    @property
+    def mode(self) -> str:
+        """Forward pass, both passes, or a pass over a data set."""
+        return self.settings["mode"]
+
+
+#: Variants that others are compared with; another variant may be as fast.
+_BASELINES = ("naive", "timm")
+_HEAD = (
+    "benchmark", "mode", "variant", f"times as fast{TIMED}", "as", f"median (ms){TIMED}", f"20 %{TIMED}",
+    f"80 %{TIMED}",
 )  # fmt: skip
-HEAD = ("benchmark", "mode", "variant", "times as fast †", "as", "median (ms) †", "20 % †", "80 % †")
-TAIL = ("setting", "commit", "device")
-MEGABYTE = 1e6
+_TAIL = ("setting", "commit", "device")
+_MEGABYTE = 1e6
 
 
-def _share(rate: str, limit: str) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        reached, most = number(row, rate), number(row, limit)
+def speed_rows(path: Path) -> Rows:
+    """The rows of a file of timings, to add to.
+
+    Args:
+        path: the CSV file; it and its folder are made when needed.
+
+    Raises:
+        UsageError: see :class:`gac_sj.results.store.Rows`.
+        OSError: the file cannot be read or its folder cannot be written.
+    """
+    return Rows(path, SPEED)
+
+
+def _share(rate: str, limit: str) -> Callable[[Timing], float | None]:
+    def value(timing: Timing) -> float | None:
+        reached, most = timing.value(rate), timing.value(limit)
         return None if reached is None or not most else 100 * reached / most
 
     return value
 
 
-def _in(name: str, unit: float) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        found = number(row, name)
+def _in_units(name: str, unit: float) -> Callable[[Timing], float | None]:
+    def value(timing: Timing) -> float | None:
+        found = timing.value(name)
         return None if found is None else found / unit
 
     return value
 
 
-#: What not every benchmark measures: heading, digits, value; shown where some row has it.
-FURTHER: tuple[tuple[str, int, Callable[[Row], float | None]], ...] = (
-    ("GB/s †", 1, _in("bytes_per_s", 1e9)),
-    ("of a copy (%) †", 0, _share("bytes_per_s", "copy_bytes_per_s")),
-    ("TFLOP/s †", 2, _in("flop_per_s", 1e12)),
-    ("of a matrix product (%) †", 0, _share("flop_per_s", "product_flop_per_s")),
-    ("kept for backward (MB)", 1, _in("saved_bytes", MEGABYTE)),
-    ("peak memory (MB)", 0, _in("peak_memory", MEGABYTE)),
+_copy_share = _share("bytes_per_s", "copy_bytes_per_s")
+_product_share = _share("flop_per_s", "product_flop_per_s")
+_kept_megabytes = _in_units("saved_bytes", _MEGABYTE)
+_peak_megabytes = _in_units("peak_memory", _MEGABYTE)
+#: What only some benchmarks measure: heading, digits, value.
+_FURTHER: tuple[tuple[str, int, Callable[[Timing], float | None]], ...] = (
+    (f"GB/s{TIMED}", 1, _in_units("bytes_per_s", 1e9)),
+    (f"of a copy (%){TIMED}", 0, _copy_share),
+    (f"TFLOP/s{TIMED}", 2, _in_units("flop_per_s", 1e12)),
+    (f"of a matrix product (%){TIMED}", 0, _product_share),
+    ("kept for backward (MB)", 1, _kept_megabytes),
+    ("peak memory (MB)", 0, _peak_megabytes),
 )
 
 
-def speed_table(rows: Iterable[Row]) -> Table:
-    """A line for every variant.
+def speed_table(timings: Iterable[Timing]) -> Table:
+    """A table with a line for every timing.
+
+    Args:
+        timings: of any benchmarks.
 
     Raises:
-        ValueError: a number is damaged, or a measurement has nothing that it is compared with.
+        UsageError: a measurement has no baseline.
     """
-    measurements = _measurements(rows)
-    everything = [row for measurement in measurements for row in measurement]
-    has_paths = any(row.get("ops_path") for row in everything)
-    further = [column for column in FURTHER if any(column[2](row) is not None for row in everything)]
+    measurements = _measurements(timings)
+    everything = [timing for measurement in measurements for timing in measurement]
+    has_paths = any(timing.measured.ops_path for timing in everything)
+    further = [each for each in _FURTHER if any(each[2](timing) is not None for timing in everything)]
     lines = []
     for measurement in measurements:
         for mode in values(measurement, "mode"):
             baseline, _ = _split(measurement, mode)
-            for row in measurement:
-                if row["mode"] == mode:
-                    times = [number(row, name) for name in ("median_ms", "low_ms", "high_ms")]
-                    speedup = Cell(f"{number(row, 'speedup'):.2f}", number(row, "speedup"))
+            for timing in measurement:
+                if timing.mode == mode:
+                    found = timing.measured
+                    times = (found.median_ms, found.low_ms, found.high_ms)
                     lines.append((
-                        *map(Cell, (row["benchmark"], mode, row["variant"])), speedup, Cell(baseline["variant"]),
+                        *map(Cell, (timing.settings["benchmark"], mode, timing.variant)),
+                        Cell(f"{found.speedup:.2f}", found.speedup), Cell(baseline.variant),
                         *(Cell(f"{value:,.2f}", value) for value in times),
-                        *([Cell(row.get("ops_path") or NOTHING)] if has_paths else []),
-                        *(_cell(value(row), digits) for _, digits, value in further),
-                        *map(Cell, (_setting(row), row["commit"], row["device"])),
+                        *([Cell(found.ops_path or MISSING)] if has_paths else []),
+                        *(_cell(value(timing), digits) for _, digits, value in further),
+                        *map(Cell, (_setting(timing), found.commit, found.device)),
                     ))  # fmt: skip
-    head = (*HEAD, *(["path"] if has_paths else []), *(title for title, _, _ in further), *TAIL)
+    head = (*_HEAD, *(["path"] if has_paths else []), *(title for title, _, _ in further), *_TAIL)
     return Table("Speed of parts", head, tuple(lines), f"Variants were timed in turns.\n{TIMES}")
 
 
-def speed_sentences(rows: Iterable[Row]) -> list[str]:
-    """One for each measurement: every ratio, what was measured, commit and device.
+def speed_sentences(timings: Iterable[Timing]) -> list[str]:
+    """A sentence for each measurement: every ratio, what was measured, commit and device.
+
+    Args:
+        timings: of any benchmarks.
 
     Raises:
-        ValueError: see :func:`speed_table`.
+        UsageError: a measurement has no baseline.
     """
     sentences = []
-    for measurement in _measurements(rows):
+    for measurement in _measurements(timings):
         first = measurement[0]
-        say = _memory if first["benchmark"] == "memory" else _speed
+        benchmark = first.settings["benchmark"]
+        say = _memory if benchmark == "memory" else _speed
         said = [f"{mode}, {say(*_split(measurement, mode))}" for mode in values(measurement, "mode")]
         sentences.append(
-            f"`python benchmarks/speed.py {first['benchmark']}` ({_setting(first)}, timed in turns): "
-            f"{'; '.join(said)} ({first['device']}, commit {first['commit']})."
+            f"`python benchmarks/speed.py {benchmark}` ({_setting(first)}, timed in turns): "
+            f"{'; '.join(said)} ({first.measured.device}, commit {first.measured.commit})."
         )
     return sentences
 
 
-def _speed(baseline: Row, others: list[Row]) -> str:
+def _speed(baseline: Timing, others: Sequence[Timing]) -> str:
     """Every ratio to the baseline, and that of ours to SpikingJelly's."""
-    parts = ", ".join(f"`{row['variant']}` {number(row, 'speedup'):.2f} times{_reached(row)}" for row in others)
-    text = f"{parts} as fast as `{baseline['variant']}`"
-    by_name = {row["variant"]: number(row, "speedup") for row in others}
-    if stock := by_name.get("spikingjelly"):
-        ours = (f"`{name}` {by_name[name] / stock:.2f} times" for name in ("ours", "ours_direct") if name in by_name)
+    parts = ", ".join(f"`{each.variant}` {each.measured.speedup:.2f} times{_reached(each)}" for each in others)
+    text = f"{parts} as fast as `{baseline.variant}`"
+    by_name = {each.variant: each.measured.speedup for each in others}
+    if reference := by_name.get("spikingjelly"):
+        ours = (
+            f"`{name}` {by_name[name] / reference:.2f} times" for name in ("ours", "ours_direct") if name in by_name
+        )
         text += f" ({', '.join(ours)} as fast as `spikingjelly`)"
     return text
 
 
-def _reached(row: Row) -> str:
-    """Of ours the path, and what of the device's best was reached."""
-    if row["variant"] != "ours":
+def _reached(timing: Timing) -> str:
+    """Of ours the path, and the share of the device's best rate."""
+    if timing.variant != "ours":
         return ""
-    _, copied, _, multiplied, _, _ = (value(row) for _, _, value in FURTHER)
-    found = [row["ops_path"]] if row.get("ops_path") else []
+    copied, multiplied = _copy_share(timing), _product_share(timing)
+    found = [timing.measured.ops_path] if timing.measured.ops_path else []
     found += [] if copied is None else [f"{copied:.0f} % of a copy's bytes per second"]
     found += [] if multiplied is None else [f"{multiplied:.0f} % of a matrix product's FLOP/s"]
     return f" ({', '.join(found)})" if found else ""
 
 
-def _memory(baseline: Row, others: list[Row]) -> str:
-    """What is kept, and where it was measured the peak."""
+def _memory(baseline: Timing, others: Sequence[Timing]) -> str:
+    """What is kept, and the peak if it was measured."""
 
-    def amount(row: Row) -> str:
-        *_, kept, peak = (value(row) for _, _, value in FURTHER)
+    def amount(timing: Timing) -> str:
+        kept, peak = _kept_megabytes(timing), _peak_megabytes(timing)
         most = "" if peak is None else f" and needs {peak:,.0f} MB at most"
-        return f"`{row['variant']}` keeps {kept or 0:,.1f} MB{most}"
+        return f"`{timing.variant}` keeps {kept or 0:,.1f} MB{most}"
 
     return f"{', '.join(map(amount, [*others, baseline]))} for the backward pass"
 
 
 def _cell(value: float | None, digits: int) -> Cell:
-    return Cell(NOTHING) if value is None else Cell(f"{value:,.{digits}f}", value)
+    return Cell(MISSING) if value is None else Cell(f"{value:,.{digits}f}", value)
 
 
-def _measurements(rows: Iterable[Row]) -> list[list[Row]]:
-    groups: dict[tuple[tuple[str, str], ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple((name, text) for name, text in row.items() if name not in MEASURED), []).append(row)
+def _measurements(timings: Iterable[Timing]) -> list[list[Timing]]:
+    """The timings that were taken in turns."""
+    groups: dict[str, list[Timing]] = {}
+    for timing in timings:
+        settings = [value for name, value in timing.settings.items() if name not in ("variant", "mode")]
+        found = timing.measured
+        groups.setdefault(repr([settings, found.commit, found.versions, found.device]), []).append(timing)
     return list(groups.values())
 
 
-def _split(measurement: list[Row], mode: str) -> tuple[Row, list[Row]]:
-    """What the variants are compared with, and they."""
-    rows = [row for row in measurement if row["mode"] == mode]
-    equal = [row for row in rows if number(row, "speedup") == 1]  # another variant may be as fast
+def _split(measurement: Sequence[Timing], mode: str) -> tuple[Timing, list[Timing]]:
+    """The baseline, and the variants that are compared with it."""
+    timings = [timing for timing in measurement if timing.mode == mode]
+    equal = [timing for timing in timings if timing.measured.speedup == 1]
     if not equal:
-        raise ValueError(
-            f"{rows[0].get('path', 'A file')} has no variant of {rows[0]['benchmark']}, {mode}, with speedup 1, which "
-            "the others are compared with; measure again."
+        first = timings[0]
+        raise UsageError(
+            f"{first.path or 'A file'} has no variant of {first.settings['benchmark']}, {mode}, with speedup 1, which "
+            "the others are compared with",
+            "measure again",
         )
-    baseline = next((row for row in equal if row["variant"] in ("naive", "timm")), equal[0])
-    return baseline, [row for row in rows if row is not baseline]
+    baseline = next((timing for timing in equal if timing.variant in _BASELINES), equal[0])
+    return baseline, [timing for timing in timings if timing is not baseline]
 
 
-def _setting(row: Row) -> str:
-    steps = f"T = {row['T']}" if row.get("T", "0") != "0" else ""
-    if row["benchmark"] == "lif":
-        what = f"{int(row['size']):,} elements"
+def _setting(timing: Timing) -> str:
+    settings = timing.settings
+    steps = f"T = {settings['T']}" if settings["T"] else ""
+    if settings["benchmark"] == "lif":
+        what = f"{settings['size']:,} elements"
     else:
-        what = f"batch {row['batch']}, {row['size']}x{row['size']} pixels"
-    given = row.get("model"), steps, what, row.get("dtype"), f"{row['repeats']} timings"
+        what = f"batch {settings['batch']}, {settings['size']}x{settings['size']} pixels"
+    given = settings["model"], steps, what, settings["dtype"], f"{settings['repeats']} timings"
     return ", ".join(text for text in given if text)

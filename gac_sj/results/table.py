@@ -1,31 +1,46 @@
-"""What a table of a report is: headings and cells, columns that average over rows, Markdown."""
+"""Tables: headings and cells, columns that average over records, Markdown."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from gac_sj.results.columns import text_of
+from gac_sj.results.run import Record
 from gac_sj.results.schema import VOLATILE_COLUMNS
 
 __all__ = [
-    "NOTHING", "TIMED", "TIMES", "Cell", "Column", "Row", "Steps", "Table", "Text", "column", "json_of", "number",
-    "tabulate", "values",
-]  # fmt: skip
+    "MISSING",
+    "TIMED",
+    "TIMES",
+    "Cell",
+    "Mean",
+    "Steps",
+    "Table",
+    "Words",
+    "markdown_table",
+    "mean",
+    "tabulate",
+    "values",
+]
 
-#: A row as it stands in its file; in those that were read from a folder, that file as ``path``.
-Row = Mapping[str, str]
-#: Stands for what no row has.
-NOTHING = "-"
-#: Stands behind the heading of a column of times or speeds.
+#: Stands for what no record has.
+MISSING = "-"
+#: Follows the heading of a column of times or speeds.
 TIMED = " †"
-TIMES = "† A measured time or speed: it differs from run to run, and by what else the machine did."
+TIMES = "† A measured time or speed: it differs from run to run, and with the load of the machine."
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows, and the number that it is sorted by; without one it is sorted as text."""
+    """One cell.
+
+    Args:
+        text: what the table shows.
+        key: the number that it is sorted by; without one it is sorted as text.
+    """
 
     text: str
     key: float | None = None
@@ -33,7 +48,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings, lines of equally many cells, and a line on what the numbers rest on."""
+    """Headings, lines of equally many cells, and a note on what the numbers rest on.
+
+    Args:
+        title: of the table.
+        head: its headings.
+        lines: its cells.
+        note: one or more lines of text.
+    """
 
     title: str
     head: tuple[str, ...]
@@ -42,136 +64,150 @@ class Table:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was measured of what it shows."""
-        return all(cell.text == NOTHING for line in self.lines for cell in line[2:])
+        """Whether nothing that it shows was measured."""
+        return all(cell.text == MISSING for line in self.lines for cell in line[2:])
 
     def markdown(self) -> str:
         """The table alone, without title and note."""
-        lines = [f"| {' | '.join(_escape(cell.text) for cell in line)} |" for line in self.lines]
-        return "\n".join([f"| {' | '.join(map(_escape, self.head))} |", "|---" * len(self.head) + "|", *lines])
+        return markdown_table(self.head, ([cell.text for cell in line] for line in self.lines))
 
 
 @dataclass(frozen=True)
-class Column:
-    """A number of every row: mean ± standard deviation; sorted by the mean.
+class Mean:
+    """A number of every record: mean ± standard deviation, sorted by the mean.
 
-    An ``exact`` number, such as a count of parameters, has no deviation where it is the same in all rows.
+    Args:
+        title: heading.
+        value: the number of a record; None if it was not measured.
+        digits: decimals.
+        exact: whether the number is a count, which is shown without a standard deviation if all records agree.
     """
 
     title: str
-    value: Callable[[Row], float | None]
+    value: Callable[[Any], float | None]
     digits: int = 2
     exact: bool = False
 
-    def cell(self, rows: list[Row]) -> Cell:
-        """Over the rows that have it; how many those are is said where it is not all."""
-        found = [value for row in rows if (value := self.value(row)) is not None]
+    def cell(self, records: Sequence[Record]) -> Cell:
+        """The cell of some records; "(n = 2)" says how many of them have the number, if not all do."""
+        found = [value for record in records if (value := self.value(record)) is not None]
         if not found:
-            return Cell(NOTHING)
+            return Cell(MISSING)
         mean = statistics.mean(found)
         text = f"{mean:,.{self.digits}f}"
         if self.exact and len(set(found)) == 1:
             text = text.rstrip("0").rstrip(".") if "." in text else text
         elif len(found) > 1:
             text += f" ± {statistics.stdev(found):,.{self.digits}f}"
-        return Cell(text + _share(found, rows), mean)
+        return Cell(text + _count(found, records), mean)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """A list with a number for each time step: the mean of every step, in a unit; sorted by the last."""
+    """A list with a number for each time step: the mean of every step, sorted by the last one.
+
+    Args:
+        title: heading.
+        name: the column of the list.
+        digits: decimals.
+        unit: what the numbers are divided by.
+    """
 
     title: str
     name: str
     digits: int = 1
     unit: float = 1.0
 
-    def cell(self, rows: list[Row]) -> Cell:
-        """Over the rows that have it, as :meth:`Column.cell`."""
-        found = [steps for row in rows if (steps := json_of(row, self.name)) is not None]
-        if not any(found):  # of a single step there is no change
-            return Cell(NOTHING)
+    def cell(self, records: Sequence[Record]) -> Cell:
+        """The cell of some records, as :meth:`Mean.cell`."""
+        found = [steps for record in records if (steps := record.value(self.name)) is not None]
+        if not any(found):  # a single step has no change
+            return Cell(MISSING)
         means = [statistics.mean(step) / self.unit for step in zip(*found, strict=True)]
-        return Cell(", ".join(f"{mean:.{self.digits}f}" for mean in means) + _share(found, rows), means[-1])
+        return Cell(", ".join(f"{mean:.{self.digits}f}" for mean in means) + _count(found, records), means[-1])
 
 
 @dataclass(frozen=True)
-class Text:
-    """Words of every row."""
+class Words:
+    """A word of every record.
+
+    Args:
+        title: heading.
+        name: the column of the word.
+    """
 
     title: str
     name: str
 
-    def cell(self, rows: list[Row]) -> Cell:
-        """What the rows have, each once."""
-        return Cell(", ".join(values(rows, self.name)) or NOTHING)
+    def cell(self, records: Sequence[Record]) -> Cell:
+        """The cell of some records: their words, each once."""
+        return Cell(", ".join(values(records, self.name)) or MISSING)
 
 
-def column(title: str, name: str, digits: int = 2, *, unit: float = 1.0, exact: bool = False) -> Column:
-    """The number that rows have under a name, in a unit; marked where it is a time or a speed."""
+def mean(title: str, name: str, digits: int = 2, *, unit: float = 1.0, exact: bool = False) -> Mean:
+    """A table column of a column of the rows; its heading is marked if that is a time or a speed.
 
-    def value(row: Row) -> float | None:
-        found = number(row, name)
+    Args:
+        title: heading.
+        name: the column of the rows.
+        digits: decimals.
+        unit: what the numbers are divided by.
+        exact: see :class:`Mean`.
+    """
+
+    def value(record: Record) -> float | None:
+        found = record.value(name)
         return None if found is None else found / unit
 
-    return Column(title + TIMED if name in VOLATILE_COLUMNS else title, value, digits, exact)
+    return Mean(title + TIMED if name in VOLATILE_COLUMNS else title, value, digits, exact)
 
 
 def tabulate(
-    title: str, groups: Mapping[str, list[Row]], columns: Sequence[Column | Steps | Text], note: str = ""
+    title: str, groups: Mapping[str, Sequence[Record]], columns: Sequence[Mean | Steps | Words], note: str = ""
 ) -> Table:
-    """A line for each group of rows."""
+    """A table with a line for each group of records.
+
+    Args:
+        title: of the table.
+        groups: the records of each line, by the encoder's label.
+        columns: behind those of label and number.
+        note: see :class:`Table`.
+    """
     head = ("encoder", "n", *(each.title for each in columns))
     if any(name.endswith(TIMED) for name in head):
         note = f"{note}\n{TIMES}".strip()
     lines = (
-        (Cell(name), Cell(str(len(rows)), len(rows)), *(each.cell(rows) for each in columns))
-        for name, rows in groups.items()
+        (Cell(name), Cell(str(len(records)), len(records)), *(each.cell(records) for each in columns))
+        for name, records in groups.items()
     )
     return Table(title, head, tuple(lines), note)
 
 
-def values(rows: Iterable[Row], name: str) -> list[str]:
-    """What rows have under a name, each once, in order."""
-    return list(dict.fromkeys(text for row in rows if (text := row.get(name))))
+def values(records: Iterable[Record], name: str) -> list[str]:
+    """The texts that records have in a column, each once, in order; empty ones are left out.
 
-
-def number(row: Row, name: str) -> float | None:
-    """A number of a row; None where it was not measured, or is none ("nan", such as the first spike where none is).
-
-    Raises:
-        ValueError: something else stands there.
+    Args:
+        records: of any kind.
+        name: of the column.
     """
-    text = row.get(name)
-    try:
-        return float(text) if text and text != "nan" else None
-    except ValueError:
-        raise _damage(row, name, "a number") from None
+    texts = (text_of(record.value(name), missing="") for record in records)
+    return list(dict.fromkeys(filter(None, texts)))
 
 
-def json_of(row: Row, name: str) -> list | dict | None:
-    """A list or dict of a row; None where it was not measured.
+def markdown_table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A Markdown table.
 
-    Raises:
-        ValueError: something else stands there.
+    Args:
+        head: headings.
+        lines: texts of the cells.
     """
-    text = row.get(name)
-    try:
-        found = json.loads(text) if text else None
-    except ValueError:
-        found = text
-    if found is not None and not isinstance(found, list | dict):
-        raise _damage(row, name, "a list or dict in JSON")
-    return found
+    head = tuple(head)
+    rows = [f"| {' | '.join(map(_escape, line))} |" for line in lines]
+    return "\n".join([f"| {' | '.join(map(_escape, head))} |", "|---" * len(head) + "|", *rows])
 
 
-def _damage(row: Row, name: str, needed: str) -> ValueError:
-    place = row.get("path", "A row")
-    return ValueError(f"{place} has {row[name][:40]!r} as {name}, where {needed} belongs; mend it or move it away.")
-
-
-def _share(found: list, rows: list[Row]) -> str:
-    return "" if len(found) == len(rows) else f" (n = {len(found)})"
+def _count(found: Sequence[object], records: Sequence[Record]) -> str:
+    return "" if len(found) == len(records) else f" (n = {len(found)})"
 
 
 def _escape(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from gac_sj._utils.randomness import seeded
 from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
 from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
 from gac_sj.models.network import EncodedNetwork
-from gac_sj.results.schema import ANALYSED
+from gac_sj.results.schema import Analysed, as_row
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
@@ -30,7 +29,7 @@ MAX_VALUES = 2**28
 
 
 def analyse(model: EncodedNetwork, settings: Settings, data: Data, device: torch.device) -> dict[str, Any]:
-    """The columns :data:`gac_sj.results.schema.ANALYSED` of a network.
+    """The columns of :class:`gac_sj.results.schema.Analysed` of a network.
 
     Random encoders draw from the run's seed, so that the same weights give the same columns, except speeds.
 
@@ -53,32 +52,30 @@ def analyse(model: EncodedNetwork, settings: Settings, data: Data, device: torch
         # a neuron like that of direct coding in this network
         durations = compare_durations(model.encoder, batches, copy.deepcopy(model.lif))
         speeds = _images_per_second({"network": model, "encoder": model.encoder}, batches[0][0])
-    found = {
-        "analysed_images": energy.images,
-        "energy_paper_pj": round(energy.paper_pj),
-        "energy_complete_pj": round(energy.complete_pj),
-        "energy_encoder_pj": round(energy.encoder_pj),
-        "dense_macs": round(energy.total("dense_macs")),
-        "effective_macs": round(energy.total("effective_macs")),
-        "effective_acs": round(energy.total("effective_acs")),
-        "energy_by_layer": json.dumps(
-            {layer.name: [round(layer.paper_pj), round(layer.complete_pj)] for layer in energy.layers}
-        ),
-        "non_spiking_layers": json.dumps(non_spiking_layers(energy)),
-        "firing_rates_by_step": json.dumps({name: _rounded(by_step) for name, by_step in rates.items()}),
-        "time_to_repeat": _rounded(dynamics.time_to_repeat.mean()),
-        "duration_not_shorter": _rounded(1.0 - durations["shorter"]),
-        "entropy_bits": _rounded(dynamics.entropy.mean()),
-        "information_by_step": json.dumps(_rounded(dynamics.information.mean((1, 2, 3)))),
-        "time_to_first_spike": _rounded(dynamics.time_to_first_spike.nanmean()),
-        "silent": _rounded(dynamics.silent.mean()),
-        "change_by_step": json.dumps(_rounded(dynamics.change_by_step)),
-        "readout_by_step": "" if dynamics.readout_by_step is None else json.dumps(_rounded(dynamics.readout_by_step)),
-        "inference_images_per_second": round(speeds["network"], 1),
-        "encoder_images_per_second": round(speeds["encoder"], 1),
-    }
-    assert tuple(found) == ANALYSED
-    return found
+    return as_row(
+        Analysed(
+            analysed_images=energy.images,
+            energy_paper_pj=round(energy.paper_pj),
+            energy_complete_pj=round(energy.complete_pj),
+            energy_encoder_pj=round(energy.encoder_pj),
+            dense_macs=round(energy.total("dense_macs")),
+            effective_macs=round(energy.total("effective_macs")),
+            effective_acs=round(energy.total("effective_acs")),
+            energy_by_layer={layer.name: [round(layer.paper_pj), round(layer.complete_pj)] for layer in energy.layers},
+            non_spiking_layers=non_spiking_layers(energy),
+            firing_rates_by_step={name: _rounded(by_step) for name, by_step in rates.items()},
+            time_to_repeat=_rounded(dynamics.time_to_repeat.mean()),
+            duration_not_shorter=_rounded(1.0 - durations["shorter"]),
+            entropy_bits=_rounded(dynamics.entropy.mean()),
+            information_by_step=_rounded(dynamics.information.mean((1, 2, 3))),
+            time_to_first_spike=_rounded(dynamics.time_to_first_spike.nanmean()),
+            silent=_rounded(dynamics.silent.mean()),
+            change_by_step=_rounded(dynamics.change_by_step),
+            readout_by_step=None if dynamics.readout_by_step is None else _rounded(dynamics.readout_by_step),
+            inference_images_per_second=round(speeds["network"], 1),
+            encoder_images_per_second=round(speeds["encoder"], 1),
+        )
+    )
 
 
 def _rounded(values: Tensor | list[float] | float, digits: int = 5) -> Any:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
 from gac_sj._utils.provenance import commit, device_name, versions
-from gac_sj.results.schema import ANALYSED, as_text
+from gac_sj.results.schema import NOT_ANALYSED, Measured, as_row, as_text
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
@@ -51,28 +50,28 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
     tested = {row["epoch"]: float(row["top1"]) for row in history if row["top1"] != ""}
     best = max(tested, key=lambda epoch: tested[epoch])
     last = history[-1]
-    return run_key(settings, data) | {
-        "accuracy_best": round(tested[best], 3),
-        "best_epoch": best,
-        "accuracy_last": round(tested[settings.epochs], 3),
-        "top5_last": round(100 * evaluation.top5, 3),
-        "accuracy_by_epoch": json.dumps({epoch: round(value, 3) for epoch, value in tested.items()}),
-        "accuracy_by_steps": json.dumps([round(100 * value, 3) for value in evaluation.by_steps.tolist()]),
-        "test_loss_last": round(evaluation.loss, 5),
-        "train_loss_last": round(last["train_loss"], 5),
-        "train_accuracy_last": round(last["train_accuracy"], 3),
-        "parameters": sum(p.numel() for p in training.model.parameters()),
-        "train_images": len(data.train),
-        "test_images": evaluation.images,
-        "corrupt_images": last["corrupt"],
-        "train_seconds": round(seconds, 1),
-        "images_per_second": round(sum(row["images"] for row in history) / seconds, 1),
-        "firing_rate_mean": round(sum(rates.values()) / len(rates), 5),
-        "firing_rates": json.dumps({name: round(rate, 5) for name, rate in rates.items()}),
-        "processes": world.size,
-        "commit": commit(),
-        "versions": versions(),
-        "device": device_name(world.device),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
-        **dict.fromkeys(ANALYSED, ""),
-    }
+    measured = Measured(
+        accuracy_best=round(tested[best], 3),
+        best_epoch=best,
+        accuracy_last=round(tested[settings.epochs], 3),
+        top5_last=round(100 * evaluation.top5, 3),
+        accuracy_by_epoch={epoch: round(value, 3) for epoch, value in tested.items()},
+        accuracy_by_steps=[round(100 * value, 3) for value in evaluation.by_steps.tolist()],
+        test_loss_last=round(evaluation.loss, 5),
+        train_loss_last=round(last["train_loss"], 5),
+        train_accuracy_last=round(last["train_accuracy"], 3),
+        parameters=sum(p.numel() for p in training.model.parameters()),
+        train_images=len(data.train),
+        test_images=evaluation.images,
+        corrupt_images=last["corrupt"],
+        train_seconds=round(seconds, 1),
+        images_per_second=round(sum(row["images"] for row in history) / seconds, 1),
+        firing_rate_mean=round(sum(rates.values()) / len(rates), 5),
+        firing_rates={name: round(rate, 5) for name, rate in rates.items()},
+        processes=world.size,
+        commit=commit(),
+        versions=versions(),
+        device=device_name(world.device),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+    )
+    return run_key(settings, data) | as_row(measured) | NOT_ANALYSED

@@ -1,0 +1,105 @@
+"""Two sets of runs, paired by seed: the differences, their mean and its confidence interval."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gac_sj._utils.errors import UsageError
+from gac_sj.results.columns import text_of
+from gac_sj.results.run import ENCODER_SETTINGS, Run
+
+__all__ = ["MIN_SEEDS", "Interval", "differing", "interval", "pair"]
+
+#: Common seeds that an interval needs at least.
+MIN_SEEDS = 3
+#: What the two sets may differ in, and so what is compared.
+COMPARED = ("model", *ENCODER_SETTINGS)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean difference and its 95 % confidence interval (Student's t).
+
+    Args:
+        mean: of the differences.
+        low: lower end.
+        high: upper end.
+        n: number of differences.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def includes_zero(self) -> bool:
+        """Whether the differences are not significant at the 95 % level."""
+        return self.low <= 0 <= self.high
+
+    def verdict(self, a: str, b: str) -> str:
+        """What the interval says.
+
+        Args:
+            a: name of the first set.
+            b: name of the second set.
+        """
+        if self.includes_zero:
+            return f"includes 0: no significant difference at the 95 % level ({self.n} seeds)."
+        return f"excludes 0: {a} is {'above' if self.mean > 0 else 'below'} {b}."
+
+
+def interval(differences: Sequence[float]) -> Interval:
+    """The mean of some differences and its 95 % confidence interval.
+
+    Student's t, which takes the differences as normally distributed.
+
+    Args:
+        differences: two at least.
+
+    Raises:
+        UsageError: SciPy is not installed.
+    """
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise UsageError("Confidence intervals need SciPy", "run pip install 'gac_sj[benchmark]'") from error
+    mean, n = statistics.mean(differences), len(differences)
+    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def pair(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """The runs of the same seeds, ordered by seed.
+
+    Args:
+        a: runs of equal settings but for the seed.
+        b: the same; what it may differ in from ``a`` is model, encoder and the encoder's options.
+
+    Raises:
+        UsageError: the sets differ in more than that, or in nothing; fewer than :data:`MIN_SEEDS` common seeds.
+    """
+    others = [name for name in a[0].settings if name not in (*COMPARED, "seed")]
+    if found := differing([a[0], b[0]], others):
+        raise UsageError(f"A and B differ in more than the network ({found})", "compare runs of one recipe")
+    if not differing([a[0], b[0]], COMPARED):
+        raise UsageError("A and B have the same settings", "name two different ones")
+    seeds = {run.seed: run for run in b}
+    pairs = [(run, seeds[run.seed]) for run in sorted(a, key=lambda run: run.seed) if run.seed in seeds]
+    if len(pairs) < MIN_SEEDS:
+        shared = ", ".join(str(run.seed) for run, _ in pairs) or "none"
+        raise UsageError(f"A and B share {len(pairs)} seeds ({shared}), and this needs {MIN_SEEDS}", "train more")
+    return pairs
+
+
+def differing(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """The settings in which runs differ, with their values; empty if there are none.
+
+    Args:
+        runs: of any settings.
+        names: of the settings to look at.
+    """
+    found = {name: dict.fromkeys(text_of(run.settings[name]) for run in runs) for name in names}
+    return "; ".join(f"{name}: {', '.join(texts)}" for name, texts in found.items() if len(texts) > 1)

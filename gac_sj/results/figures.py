@@ -1,0 +1,194 @@
+"""Figures of finished runs and of robustness tests.
+
+Groups are those of :func:`gac_sj.results.group`: the runs of each encoder, one per seed, by its label.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gac_sj._utils.plotting import COLOURS, LINES, MARKERS, WIDTH, print_style
+from gac_sj.analysis import figures as network_figures
+from gac_sj.encoders import list_encoders
+from gac_sj.results.robustness import CLEAN, RobustnessTest, robustness_groups, severities
+from gac_sj.results.run import Run, group
+
+__all__ = [
+    "accuracy_against_T", "accuracy_against_energy", "accuracy_against_severity", "figures_of_runs",
+    "firing_rates_by_step", "learning_curves", "line_styles",
+]  # fmt: skip
+
+Groups = Mapping[str, Sequence[Run]]
+
+_ACCURACY = "test accuracy after the last epoch (%)"
+_BAND = "line: mean over seeds; band: smallest to largest"
+
+
+def figures_of_runs(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
+    """The name and the figure of everything that runs of equal settings allow; each is of the runs that have the data.
+
+    Args:
+        runs: of equal settings but for encoder and seed.
+    """
+    if curves := [run for run in runs if len(run.measured.accuracy_by_epoch) > 1]:
+        yield "learning_curves", learning_curves(group(curves))
+    if analysed := [run for run in runs if run.analysed]:
+        yield "accuracy_against_energy", accuracy_against_energy(group(analysed))
+        yield "firing_rates_by_step", firing_rates_by_step(group(analysed))
+
+
+@print_style
+def learning_curves(groups: Groups) -> Figure:
+    """Test accuracy after every epoch at which all seeds were tested: the mean, and a band from smallest to largest.
+
+    Args:
+        groups: runs by the label of their encoder.
+    """
+    figure = Figure((WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    styles = line_styles(groups)
+    for name, runs in groups.items():
+        curves = [run.measured.accuracy_by_epoch for run in runs]
+        epochs = sorted(set.intersection(*map(set, curves)), key=int)
+        by_epoch = {int(epoch): [curve[epoch] for curve in curves] for epoch in epochs}
+        _mean_and_range(axes, by_epoch, **styles[name])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel="test accuracy (%)")
+    _legend(figure, axes, _BAND)
+    return figure
+
+
+@print_style
+def accuracy_against_T(groups: Groups) -> Figure:
+    """Accuracy against the number of time steps that a network is trained and tested with.
+
+    Args:
+        groups: runs of several T by the label of their encoder.
+    """
+    figure = Figure((WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    styles = line_styles(groups)
+    for name, runs in groups.items():
+        by_T: dict[int, list[float]] = {}
+        for run in sorted(runs, key=lambda run: run.settings["T"]):
+            by_T.setdefault(run.settings["T"], []).append(run.measured.accuracy_last)
+        _mean_and_range(axes, by_T, **styles[name] | {"label": name})
+    axes.set_xticks(sorted({run.settings["T"] for runs in groups.values() for run in runs}))
+    axes.set(xlabel="time steps T", ylabel=_ACCURACY)
+    _legend(figure, axes, _BAND)
+    return figure
+
+
+@print_style
+def accuracy_against_energy(groups: Groups) -> Figure:
+    """Accuracy against energy per image in both conventions of :mod:`gac_sj.analysis.energy`: means and seeds.
+
+    Args:
+        groups: analysed runs by the label of their encoder.
+    """
+    conventions = {"as the paper counts": "energy_paper_pj", "complete: all that ran": "energy_complete_pj"}
+    largest = max(run.value(column) for runs in groups.values() for run in runs for column in conventions.values())
+    factor, unit = next(((f, u) for f, u in ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")) if largest >= f), (1.0, "pJ"))
+    figure = Figure((WIDTH, 3.0), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    styles = line_styles(groups)
+    for axes, (title, column) in zip(panels, conventions.items()):
+        for name, runs in groups.items():
+            x = [run.value(column) / factor for run in runs]
+            y = [run.measured.accuracy_last for run in runs]
+            look = styles[name] | {"linestyle": ""}
+            axes.plot(statistics.mean(x), statistics.mean(y), **look, markersize=7)
+            axes.plot(x, y, **look | {"label": None}, fillstyle="none", zorder=3)
+        axes.set(title=title, xlabel=f"energy per image ({unit})")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    panels[0].set_ylabel(_ACCURACY)
+    _legend(figure, panels[0], "filled: mean over seeds; open: every seed")
+    return figure
+
+
+def firing_rates_by_step(groups: Groups) -> Figure:
+    """Firing rate of every layer at every step, mean over seeds: a panel for each encoder, one scale for all.
+
+    Args:
+        groups: analysed runs by the label of their encoder.
+    """
+    panels = {}
+    for name, runs in groups.items():
+        rates = [run.value("firing_rates_by_step") for run in runs]
+        panels[name] = {layer: np.mean([seed[layer] for seed in rates], 0) for layer in rates[0]}
+    return network_figures.firing_rates_by_step(panels)
+
+
+@print_style
+def accuracy_against_severity(tests: Sequence[RobustnessTest]) -> Figure:
+    """Accuracy against severity: a panel for each corruption, the mean over seeds of each encoder.
+
+    Args:
+        tests: one set of :func:`gac_sj.results.robustness.robustness_sets`, with one corruption at least.
+    """
+    groups = robustness_groups(tests)
+    styles = {name: look | {"label": name, "markersize": 3.5} for name, look in line_styles(groups).items()}
+    names = [name for name in severities(tests) if name != CLEAN]
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure((WIDTH, 1.0 + 1.5 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes, name in zip(panels, names):
+        for encoder, found in groups.items():
+            by_severity: dict[int, list[float]] = {}
+            for test in found:
+                if test.corruption in (CLEAN, name):
+                    by_severity.setdefault(test.severity, []).append(test.measured.accuracy)
+            means = {severity: statistics.mean(by_severity[severity]) for severity in sorted(by_severity)}
+            axes.plot(list(means), list(means.values()), **styles[encoder])
+        axes.set_title(name.replace("_", " "))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelbottom=True)  # also where no panel is below
+    for axes in panels[len(names) :]:
+        axes.remove()
+    figure.supxlabel("severity (0: clean)", fontsize=8)
+    figure.supylabel("test accuracy (%), mean over seeds", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    return figure
+
+
+def line_styles(groups: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """Colour, marker, line and legend of every encoder.
+
+    A registered encoder has the same look in every figure, unless an earlier one of the figure has taken it.
+
+    Args:
+        groups: records by the label of their encoder.
+    """
+    known = {name: place for place, name in enumerate(list_encoders())}
+    found: dict[str, dict[str, Any]] = {}
+    taken: set[int] = set()
+    for name in sorted(groups, key=lambda name: known.get(name, len(known))):
+        place = next(place for place in count(known.get(name, 0) % len(COLOURS)) if place not in taken)
+        taken.add(place)
+        turn, colour = divmod(place, len(COLOURS))
+        other = (colour + turn) % len(MARKERS)  # the eighth has the first one's colour and another marker
+        look = {"color": COLOURS[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
+        found[name] = look | {"label": f"{name} (n = {len(groups[name])})"}
+    return found
+
+
+def _mean_and_range(axes: Axes, values: Mapping[int, Sequence[float]], **look: Any) -> None:
+    x, y = list(values), list(values.values())
+    axes.plot(x, [statistics.mean(v) for v in y], markevery=-(-len(x) // 20), **look)
+    axes.fill_between(x, [min(v) for v in y], [max(v) for v in y], color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _legend(figure: Figure, axes: Axes, title: str) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, int(WIDTH / (0.7 + 0.06 * max(map(len, labels)))))
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns, handlelength=3.5)
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))

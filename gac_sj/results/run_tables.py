@@ -1,0 +1,148 @@
+"""Tables of trained networks: a line per encoder, averaged over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from gac_sj._utils.errors import UsageError
+from gac_sj.results.run import Run, group
+from gac_sj.results.table import Mean, Steps, Table, mean, tabulate, values
+
+__all__ = ["attention_energy", "group_over_encoders", "provenance", "run_tables"]
+
+#: Columns of the table of accuracies.
+_ACCURACY = (
+    mean("last epoch (%)", "accuracy_last"),
+    mean("best epoch (%)", "accuracy_best"),
+    mean("training (%)", "train_accuracy_last"),
+    mean("firing rate", "firing_rate_mean", 3),
+    mean("parameters", "parameters", 0, exact=True),
+)
+_DYNAMICS = (
+    mean("time to repeat", "time_to_repeat"),
+    mean("duration not shorter", "duration_not_shorter", 3),
+    mean("entropy (bits)", "entropy_bits", 3),
+    mean("time to first spike", "time_to_first_spike"),
+    mean("silent", "silent", 3),
+    Steps("information by step (bits)", "information_by_step", 2),
+    Steps("change by step", "change_by_step", 2),
+    Steps("read-out by step (%)", "readout_by_step", unit=0.01),
+)
+_SPEED = (
+    mean("training (images/s)", "images_per_second", 1),
+    mean("inference (images/s)", "inference_images_per_second", 1),
+    mean("encoder alone (images/s)", "encoder_images_per_second", 1),
+    mean("training (s)", "train_seconds", 1),
+)
+#: A part of the name of every attention layer in the networks of gac_sj.models.
+_ATTENTION = {"gau", "attention"}
+
+
+def group_over_encoders(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs that can share a table, by the settings in which the groups differ.
+
+    Args:
+        runs: of any settings.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not runs:
+        raise UsageError("There are no runs", "give a file or folder that a finished run has left")
+    return group(runs, over=("encoder", "seed"))
+
+
+def run_tables(runs: Sequence[Run]) -> list[Table]:
+    """Accuracy, energy, dynamics and speed; "-" stands for what was not measured or analysed.
+
+    Args:
+        runs: of equal settings but for encoder and seed.
+
+    Raises:
+        UsageError: there are no runs, or their settings differ.
+    """
+    if len(sets := group_over_encoders(runs)) > 1:
+        raise UsageError(f"Runs of several settings ({'; '.join(sets)}) are not averaged", "give those of one")
+    groups, note = group(runs), provenance(runs)
+    images = _counts(runs, "analysed_images")
+    analysed = f"{note} Analysed on {images} test images." if images else f"{note} Not analysed."
+    return [
+        tabulate("Accuracy", groups, _ACCURACY, note),
+        tabulate("Energy of one image", groups, _energy_columns(runs), analysed),
+        tabulate("Dynamics", groups, _DYNAMICS, analysed),
+        tabulate("Speed", groups, _SPEED, note),
+    ]
+
+
+def provenance(runs: Sequence[Run]) -> str:
+    """One line: data, network, seeds, commit and device of the runs of one table.
+
+    Args:
+        runs: of equal settings but for encoder and seed.
+    """
+    train, test = (_counts(runs, name) for name in ("train_images", "test_images"))
+    dataset, T, epochs = (", ".join(values(runs, name)) for name in ("dataset", "T", "epochs"))
+    counts = {len(found) for found in group(runs).values()}
+    n = f"n = {counts.pop()}" if len(counts) == 1 else "n as in the table"
+    seeds = ", ".join(sorted(values(runs, "seed"), key=int))
+    return (
+        f"Mean ± standard deviation over the seeds {seeds} ({n}): {dataset}, {train} training and {test} test images, "
+        f"{runs[0].network}, T = {T}, epochs: {epochs}; commit {', '.join(values(runs, 'commit'))}; "
+        f"{'; '.join(values(runs, 'device'))}."
+    )
+
+
+def attention_energy(by_layer: Mapping[str, Sequence[float]]) -> float:
+    """The part of attention in the complete energy, in picojoules.
+
+    Args:
+        by_layer: the column ``energy_by_layer``.
+    """
+    parts = {name: set(name.removesuffix(" (gate)").split(".")) for name in by_layer}
+    return sum(complete for name, (_, complete) in by_layer.items() if parts[name] & _ATTENTION)
+
+
+def _attention(run: Run, unit: float) -> float | None:
+    return None if run.analysed is None else attention_energy(run.analysed.energy_by_layer) / unit
+
+
+def _encoder_share(run: Run) -> float | None:
+    if run.analysed is None or not run.analysed.energy_complete_pj:
+        return None
+    return 100 * run.analysed.energy_encoder_pj / run.analysed.energy_complete_pj
+
+
+def _non_spiking(run: Run) -> float | None:
+    return None if run.analysed is None else len(run.analysed.non_spiking_layers)
+
+
+def _energy_columns(runs: Sequence[Run]) -> tuple[Mean, ...]:
+    joules, unit = _scale(runs, ("energy_paper_pj", "energy_complete_pj"), {"nJ": 1e3, "µJ": 1e6, "mJ": 1e9})
+    counted, count = _scale(
+        runs,
+        ("dense_macs", "effective_macs", "effective_acs"),
+        {"thousand": 1e3, "million": 1e6, "billion": 1e9},
+    )
+    return (
+        mean(f"paper ({joules})", "energy_paper_pj", unit=unit),
+        mean(f"complete ({joules})", "energy_complete_pj", unit=unit),
+        Mean(f"attention ({joules})", partial(_attention, unit=unit)),
+        Mean("encoder's share (%)", _encoder_share, 1),
+        mean(f"dense MACs ({counted})", "dense_macs", 1, unit=count, exact=True),
+        mean(f"effective MACs ({counted})", "effective_macs", 1, unit=count),
+        mean(f"effective ACs ({counted})", "effective_acs", 1, unit=count),
+        Mean("non-spiking layers", _non_spiking, 1, exact=True),
+    )
+
+
+def _scale(runs: Sequence[Run], names: Sequence[str], units: Mapping[str, float]) -> tuple[str, float]:
+    """The largest unit in which no number but 0 is below 1; else the first."""
+    smallest = min((value for run in runs for name in names if (value := run.value(name))), default=0.0)
+    scales = list(units.items())
+    return next((each for each in reversed(scales) if smallest >= each[1]), scales[0])
+
+
+def _counts(runs: Sequence[Run], name: str) -> str:
+    found = dict.fromkeys(count for run in runs if (count := run.value(name)) is not None)
+    return " or ".join(f"{count:,.0f}" for count in found)
