@@ -1,10 +1,10 @@
 """Equality with the published code: every recorded number of five networks, in float64."""
 
-import golden_values
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from helpers import golden_values
 from spikingjelly.activation_based import monitor, neuron
 
 import gac_sj

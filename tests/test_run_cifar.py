@@ -20,7 +20,7 @@ import pytest
 import report
 import run_cifar
 import torch
-from encoders import AVAILABLE
+from helpers.encoders import AVAILABLE
 from PIL import Image
 from safetensors.torch import load_file
 

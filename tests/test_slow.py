@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from encoders import AVAILABLE
+from helpers.encoders import AVAILABLE
 
 from gac_sj.results.schema import VOLATILE_COLUMNS
 
