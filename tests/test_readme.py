@@ -32,7 +32,7 @@ LINES = [
     for line in block.replace("\\\n", " ").split("\n")
 ] + re.findall(r"`((?:python|torchrun|make|gac-sj) [^`]+)`", TEXT)
 COMMANDS = [words for line in dict.fromkeys(LINES) if (words := shlex.split(line, comments=True))]
-PROGRAMS = {path for path in (*REPOSITORY.glob("benchmarks/*.py"), *REPOSITORY.glob("experiments/*.py"))}
+PROGRAMS = {*REPOSITORY.glob("benchmarks/*.py"), *REPOSITORY.glob("experiments/*.py")}
 
 
 class ParsedError(Exception):
