@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from helpers.files import contents
+from helpers.registry import forgotten_afterwards
 
 # for the commands that tests start: SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
@@ -46,6 +47,13 @@ def quick(one_thread):
 def default_ops(monkeypatch):
     """Operators choose their paths themselves, whatever the shell asks for."""
     monkeypatch.delenv("GAC_SJ_OPS", raising=False)
+
+
+@pytest.fixture
+def clean_registry():
+    """Encoders that a test registers are forgotten after it."""
+    with forgotten_afterwards():
+        yield
 
 
 @pytest.fixture

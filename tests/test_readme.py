@@ -25,6 +25,7 @@ PAGES = [
 TEXT = "".join((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES)
 TEXT = re.sub(r"^- `[^`]+` \(.*$", "", TEXT, flags=re.MULTILINE)  # a measurement, headed by its sub-command alone
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+(OWN_ENCODER,) = (snippet for snippet in SNIPPETS if "register_encoder" in snippet)
 # commands are in blocks and inside the text
 LINES = [
     line
@@ -58,7 +59,7 @@ def parse(monkeypatch):
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch):
+def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch, clean_registry):
     monkeypatch.chdir(tmp_path)
     names = {}
     code = compile(snippet, "README.md", "exec")
@@ -82,8 +83,11 @@ def test_every_program_is_shown():
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_commands_parse(words, parse):
+def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
     program, *arguments = words
+    if "--import" in words:
+        monkeypatch.chdir(tmp_path)
+        Path("affine.py").write_text(OWN_ENCODER, encoding="utf-8")
     if program == "make":
         makefile = (REPOSITORY / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in arguments)
@@ -110,4 +114,4 @@ def test_commands_parse(words, parse):
 
 def test_every_number_is_that_of_the_rows(capsys):
     """The text between the markers is what the checked-in rows say now."""
-    assert report.main(["--readme", "--check"]) == 0, capsys.readouterr().err
+    assert report.main(["--markdown", "--check"]) == 0, capsys.readouterr().err
