@@ -58,6 +58,7 @@ def parse(monkeypatch):
     return run
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch, clean_registry):
     monkeypatch.chdir(tmp_path)
