@@ -1,7 +1,6 @@
 """A user's encoder, registered by a file outside the repository: every program takes it with --import."""
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -15,7 +14,7 @@ import run_cifar
 import timm
 import torch
 import train
-from helpers.files import contents
+from helpers.files import contents, table
 from helpers.registry import forgotten_afterwards
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spiking_resnet import spiking_resnet18
@@ -54,11 +53,6 @@ def run(main, *arguments):
         status = main(list(map(str, arguments)))
     assert status == 0
     return printed.getvalue()
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
