@@ -1,4 +1,4 @@
-# make benchmark and make test need python3 (3.11 or later), make and git; each sets up .venv where that is not done.
+# The targets need python3 (3.11 or later), make and git; each sets up .venv first where that is not done.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,20 +7,20 @@ BIN := $(VENV)/bin
 OLD_SPIKINGJELLY := $(CURDIR)/$(VENV)/spikingjelly-0.0.0.0.14
 READY := $(VENV)/.ready
 
-# Two processes with one thread each, on two cores, beat one process with two threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-# Nothing in these depends on SpikingJelly, so one release is enough for them.
-ONCE := $(foreach name,augmentation checkpoints gpu_script loaders report rows settings,--ignore=tests/test_$(name).py)
-BOTH_RELEASES = $(PYTEST) $(1) && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) $(1) $(ONCE)
+# Two processes with one thread each, on two cores, beat one process with two threads; neighbours share fixtures.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "$(1) and not one_release"
 
-.PHONY: help setup benchmark test test-slow test-gpu lint clean
+.PHONY: help setup benchmark test test-fast test-slow test-gpu lint clean
 
 help:
+	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
 	@echo "make benchmark   compare encoders on handwritten digits (under five minutes); results in runs/digits"
-	@echo "make test        test with both supported SpikingJelly releases (under ten minutes)"
-	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation"
-	@echo "make test-gpu    test what needs a GPU, with the python3 and the PyTorch that are there (no .venv)"
-	@echo "make lint        check style"
+	@echo "make test-fast   while working: the quick tests of every area with one SpikingJelly release (under a minute)"
+	@echo "make test        all but the slow tests with both supported SpikingJelly releases (under eight minutes)"
+	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation, installation"
+	@echo "make test-gpu    test what needs a GPU, with the installed python3 and PyTorch (no .venv)"
+	@echo "make lint        check style (ruff) and types (mypy)"
 	@echo "make clean       remove .venv"
 
 setup: $(READY)
@@ -38,10 +38,13 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/run_cifar.py --dataset digits --seeds 0 1 --output runs/digits
 
 test: $(READY)
-	$(call BOTH_RELEASES,-m "not slow")
+	$(call BOTH_RELEASES,not slow)
+
+test-fast: $(READY)
+	$(PYTEST) -m "not slow and not medium"
 
 test-slow: $(READY)
-	$(call BOTH_RELEASES,-m slow)
+	$(call BOTH_RELEASES,slow)
 
 test-gpu:
 	@$(PYTHON) -c 'import torch' 2>/dev/null || \
@@ -53,6 +56,7 @@ test-gpu:
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV)

@@ -2,10 +2,10 @@
 
 import copy
 
-import golden_values
 import pytest
 import timm
 import torch
+from helpers import golden_values
 
 from gac_sj.checkpoint import load_reference_state_dict, read_reference
 

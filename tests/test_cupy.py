@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from neuron_cases import CIFAR
+from helpers.neuron_cases import CIFAR
 from torch import Tensor
 
 from gac_sj import Triangle

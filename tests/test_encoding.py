@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from encoders import AVAILABLE, HAS_ATTENTION
+from helpers.encoders import AVAILABLE, HAS_ATTENTION
 from spikingjelly.activation_based import encoding, functional, layer, neuron
 from torch import nn
 

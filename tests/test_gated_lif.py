@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
+from helpers.neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
 from torch import nn
 
 from gac_sj import GatedAttentionCoding, GatedAttentionUnit, LIFNode, Triangle

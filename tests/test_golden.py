@@ -1,10 +1,10 @@
 """Equality with the published code: every recorded number of five networks, in float64."""
 
-import golden_values
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from helpers import golden_values
 from spikingjelly.activation_based import monitor, neuron
 
 import gac_sj
@@ -35,7 +35,12 @@ def close(ours, golden, norm, what):
     assert bool(((ours - golden).abs() <= bound).all()), f"{what}: {(ours - golden).abs().max()}"
 
 
-@pytest.fixture(scope="module", params=golden_values.NAMES)
+#: one network takes less than a second
+SMALL = "imagenet_ms_resnet18_gac_T4_K4"
+PARAMS = [pytest.param(name, marks=() if name == SMALL else pytest.mark.medium) for name in golden_values.NAMES]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def golden(request):
     return golden_values.load(request.param)
 

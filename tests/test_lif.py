@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
+from helpers.neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
 from spikingjelly.activation_based import functional, surrogate
 from torch import nn
 

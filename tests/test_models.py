@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from encoders import AVAILABLE
+from helpers.encoders import AVAILABLE
 from spikingjelly.activation_based import base, functional, layer, neuron, surrogate
 from timm.data import resolve_data_config
 from torch import nn

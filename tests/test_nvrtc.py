@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from neuron_cases import CIFAR, EXACT, NEURONS, ROUNDED
+from helpers.neuron_cases import CIFAR, EXACT, NEURONS, ROUNDED
 
 from gac_sj import Triangle
 from gac_sj.ops.cupy import OPTIONS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from encoders import AVAILABLE
+from helpers.encoders import AVAILABLE
 from safetensors.torch import load_file, save_file
 from timm.models import _hub, push_to_hf_hub
 from torch.nn.modules.batchnorm import _BatchNorm

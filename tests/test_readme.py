@@ -1,5 +1,7 @@
-"""What the READMEs show runs, and their numbers are those of the checked-in rows."""
+"""The READMEs: their snippets run, their commands parse, their numbers are those of the checked-in rows."""
 
+import argparse
+import importlib
 import re
 import shlex
 from importlib.util import find_spec
@@ -9,27 +11,61 @@ import pytest
 import report
 import run_cifar
 
-from gac_sj.cli import main as command_line
+from gac_sj.cli.main import main as command_line
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BENCHMARKS = (REPOSITORY / "benchmarks" / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "benchmarks/README.md",
+    "experiments/README.md",
+    "experiments/tutorials/README.md",
+]
+TEXT = "".join((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES)
+TEXT = re.sub(r"^- `[^`]+` \(.*$", "", TEXT, flags=re.MULTILINE)  # a measurement, headed by its sub-command alone
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-BLOCKS = re.findall(r"```bash\n(.*?)```", README + BENCHMARKS, re.DOTALL)
-# commands also stand inside the text
-LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").split("\n")] + re.findall(
-    r"`((?:python|torchrun|make) [^`]+)`", README + BENCHMARKS
-)
-COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True))]
+(OWN_ENCODER,) = (snippet for snippet in SNIPPETS if "register_encoder" in snippet)
+# commands are in blocks and inside the text
+LINES = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+    for line in block.replace("\\\n", " ").split("\n")
+] + re.findall(r"`((?:python|torchrun|make|gac-sj) [^`]+)`", TEXT)
+COMMANDS = [words for line in dict.fromkeys(LINES) if (words := shlex.split(line, comments=True))]
+PROGRAMS = {*REPOSITORY.glob("benchmarks/*.py"), *REPOSITORY.glob("experiments/*.py")}
 
 
+class ParsedError(Exception):
+    """Carries the parsed arguments out of a program."""
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """``parse(main, arguments)``: what the program's own parser makes of the arguments; the program does not run."""
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(parser, args=None, namespace=None):
+        raise ParsedError(original(parser, args, namespace))
+
+    def run(main, arguments):
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        with pytest.raises(ParsedError) as parsed:
+            main(arguments)
+        monkeypatch.undo()
+        return parsed.value.args[0]
+
+    return run
+
+
+@pytest.mark.medium
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch):
+def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch, clean_registry):
     monkeypatch.chdir(tmp_path)
     names = {}
     code = compile(snippet, "README.md", "exec")
     if "to_nir" in snippet and find_spec("spikingjelly.activation_based.nir_exchange") is None:
-        with pytest.raises(ValueError, match="exchanges no NIR graphs"):
+        with pytest.raises(ValueError, match="NIR"):
             exec(code, names)
         return
     exec(code, names)
@@ -40,30 +76,38 @@ def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch):
         assert "encoder.neuron" in capsys.readouterr().out
 
 
-def test_there_are_snippets_and_commands():
-    assert len(SNIPPETS) >= 3
-    programs = {word for words in COMMANDS for word in words if word.endswith(".py")}
-    assert {"benchmarks/run_cifar.py", "benchmarks/report.py", "benchmarks/speed.py"} <= programs
+def test_every_program_is_shown():
+    """So that the test of the commands has something to parse for each of them."""
+    words = {word for command in COMMANDS for word in command}
+    assert {path.relative_to(REPOSITORY).as_posix() for path in PROGRAMS} <= words
+    assert len(SNIPPETS) >= 3 and "gac_sj" in words
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_commands_exist_with_these_arguments(words):
+def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
     program, *arguments = words
+    if "--import" in words:
+        monkeypatch.chdir(tmp_path)
+        Path("affine.py").write_text(OWN_ENCODER, encoding="utf-8")
     if program == "make":
         makefile = (REPOSITORY / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in arguments)
         return
-    if arguments[0] == "-m":
-        assert find_spec(arguments[1]) is not None
-        if arguments[1] == "gac_sj" and arguments[2:]:
-            command_line._parser().parse_args(arguments[2:])
+    if program == "gac-sj" or arguments[:2] == ["-m", "gac_sj"]:
+        if command := arguments if program == "gac-sj" else arguments[2:]:
+            parse(command_line, command)
         return
-    assert program in ("python", "torchrun") and any(word.endswith(".py") for word in arguments)
+    assert program in ("python", "torchrun")
+    if arguments[0].startswith("experiments/tutorials/"):
+        assert (REPOSITORY / arguments[0]).exists()
+        return
+    (script,) = (word for word in arguments if word.endswith(".py") and (REPOSITORY / word) in PROGRAMS)
+    arguments = arguments[arguments.index(script) + 1 :]
     for word in arguments:
-        if word.endswith((".py", ".yaml", ".csv")):
+        if word.endswith((".yaml", ".csv")):
             assert (REPOSITORY / word).exists()
-    if arguments[0] == "benchmarks/run_cifar.py":
-        args = run_cifar.parse(arguments[1:])
+    args = parse(importlib.import_module(Path(script).stem).main, arguments)
+    if script == "benchmarks/run_cifar.py":
         for name in args.encoders:
             for seed in args.seeds:
                 run_cifar.settings(args, name, seed)

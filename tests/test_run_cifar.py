@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import run_cifar
 import torch
-from encoders import AVAILABLE
+from helpers.encoders import AVAILABLE
 from PIL import Image
 from safetensors.torch import load_file
 

@@ -1,6 +1,5 @@
-"""What takes minutes: full-length runs, real kills, the code generator of torch.compile."""
+"""Tests that take minutes: full-length runs, real kills, the code generator of torch.compile."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -11,9 +10,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from encoders import AVAILABLE
-
-from gac_sj.results.schema import VOLATILE_COLUMNS
+from helpers.encoders import AVAILABLE
+from helpers.files import lasting, table
 
 REPOSITORY = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -23,30 +21,17 @@ def command(script, *arguments):
     return [sys.executable, str(REPOSITORY / "benchmarks" / script), *map(str, arguments)]
 
 
-def rows(folder):
-    with open(folder / "results.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def lasting(folder):
-    """What does not depend on the time."""
-    return [
-        {name: value for name, value in row.items() if name not in (*VOLATILE_COLUMNS, "commit")}
-        for row in rows(folder)
-    ]
-
-
 def test_direct_coding_passes_97_percent_on_digits_and_every_encoder_learns(tmp_path):
     subprocess.run(command("run_cifar.py", "--dataset", "digits", "--seeds", 0, 1, "--output", tmp_path), check=True)
     accuracy = {}
-    for row in rows(tmp_path):
+    for row in table(tmp_path / "results.csv"):
         accuracy.setdefault(row["encoder"], []).append(float(row["accuracy_last"]))
     assert set(accuracy) == {"direct", "direct_lif", "direct_matched", "gac", "latency", "poisson", "weighted_phase"}
     assert min(accuracy["direct"]) > 97
     assert min(min(values) for values in accuracy.values()) > 93
 
 
-def test_runs_killed_again_and_again_end_as_if_they_were_not(tmp_path):
+def test_runs_killed_repeatedly_end_like_an_undisturbed_run(tmp_path):
     def run(name):
         return command("run_cifar.py", "--dataset", "digits", "--train-limit", 600, "--epochs", 6, "--device", "cpu",
                        "--encoders", "poisson", "gac", "--seeds", 0, 1, "--output", tmp_path / name)  # fmt: skip
@@ -65,7 +50,7 @@ def test_runs_killed_again_and_again_end_as_if_they_were_not(tmp_path):
         process.wait()
         seen |= new
         if (folder / "results.csv").exists():
-            assert lasting(folder) == whole[: len(rows(folder))] and len(rows(folder)) < 4
+            assert lasting(folder) == whole[: len(lasting(folder))] and len(lasting(folder)) < 4
     subprocess.run(run("killed"), check=True)
     assert lasting(folder) == whole
     assert (folder / "report.md").exists() and not list(folder.rglob("checkpoints"))
@@ -75,12 +60,12 @@ def test_two_processes_share_a_run_and_print_one_report(tmp_path):
     _, *run = command("run_cifar.py", "--dataset", "digits", "--train-limit", 130, "--epochs", 2, "--device", "cpu",
                       "--encoders", "gac", "--seeds", 0, "--output", tmp_path)  # fmt: skip
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for _ in range(2):  # the second only reports
+    for _ in range(2):  # the second run only reports
         done = subprocess.run([*torchrun, *run], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("[1/1] gac, seed 0") == done.stdout.count("| gac | 1 |") == 1
         assert "\n\n" not in done.stdout
-    (row,) = rows(tmp_path)
+    (row,) = table(tmp_path / "results.csv")
     assert (row["processes"], row["train_images"], row["test_images"]) == ("2", "130", "360")
 
 
@@ -91,7 +76,7 @@ def test_a_bad_argument_as_users_see_it(tmp_path):
     environment = os.environ | {"PYTHONWARNINGS": "ignore::FutureWarning"}
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("run_cifar.py: --output file/out ")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("run_cifar.py: --output ")
 
 
 @pytest.mark.parametrize("encoder", AVAILABLE)
@@ -106,7 +91,7 @@ def test_compiled_evaluation(encoder):
         compiled = torch.compile(model.forward_features, fullgraph=True)(x)
     assert compiled.shape == expected.shape
     if encoder != "poisson":  # its random numbers may be drawn in another order
-        # fused arithmetic may flip a spike that stands at the threshold
+        # fused arithmetic may flip a spike at the threshold
         assert (compiled != expected).float().mean() < 1e-3
 
 

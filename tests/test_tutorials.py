@@ -1,4 +1,4 @@
-"""The tutorials run as they stand, in less than two minutes of two cores, and show what their text says."""
+"""The tutorials run unchanged, in less than two minutes of two cores, and show what their text says."""
 
 import ast
 import re
@@ -16,13 +16,13 @@ SECONDS = 2 * 120
 
 
 def run(name, folder, *arguments, status=0):
-    """What it printed, in a folder of its own, and on standard error; it must not need more than its time."""
+    """What it prints, in a folder of its own (on stderr if it fails); it must not need more than its time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, str(TUTORIALS / f"{name}.py"), *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == status, done.stderr
-    # of computing, so that what else the machine does is no matter
+    # CPU time, so that other work on the machine does not count
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS
     return done.stderr if status else done.stdout
 
@@ -31,7 +31,7 @@ def percentages(text):
     return [float(number) for number in re.findall(r"([\d.]+) ?%", text)]
 
 
-def test_the_index_has_them_all_and_they_are_cells():
+def test_the_index_lists_all_and_they_have_cells():
     assert len(SCRIPTS) == 5
     index = (TUTORIALS / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"\((\d\w+\.py)\)", index) == [path.name for path in SCRIPTS]
@@ -48,8 +48,9 @@ def test_ten_lines_are_ten():
     assert len(cell.strip().splitlines()) == 10
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("option", ["--weights", "--image"])
-def test_a_file_that_is_not_there_is_one_sentence(option, tmp_path):
+def test_a_missing_file_is_one_sentence(option, tmp_path):
     said = run("4_published_weights", tmp_path, option, "absent", status=2)
     assert said.startswith("usage: ") and len(re.findall(r"^\S+ error: .*absent", said, re.MULTILINE)) == 1
 
@@ -59,7 +60,7 @@ class TestTheyRun:
     def test_your_network(self, tmp_path):
         printed = run("1_your_network", tmp_path)
         assert "it replaces conv1 (Conv2d), bn1 (BatchNorm2d), sn1 (LIFNode)" in printed
-        assert printed.endswith("of 360 test images are right\n")
+        assert printed.endswith("of 360 test images are classified correctly\n")
         assert percentages(printed)[-1] > 95
 
     def test_which_encoder(self, tmp_path):
@@ -75,7 +76,7 @@ class TestTheyRun:
         assert float(energy["gac"]) > 2 * float(energy["direct_lif"]) > 0
         assert (tmp_path / "runs/tutorials/encoders/digits/report.html").exists()
 
-    def test_which_encoder_of_a_folder_that_is_not_there(self, tmp_path):
+    def test_which_encoder_of_a_missing_folder(self, tmp_path):
         said = run("2_which_encoder", tmp_path, "--data-dir", "absent", status=2)
         assert said.startswith("run_cifar.py: ") and said.count("\n") == 1 and "absent" in said
 
@@ -85,7 +86,7 @@ class TestTheyRun:
         assert list(rows) == ["gac", "direct", "direct_lif", "poisson"]
         accuracy, paper, complete, _, attention, floats = zip(*(row.split() for row in rows.values()))
         assert min(percentages(" ".join(accuracy))) > 85
-        # the attention is what the paper leaves out; spikes of a neuron are all that the network then receives
+        # the paper leaves out the attention; with a neuron the network receives spikes only
         assert float(complete[0]) > 5 * float(paper[0]) and float(complete[2]) < float(paper[2])
         assert percentages(attention[0])[0] > 50 and attention[1:] == ("0.0%",) * 3
         assert floats == ("1", "1", "0", "1")
@@ -98,14 +99,14 @@ class TestTheyRun:
         folder = tmp_path / "runs/tutorials/gate"
         assert (folder / "gate.png").read_bytes()[:4] == b"\x89PNG" and "<svg" in (folder / "gate.svg").read_text()
         # other weights under the published names, of another temporal attention
-        weights = torch.load(folder / "stand_in.pth", weights_only=True)
+        weights = torch.load(folder / "random.pth", weights_only=True)
         weights["encoding.TA.sharedMLP.0.weight"] *= 0
         torch.save({"state_dict": weights}, tmp_path / "published.pth")
         changed = run("4_published_weights", tmp_path, "--weights", "published.pth", "--output", "other")
         assert "No --weights" not in changed and "12,679,368 parameters" in changed
         found = (re.findall(r"^ +[1-6] +(\S+) +(\S+), +(\S+) ", text, re.MULTILINE) for text in (printed, changed))
         first, second = ([tuple(map(float, step)) for step in steps] for steps in found)
-        # the first gate differs from step to step; without temporal attention it is a half everywhere
+        # the first gate differs from step to step; without temporal attention it is 0.5 everywhere
         assert len(set(first)) == 6 and second == [(0.0, 0.5, 0.0)] * 6
         assert (tmp_path / "other/gate.png").read_bytes() != (folder / "gate.png").read_bytes()
 

@@ -1,4 +1,4 @@
-"""What is published: the wheel holds the whole package and works without the repository."""
+"""The wheel holds the whole package and works without the repository; an editable install is found from anywhere."""
 
 import os
 import re
@@ -38,36 +38,46 @@ def call(*command, **options):
     return done.stdout
 
 
+def copy_sources(folder):
+    """What an installation needs, in a folder of its own: setuptools leaves its work beside the sources."""
+    shutil.copytree(REPOSITORY / "gac_sj", folder / "gac_sj", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
+def isolation():
+    """Options of pip: a setuptools that is missing or too old comes from the package registry."""
+    try:
+        recent = int(metadata.version("setuptools").partition(".")[0]) >= 77
+    except metadata.PackageNotFoundError:
+        recent = False
+    return ["--no-build-isolation"] if recent else []
+
+
+def environment(folder, *install):
+    """Python of a new environment with one package, which sees the installed packages but not the repository."""
+    call(sys.executable, "-m", "venv", "--without-pip", folder)
+    python = folder / "bin" / "python"
+    (own,) = folder.glob("lib/python*/site-packages")
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (own / "packages.pth").write_text("\n".join(packages))
+    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--ignore-installed", *install)
+    return python
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, since setuptools leaves its work beside the sources and takes up what an older one left."""
     folder = tmp_path_factory.mktemp("wheel")
-    sources = folder / "sources"
-    shutil.copytree(REPOSITORY / "gac_sj", sources / "gac_sj", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, sources)
-    # a setuptools that is too old, or not there, comes from the package registry
-    try:
-        here = int(metadata.version("setuptools").partition(".")[0]) >= 77
-    except metadata.PackageNotFoundError:
-        here = False
-    isolation = ["--no-build-isolation"] if here else []
-    call(sys.executable, "-m", "pip", "wheel", "--no-deps", *isolation, "-w", folder, sources)
+    sources = copy_sources(folder / "sources")
+    call(sys.executable, "-m", "pip", "wheel", "--no-deps", *isolation(), "-w", folder, sources)
     (built,) = folder.glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Python of a new environment with the wheel, which sees the installed packages but not the repository."""
-    folder = tmp_path_factory.mktemp("environment")
-    call(sys.executable, "-m", "venv", "--without-pip", folder)
-    python = folder / "bin" / "python"
-    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
-    (own,) = folder.glob("lib/python*/site-packages")
-    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (own / "packages.pth").write_text("\n".join(packages))
-    return python
+    return environment(tmp_path_factory.mktemp("environment"), "--no-index", wheel)
 
 
 def run(python, *arguments, folder):
@@ -110,3 +120,13 @@ def test_its_commands(installed, tmp_path):
     assert "gac_ms_resnet18_cifar" in listed
     assert run(installed.parent / "gac-sj", "models", folder=tmp_path) == listed
     assert "conv" in run(installed.parent / "gac-sj", "summary", "gac_ms_resnet8_cifar", folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_script_beside_a_clone_named_gac_sj_imports_the_package(tmp_path):
+    """The clone's folder is an empty namespace package to it, which must not win."""
+    clone = copy_sources(tmp_path / "gac_sj")
+    python = environment(tmp_path / "environment", *isolation(), "--editable", clone)
+    script = tmp_path / "script.py"
+    script.write_text("import gac_sj\nprint(gac_sj.__file__, gac_sj.attach.__name__)\n")
+    assert run(python, script, folder=tmp_path).split() == [str(clone / "gac_sj" / "__init__.py"), "attach"]

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import gac_sj
 
 torch.manual_seed(0)
-torch.set_num_threads(1)  # in a network as small as this one, more wait for each other
+torch.set_num_threads(1)  # in so small a network, more threads only wait for each other
 
 # %% [markdown]
-# Say this is your network. Its first convolution, BatchNorm and neuron turn images into spikes: they are the stem, and
-# direct coding is the way in which images reach it, the same image at every step.
+# Suppose this is your network. Its first convolution, BatchNorm and neuron, the stem, turn images into spikes. It has
+# direct coding: the stem receives the same image at every step.
 
 
 # %%
@@ -43,7 +43,7 @@ class Network(nn.Module):
 
 
 # %% [markdown]
-# And these are your data: handwritten digits, `[N, 1, 8, 8]`, with pixels from 0 to 1.
+# These are your data: handwritten digits, `[N, 1, 8, 8]`, with pixels from 0 to 1.
 
 # %%
 digits = load_digits()
@@ -53,11 +53,10 @@ train, test = train_test_split(range(len(labels)), test_size=0.2, stratify=label
 batches = DataLoader(TensorDataset(pixels[train], labels[train]), batch_size=64, shuffle=True)
 
 # %% [markdown]
-# The ten lines. `attach` puts an encoder in the place of the stem, which keeps your convolution, BatchNorm and neuron
-# with their weights; the first line is all that is new in your training. The network now takes images `[N, 1, 8, 8]`:
-# leave out what repeats them, since the encoder passes the stem once and makes the T steps itself. For SpikingJelly's
-# own models (ResNets, VGG, Spikformer, ...) `gac_sj.attach(network)` finds the stem; for yours, say from where to
-# where.
+# The ten lines. `attach` replaces the stem by an encoder, which keeps your convolution, BatchNorm and neuron with their
+# weights; only the first line is new in your training. The network now takes images `[N, 1, 8, 8]`: leave out what
+# repeats them, since the encoder runs the stem once and makes the T steps itself. In SpikingJelly's own models
+# (ResNets, VGG, Spikformer, ...) `gac_sj.attach(network)` finds the stem; in yours, name its first and last module.
 
 # %%
 network = gac_sj.attach(Network(), T=4, at="conv1", until="sn1")
@@ -72,7 +71,7 @@ for epoch in range(1, 9):
     print(f"epoch {epoch}: loss {loss:.4f}")
 
 # %% [markdown]
-# What happened to the network, and what it knows about digits that it has not seen.
+# What `attach` changed, and the accuracy on digits that the network has not seen.
 
 # %%
 print(network.attached)
@@ -80,9 +79,9 @@ network.eval()
 functional.reset_net(network)
 with torch.no_grad():
     correct = network(pixels[test]).argmax(1) == labels[test]
-print(f"{correct.float().mean():.1%} of {len(test)} test images are right")
+print(f"{correct.float().mean():.1%} of {len(test)} test images are classified correctly")
 
 # %% [markdown]
-# That it learns does not say that GAC is better than what you had: that takes both networks, several seeds and one
-# recipe, which is the second tutorial. The fair opponent is `gac_sj.attach(..., encoder="direct_lif")`: the same place,
+# That the network learns does not show that GAC is better than before. That takes both networks, several seeds and one
+# recipe: see the second tutorial. The fair comparison is `gac_sj.attach(..., encoder="direct_lif")`: the same place,
 # your stem and its spikes, without the gate.

@@ -1,4 +1,4 @@
-"""Which encoder for my data? Several under one recipe, over several seeds, and what the numbers allow to say.
+"""Which encoder for my data? Several under one recipe, over several seeds, and what the numbers can show.
 
 python experiments/tutorials/2_which_encoder.py                       # scikit-learn's handwritten digits
 python experiments/tutorials/2_which_encoder.py --data-dir my_images  # yours: train/<class>/*, test/<class>/*
@@ -19,22 +19,22 @@ parser.add_argument("--data-dir", help="an image folder (default: digits)")
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebook has its own arguments
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUTPUT = Path("runs/tutorials/encoders", Path(args.data_dir or "digits").resolve().name)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # in a network as small as this one, more threads wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in so small a network, more threads only wait for each other
 
 
 def run(script, *arguments):
-    """Run a program of this repository, and show the command."""
+    """Run a program of this repository and print the command."""
     command = [script, *map(str, arguments)]
     print("\n$ python", *command, flush=True)
     if status := subprocess.run([sys.executable, REPOSITORY / script, *command[1:]]).returncode:
-        sys.exit(status)  # it has said why
+        sys.exit(status)  # the program has printed why
 
 
 # %% [markdown]
-# One network behind three encoders: GAC, direct coding (the current of the stem, as the paper's baseline has it), and
-# direct coding with a neuron (spikes, as GAC's). The recipe is the same, and so are the three seeds. Few images and
-# short runs keep this tutorial under two minutes; for an answer, leave `--train-limit` and `--epochs` out. The command
-# continues where it was interrupted, and a second one with other encoders adds rows.
+# One network behind three encoders: GAC, direct coding (the stem's current, as in the paper's baseline), and direct
+# coding with a neuron (spikes, as in GAC), with the same recipe and the same three seeds. Few images and short runs
+# keep this tutorial under two minutes; for a real answer, leave `--train-limit` and `--epochs` out. An interrupted
+# command resumes when it is run again, and a second one with other encoders adds rows.
 
 # %%
 data = ["--dataset", "folder", "--data-dir", args.data_dir]
@@ -45,8 +45,8 @@ run("benchmarks/run_cifar.py", *data, "--encoders", *encoders, "--seeds", 0, 1, 
 
 # %% [markdown]
 # Means hide what seeds do, so compare pairs: runs of one seed see the same images in the same order. An interval that
-# includes 0 means that these seeds do not tell the two apart, not that they are equal. Read the last epoch; the best
-# one was chosen with the test set, and flatters.
+# includes 0 means no significant difference with these seeds, not that the two are equal. Read the last epoch: the best
+# one was chosen with the test set, which flatters.
 
 # %%
 results = OUTPUT / "results.csv"
@@ -54,8 +54,8 @@ for other in encoders[1:]:
     run("experiments/compare.py", f"{results}:gac", f"{results}:{other}")
 
 # %% [markdown]
-# Accuracy has a price. *Paper* counts as GAC's authors do, without the attention; *complete* counts all that runs (the
-# third tutorial has both by layer). `report.html` in the same folder has everything that was measured, with plots.
+# Accuracy has a price. *Paper* counts energy as GAC's authors do, without the attention; *complete* counts everything
+# that runs (the third tutorial has both by layer). `report.html` in the same folder has all measurements, with plots.
 
 # %%
 print("\nEnergy of one image, mean over seeds:")
@@ -65,11 +65,11 @@ for encoder in encoders:
     print(f"{encoder:10}  paper {paper:7.1f} nJ   complete {complete:7.1f} nJ   ({len(runs)} seeds)")
 
 # %% [markdown]
-# How to read it. Where an interval includes 0, take the encoder with less energy, or train more seeds; where it lies
-# above or below 0, that holds for this network, this number of images and this length of training.
+# How to read it. Where an interval includes 0, take the encoder with less energy, or train more seeds. Where it lies
+# above or below 0, the result holds for this network, this number of images and this length of training.
 #
-# When this was written, the digits gave GAC 1.1 points less than `direct` and 1.0 less than `direct_lif`. GAC was below
-# in each of the three seeds, and yet both intervals include 0: three seeds are few. It took 2.9 times their complete
-# energy. So for a task as small as this one there is no reason for GAC. What the README of the repository finds on
-# CIFAR-10 with a small network is alike; the paper's gains are those of full networks at full length, which have not
+# When this was written, GAC had 1.1 points less than `direct` on the digits, and 1.0 less than `direct_lif`. GAC was
+# below in each of the three seeds, and yet both intervals include 0: three seeds are few. It took 2.9 times their
+# complete energy. So a task as small as this one gives no reason to use GAC. The README of the repository finds much
+# the same on CIFAR-10 with a small network; the paper's gains come from full networks at full length, which have not
 # been rerun here.

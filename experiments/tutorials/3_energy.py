@@ -1,4 +1,4 @@
-"""The energy of my model: what every layer costs, in two conventions, behind several encoders.
+"""The energy of a model: what every layer costs, in two conventions, behind several encoders.
 
 python experiments/tutorials/3_energy.py
 """
@@ -13,7 +13,7 @@ from torch import nn
 import gac_sj
 from gac_sj.analysis import measure_energy, non_spiking_layers
 
-torch.set_num_threads(1)  # in networks as small as these, more wait for each other
+torch.set_num_threads(1)  # in so small a network, more threads only wait for each other
 T = 4
 digits = load_digits()
 pixels = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16  # [N, 1, 8, 8]
@@ -21,8 +21,8 @@ labels = torch.tensor(digits.target)
 train, test = slice(0, 1400), slice(1400, None)
 
 # %% [markdown]
-# Energy depends on how often neurons fire, so it is that of a *trained* network on *test* images. `measure_energy`
-# takes any network of SpikingJelly neurons; here it is the same small one behind four encoders.
+# Energy depends on how often neurons fire, so measure a *trained* network on *test* images. `measure_energy` takes any
+# network of SpikingJelly neurons; here it is the same small one behind four encoders.
 
 
 # %%
@@ -57,10 +57,10 @@ def accuracy(network):
 # A multiply-accumulate (MAC) costs 4.6 pJ, and an accumulation (AC), where one factor is a spike, 0.9 pJ (45 nm, fp32).
 #
 # - *paper*, as GAC's authors count: the first convolution once, in MACs; every later layer rate x operations, in ACs.
-#   The attention is left out, and so is that the gate makes the encoder's output real-valued.
-# - *complete*, ours: whatever ran, an AC where a layer receives spikes and else a MAC; zeros cost nothing.
+#   It leaves out the attention, and ignores that the gate makes the encoder's output real-valued.
+# - *complete*, ours: everything that runs, as ACs where a layer receives spikes and as MACs elsewhere; zeros are free.
 #
-# One seed each: the accuracies show that the networks are trained, and compare nothing.
+# With one seed each, the accuracies only show that the networks are trained; they compare nothing.
 
 # %%
 measured = {}
@@ -75,8 +75,8 @@ for encoder in ("gac", "direct", "direct_lif", "poisson"):
     )
 
 # %% [markdown]
-# Layer by layer, for GAC. The two convolutions of the gate take most of what *complete* counts and *paper* does not,
-# although they run once on a static image and not T times. Layer 1 receives gated spikes, which are not spikes: its
+# Layer by layer, for GAC. The two convolutions of the gate are most of what *complete* counts and *paper* does not,
+# although they run once for a static image, not T times. Layer 1 receives gated spikes, which are real-valued: its
 # operations are MACs in *complete* and ACs in *paper*.
 
 # %%
@@ -88,6 +88,6 @@ print(
 )
 
 # %% [markdown]
-# The larger the network behind it, the less an encoder weighs, so measure yours; other prices are
-# `measure_energy(network, batches, mac_pj=..., ac_pj=...)`. Neither way counts memory, which often costs more than
-# arithmetic. These are numbers to compare networks with; a chip's energy is measured on the chip.
+# The larger the network, the smaller the share of its encoder, so measure yours; for other prices call
+# `measure_energy(network, batches, mac_pj=..., ac_pj=...)`. Neither convention counts memory, which often costs more
+# than arithmetic. These numbers compare networks; the energy of a chip is measured on the chip.

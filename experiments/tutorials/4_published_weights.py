@@ -1,7 +1,7 @@
 """From published weights to a picture of the gate.
 
 python experiments/tutorials/4_published_weights.py --weights gac_cifar100_T6.pth --image cat.png
-python experiments/tutorials/4_published_weights.py     # random weights stand in for the published ones
+python experiments/tutorials/4_published_weights.py     # random weights instead of the published ones
 """
 
 # %%
@@ -27,9 +27,9 @@ parser.add_argument("--output", type=Path, default=Path("runs/tutorials/gate"), 
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebook has its own arguments
 
 # %% [markdown]
-# The one checkpoint that GAC's authors published is MS-ResNet-18 for CIFAR-100 with T = 6. `form="reference"` builds
-# exactly the published encoder; the default one has a gate of another size. The network also has to know how the pixels
-# were normalised.
+# The only checkpoint that GAC's authors published is MS-ResNet-18 for CIFAR-100 with T = 6. `form="reference"` builds
+# exactly the published encoder; the gate of the default form has another size. The network also has to know how the
+# pixels were normalised.
 
 # %%
 mean, std = DATASETS["cifar100"].mean, DATASETS["cifar100"].std
@@ -43,17 +43,17 @@ model = timm.create_model(
 )
 
 # %% [markdown]
-# A `.pth` file from somewhere may run code when it is opened; `read_reference` takes tensors only.
-# `load_reference_state_dict` goes by the published names and is strict: a tensor too many, too few or of another shape
-# is an error that names it.
+# A `.pth` file from an unknown source may run code when it is opened; `read_reference` reads tensors only.
+# `load_reference_state_dict` goes by the published names and is strict: an unexpected or missing tensor, or one of
+# another shape, is an error that names it.
 
 # %%
 weights = args.weights
 if weights is None:
     args.output.mkdir(parents=True, exist_ok=True)
-    weights = args.output / "stand_in.pth"
+    weights = args.output / "random.pth"
     torch.save({reference_names(name)[0]: value for name, value in model.state_dict().items()}, weights)
-    print(f"No --weights: {weights} stands in, random numbers in the published layout. Its gate has learned nothing.")
+    print(f"No --weights: {weights} holds random numbers in the published layout. Its gate has learned nothing.")
 try:
     load_reference_state_dict(model, read_reference(weights))
     photo = Image.open(args.image).convert("RGB") if args.image else Image.fromarray(load_sample_image("flower.jpg"))
@@ -62,7 +62,7 @@ except (ValueError, OSError) as error:
 print(f"{weights}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 
 # %% [markdown]
-# The image as the network was taught to see it.
+# The image, transformed as in training.
 
 # %%
 model.eval()
@@ -71,8 +71,8 @@ image = transform(photo)  # [3, 32, 32]
 pixels = (image * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)).permute(1, 2, 0).clamp(0, 1)
 
 # %% [markdown]
-# Inside the encoder: the stem's current `[C, H, W]` is the same at every step, since the image is. Spatial-channel
-# attention looks at it once, temporal attention has one number per step, and the gate is the sigmoid of their product.
+# Inside the encoder: the stem's current `[C, H, W]` is the same at every step, because the image is. Spatial-channel
+# attention sees it once, temporal attention has one number per step, and the gate is the sigmoid of their product.
 
 # %%
 encoder = model.encoder
@@ -82,19 +82,19 @@ with torch.no_grad():
     temporal = encoder.gau.temporal(current).flatten()  # [T]
     gate = encoder.gau(current)[:, 0]  # [T, C, H, W]
     output = encoder(image.unsqueeze(0))[:, 0]
-print("step  temporal attention  gate: mean, deviation  spikes that pass it")
+print("step  temporal attention  gate: mean,       std       active outputs")
 for step in range(encoder.T):
     spikes = (output[step] != 0).float().mean()
     print(f"{step + 1:4}  {temporal[step]:18.3f}  {gate[step].mean():10.3f}, {gate[step].std():9.3f}  {spikes:19.1%}")
 
 # %% [markdown]
-# How much the gate changes from step to step is written in the weights of temporal attention alone: on a static image
-# every step shows it the same. The picture has both attentions, and the gate at every step on one scale.
+# Only the weights of temporal attention decide how much the gate changes from step to step, because a static image
+# looks the same at every step. The picture shows both attentions, and the gate at every step on one scale.
 
 # %%
 for path in figures.save(figures.gates(pixels, gate, temporal, spatial), args.output / "gate"):
     print(path)
 
 # %% [markdown]
-# With the published weights, go on: `gac-sj convert` makes a folder of them that timm loads
+# Next, with the published weights: `gac-sj convert` writes a folder that timm loads
 # (`timm.create_model("local-dir:DIR", pretrained=True)`), and `gac-sj predict IMAGE --weights DIR` classifies images.
