@@ -1,4 +1,4 @@
-"""The contract of every encoder, and that a static image is encoded once exactly."""
+"""The contract of every encoder; encoding a static image once is exact."""
 
 import copy
 import pickle
@@ -37,8 +37,8 @@ def test_shapes_and_types(name, T):
 
 
 @DETERMINISTIC
-def test_each_call_is_independent_of_the_last(name):
-    """SpikingJelly's stateful encoders replay the previous batch."""
+def test_calls_are_independent(name):
+    """Unlike those of SpikingJelly's stateful encoders, which replay the previous batch."""
     encoder = build(name).eval()
     first, second = images(4), images(2)
     expected = copy.deepcopy(encoder)(second)
@@ -48,7 +48,7 @@ def test_each_call_is_independent_of_the_last(name):
 
 
 @DETERMINISTIC
-def test_single_steps_are_the_steps_of_the_sequence(name):
+def test_single_step_mode_returns_the_steps_of_the_sequence(name):
     encoder = build(name).eval()
     x = images()
     expected = encoder(x)
@@ -60,12 +60,12 @@ def test_single_steps_are_the_steps_of_the_sequence(name):
 
 
 @ALL
-def test_another_image_in_single_step_mode_needs_a_reset(name):
+def test_another_image_in_single_step_mode_requires_a_reset(name):
     encoder = build(name, step_mode="s")
     x = images()
     encoder(x)
     for other in (images(), images(1)):
-        with pytest.raises(ValueError, match=r"another image after 1 of 3 steps.*reset_net"):
+        with pytest.raises(ValueError, match=r"another image.* 1 of 3 steps.*reset_net"):
             encoder(other)
     changed = x.clone()
     with pytest.raises(ValueError, match="another image"):
@@ -74,14 +74,14 @@ def test_another_image_in_single_step_mode_needs_a_reset(name):
     assert encoder(images(1)).shape == (1, 8, 6, 7)
 
 
-def test_an_image_changed_in_place_is_another_image():
+def test_an_image_changed_in_place_counts_as_another_image():
     encoder, x = build("gac", step_mode="s"), images()
     encoder(x)
     with pytest.raises(ValueError, match="another image"):
         encoder(x.mul_(0.5))
 
 
-def test_a_step_of_the_whole_sequence_ends_the_single_steps():
+def test_multi_step_call_ends_a_single_step_sequence():
     encoder, x = build("gac", step_mode="s"), images()
     encoder(x)
     encoder.step_mode = "m"
@@ -93,7 +93,7 @@ def test_a_step_of_the_whole_sequence_ends_the_single_steps():
 @ALL
 @pytest.mark.parametrize("T", [1, 3])
 @pytest.mark.parametrize("sequence", [True, False])
-def test_detach_net(name, T, sequence):
+def test_detach_net_cuts_the_graph(name, T, sequence):
     encoder, x = build(name, T, step_mode="s"), images()
     x = x.expand(T, -1, -1, -1, -1) if sequence else x
     encoder(x).sum().backward()
@@ -101,12 +101,12 @@ def test_detach_net(name, T, sequence):
     assert encoder(x).grad_fn is None
 
 
-def test_a_copy_of_a_compiled_encoder_is_a_module_of_its_own():
+def test_copy_of_a_compiled_encoder_is_independent():
     encoder = build("direct")
     encoder.compile(backend="eager")
-    twin = copy.deepcopy(encoder)
-    twin(images())
-    assert (encoder.stem[1].num_batches_tracked, twin.stem[1].num_batches_tracked) == (0, 1)
+    duplicate = copy.deepcopy(encoder)
+    duplicate(images())
+    assert (encoder.stem[1].num_batches_tracked, duplicate.stem[1].num_batches_tracked) == (0, 1)
     pickle.dumps(encoder)
 
 
@@ -120,17 +120,17 @@ def test_poisson_does_not_depend_on_the_memory_format():
 
 
 @ALL
-def test_copies_carry_no_state(name):
+def test_copies_start_from_a_reset_state(name):
     encoder = build(name, step_mode="s")
     x = images()
     encoder(x).sum().backward()
-    for twin in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
-        twin(images(5))
-        assert twin.T == 3
+    for duplicate in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        duplicate(images(5))
+        assert duplicate.T == 3
 
 
 def general(encoder, x):
-    """The same mathematics on the repeated image."""
+    """The output of the general path, for the image repeated T times."""
     return encoder(x.repeat(encoder.T, *[1] * x.dim()))
 
 
@@ -161,7 +161,7 @@ def stems():
     "name,options", [("gac", {}), ("gac", {"output": "current"}), ("direct", {}), ("direct_lif", {})]
 )
 def test_encoded_once_equals_the_general_path(stem, T, name, options):
-    """Outputs, every gradient and every running statistic, over three training steps and in evaluation."""
+    """In outputs, gradients and running statistics, over three training steps and in evaluation."""
     once = build(name, T, stem=stems()[stem](), **options)
     frozen = [module for module in once.modules() if not module.training]
     repeated = copy.deepcopy(once)
@@ -185,7 +185,7 @@ def test_encoded_once_equals_the_general_path(stem, T, name, options):
 
 
 @pytest.mark.parametrize("stem", stems())
-def test_these_stems_see_an_image_once(stem):
+def test_time_invariant_stems_run_once_per_image(stem):
     encoder = build("gac", 4, stem=stems()[stem]())
     batches = []
     next(m for m in encoder.stem.modules() if isinstance(m, nn.Conv2d)).register_forward_pre_hook(
@@ -212,7 +212,7 @@ class Noise(nn.Module):
     ],
     ids=["dropout", "rrelu", "sj_dropout", "sj_lif", "lif", "unknown"],
 )
-def test_a_random_or_stateful_stem_sees_every_frame(last):
+def test_random_or_stateful_stems_run_at_every_step(last):
     encoder = DirectCoding(4, 3, 8, stem=nn.Sequential(nn.Conv2d(3, 8, 3), last()))
     frames = []
     encoder.stem[0].register_forward_pre_hook(lambda module, inputs: frames.append(inputs[0].shape[0]))
@@ -237,7 +237,7 @@ class Residual(nn.Sequential):
     ],
     ids=["residual", "multi_step", "seq_to_ann"],
 )
-def test_containers_in_a_stem_run_their_own_forward(container):
+def test_containers_in_a_stem_keep_their_own_forward(container):
     encoder = DirectCoding(3, 3, 8, stem=nn.Sequential(nn.Conv2d(3, 8, 3), container())).eval()
     x = images(dtype=torch.float32)
     ours = encoder(x)
@@ -246,18 +246,18 @@ def test_containers_in_a_stem_run_their_own_forward(container):
     torch.testing.assert_close(ours, encoder.stem[1](frames))
 
 
-def test_a_stem_with_other_channels_is_named():
-    with pytest.raises(ValueError, match=r"shape \[2, 5, 4, 5\]; the gate needs 8 channels"):
+def test_stem_with_other_channels_is_refused():
+    with pytest.raises(ValueError, match=r"^stem .*8 channels.*\[2, 5, 4, 5\].*channels="):
         build("gac", stem=nn.Conv2d(3, 5, 3))(images())
 
 
-def test_a_stem_with_a_neuron_starts_from_reset_at_every_call():
+def test_stem_with_a_neuron_starts_from_a_reset_state_at_every_call():
     encoder = DirectCoding(3, 3, 8, stem=nn.Sequential(nn.Conv2d(3, 8, 3), gac_sj.LIFNode())).eval()
     x = 3 * torch.randn(2, 3, 6, 6)
     assert torch.equal(encoder(x), encoder(x))
 
 
-def test_the_gate_weighs_the_spikes():
+def test_output_is_gate_times_spikes():
     encoder = build("gac", 4)
     x = images()
     output = encoder(x)
@@ -268,7 +268,7 @@ def test_the_gate_weighs_the_spikes():
     assert 0 < spikes.mean() < 1
 
 
-def test_recipes():
+def test_forms_set_gain_threshold_and_neuron():
     reference = GatedAttentionCoding(form="reference")
     assert reference.gau.gain == 1.0
     assert reference.neuron.v_threshold == 1.0
@@ -277,17 +277,17 @@ def test_recipes():
     assert GatedAttentionCoding(form="low_threshold", neuron="imagenet").neuron.v_threshold == 0.25
     assert GatedAttentionCoding(form="current").neuron is None
     own = gac_sj.LIFNode(v_threshold=0.7)
-    for recipe in set(FORMS) - {"current"}:
-        assert GatedAttentionCoding(form=recipe, neuron=own).neuron is own
+    for form in set(FORMS) - {"current"}:
+        assert GatedAttentionCoding(form=form, neuron=own).neuron is own
 
 
-def test_the_default_recipe_puts_out_gated_spikes():
+def test_default_form_outputs_gated_spikes():
     default = GatedAttentionCoding()
     assert default.neuron is not None
     assert not default.is_reference
 
 
-def test_the_gain_makes_the_gate_one_where_its_argument_is_zero():
+def test_gain_of_two_makes_the_gate_one_where_its_argument_is_zero():
     encoder = build("gac", gain=2.0, output="current")
     for convolution in encoder.gau.spatial_channel.convolutions:
         nn.init.zeros_(convolution.weight)
@@ -295,7 +295,7 @@ def test_the_gain_makes_the_gate_one_where_its_argument_is_zero():
     assert torch.equal(encoder(x), encoder.features(x).expand(3, -1, -1, -1, -1))
 
 
-def test_poisson_spikes_at_the_rate_of_the_pixel_and_follows_the_seed():
+def test_poisson_fires_at_the_rate_of_the_pixel_and_follows_the_seed():
     encoder = PoissonCoding(400, stem=nn.Identity())
     x = torch.tensor([0.0, 0.2, 0.7, 1.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
     torch.manual_seed(1)
@@ -307,12 +307,12 @@ def test_poisson_spikes_at_the_rate_of_the_pixel_and_follows_the_seed():
     assert torch.equal(encoder(x), spikes)
 
 
-def test_latency_spikes_once_and_brighter_is_earlier():
+def test_latency_fires_once_and_earlier_for_brighter_pixels():
     spikes = LatencyCoding(5, stem=nn.Identity())(torch.linspace(0, 1, 5).view(1, 1, 1, 5).expand(1, 3, 1, 5))
     assert torch.equal(spikes[:, 0, 0, 0], torch.eye(5).flip(0))
 
 
-def test_weighted_phase_puts_out_the_bits_of_the_scaled_pixel():
+def test_weighted_phase_outputs_the_bits_of_the_scaled_pixel():
     x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
     x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
     spikes = WeightedPhaseCoding(6, stem=nn.Identity())(x)
@@ -327,7 +327,7 @@ def test_weighted_phase_puts_out_the_bits_of_the_scaled_pixel():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("T", [4, 16])
-def test_weighted_phase_takes_white_in_half_types(dtype, T):
+def test_weighted_phase_accepts_white_pixels_in_half_precision(dtype, T):
     spikes = WeightedPhaseCoding(T, stem=nn.Identity())(torch.ones(1, 3, 2, 2, dtype=dtype))
     assert spikes.dtype == dtype
     assert spikes.min() == 1
@@ -335,24 +335,24 @@ def test_weighted_phase_takes_white_in_half_types(dtype, T):
 
 @pytest.mark.parametrize("name", ["poisson", "latency", "weighted_phase"])
 @pytest.mark.parametrize("bad", [-0.01, 1.01, float("nan"), float("inf")])
-def test_pixels_outside_the_range_are_an_error_that_says_what_to_change(name, bad):
+def test_pixels_outside_the_unit_range_are_refused(name, bad):
     x = images()
     x[1, 2, 3, 4] = bad
     encoder = build(name)
     before = copy.deepcopy(encoder.state_dict())
-    with pytest.raises(ValueError, match=r"pixels from .* to .*; it needs finite pixels in \[0, 1\]; leave out"):
+    with pytest.raises(ValueError, match=rf"{name} .*finite pixels in \[0, 1\].*leave out the normalisation"):
         encoder(x)
     for key, value in encoder.state_dict().items():
         assert torch.equal(value, before[key])
 
 
 @pytest.mark.parametrize("name", ["latency", "weighted_phase"])
-def test_a_changing_sequence_has_no_latency_or_phase(name):
-    with pytest.raises(ValueError, match="changes over time"):
+def test_latency_and_phase_refuse_a_changing_sequence(name):
+    with pytest.raises(ValueError, match=rf"{name} .*changes over time.*poisson"):
         build(name)(torch.rand(3, 2, 3, 6, 7, dtype=torch.float64))
 
 
-def test_a_sequence_takes_the_general_path_frame_by_frame():
+def test_sequences_are_encoded_frame_by_frame():
     encoder = build("direct", 3)
     x = torch.rand(3, 2, 3, 6, 7, dtype=torch.float64)
     encoder.eval()
@@ -365,40 +365,41 @@ def test_a_sequence_takes_the_general_path_frame_by_frame():
 @pytest.mark.parametrize(
     "shape,words",
     [
-        ((3, 8, 8), r"shape \[3, 8, 8\]; it needs images \[N, 3, H, W\] or a sequence \[3, N, 3, H, W\]"),
-        ((1, 1, 1, 3, 8, 8), "add or remove dimensions"),
-        ((2, 1, 8, 8), "for 1 channels"),
-        ((4, 2, 3, 8, 8), "T=4"),
+        ((3, 8, 8), r"\[N, 3, H, W\].*\[3, N, 3, H, W\].*\[3, 8, 8\].*add or remove dimensions"),
+        ((1, 1, 1, 3, 8, 8), r"\[1, 1, 1, 3, 8, 8\].*add or remove dimensions"),
+        ((2, 1, 8, 8), r"\[2, 1, 8, 8\].*in_channels=1"),
+        ((4, 2, 3, 8, 8), r"\[4, 2, 3, 8, 8\].*T=4"),
     ],
 )
-def test_inputs_of_another_shape_are_named(name, shape, words):
+def test_inputs_of_another_shape_are_refused(name, shape, words):
+    encoder = build(name)
     with pytest.raises(ValueError, match=words):
-        build(name)(torch.rand(shape, dtype=torch.float64))
+        encoder(torch.rand(shape, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
     "call,words",
     [
-        (lambda: create_encoder("rate"), "'rate' does not exist; choose one of gac, direct"),
-        (lambda: GatedAttentionCoding(neuron="nope", output="current"), "'nope' does not exist; choose one of cifar"),
-        (lambda: GatedAttentionCoding(form="best"), "'best' does not exist; choose one of reference"),
-        (lambda: GatedAttentionCoding(output="membrane"), "'membrane'"),
-        (lambda: GatedAttentionCoding(output="current", neuron=gac_sj.LIFNode()), "no neuron"),
-        (lambda: GatedAttentionCoding(0), "T is 0"),
-        (lambda: GatedAttentionCoding(gain=float("inf")), "gain is inf"),
-        (lambda: DirectCoding(2.5), "T is 2.5"),
+        (lambda: create_encoder("rate"), "^encoder .*'rate'.*choose one of gac, direct"),
+        (lambda: GatedAttentionCoding(neuron="nope", output="current"), "'nope'.*choose one of cifar"),
+        (lambda: GatedAttentionCoding(form="best"), "^form .*'best'.*choose one of reference"),
+        (lambda: GatedAttentionCoding(output="membrane"), "^output .*'membrane'.*choose one of spikes, current"),
+        (lambda: GatedAttentionCoding(output="current", neuron=gac_sj.LIFNode()), "^neuron .*output='spikes'"),
+        (lambda: GatedAttentionCoding(0), "^T .*0"),
+        (lambda: GatedAttentionCoding(gain=float("inf")), "^gain .*inf"),
+        (lambda: DirectCoding(2.5), "^T .*2.5"),
         (lambda: GatedAttentionCoding(neuron="mnist"), "'mnist'"),
         (lambda: GatedAttentionCoding(step_mode="x"), "step_mode"),
     ],
 )
-def test_bad_arguments_are_named(call, words):
+def test_bad_arguments_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
 
 
 @pytest.mark.parametrize("name", ["gac", "direct_lif"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(name, dtype):
+def test_autocast_sets_the_output_type_and_keeps_gradients_finite(name, dtype):
     encoder = create_encoder(name, T=3, channels=8)
     x = torch.rand(2, 3, 6, 6)
     with torch.autocast("cpu", dtype):
@@ -421,23 +422,23 @@ class TestPartsOfTheGate:
         torch.testing.assert_close(encoder(x), 2 * torch.sigmoid(part) * spikes)
         assert spikes.any()
 
-    def test_the_other_part_has_no_weights(self):
+    def test_only_the_chosen_part_has_weights(self):
         count = {
             attention: sum(p.numel() for p in GatedAttentionCoding(4, attention=attention).gau.parameters())
             for attention in ("temporal", "spatial", "both")
         }
         assert count == {"temporal": 2 * 4 * 2, "spatial": 2 * 64 * 64 * 16, "both": 16 + 131072}
 
-    def test_they_are_not_the_published_encoder(self):
+    def test_one_part_alone_is_not_the_published_encoder(self):
         assert not GatedAttentionCoding(form="reference", attention="spatial").is_reference
 
-    def test_an_unknown_part(self):
-        with pytest.raises(ValueError, match="attention is 'channel'; choose both, temporal or spatial"):
+    def test_unknown_part_is_refused(self):
+        with pytest.raises(ValueError, match="^attention .*'channel'.*both, temporal"):
             GatedAttentionCoding(attention="channel")
 
 
 class TestMatchedDirectCoding:
-    def test_the_definition(self):
+    def test_output_is_the_spikes_of_current_plus_convolutions(self):
         encoder = create_encoder("direct_matched", T=3, channels=8).double().eval()
         x = 3 * images()
         z = encoder.stem(x)
@@ -446,7 +447,7 @@ class TestMatchedDirectCoding:
         assert torch.equal(encoder(x), expected) and set(expected.unique().tolist()) == {0.0, 1.0}
 
     @pytest.mark.parametrize("T, channels", [(4, 16), (4, 64), (6, 64)])
-    def test_the_parameters_are_those_of_gac(self, T, channels):
+    def test_parameter_count_is_that_of_gac(self, T, channels):
         matched, gac = (
             sum(p.numel() for p in create_encoder(name, T=T, channels=channels).parameters())
             for name in ("direct_matched", "gac")
@@ -457,7 +458,7 @@ class TestMatchedDirectCoding:
 class TestAttendedDirectCoding:
     @pytest.mark.skipif(not HAS_ATTENTION, reason="SpikingJelly 0.0.0.0.14's attention layers cannot be called")
     @pytest.mark.parametrize("name", ["temporal_wise", "multi_dimensional"])
-    def test_the_layer_of_spikingjelly_weighs_the_current(self, name):
+    def test_spikingjelly_layer_weighs_the_current(self, name):
         encoder = create_encoder(name, T=4, channels=32).eval()
         x = images(dtype=torch.float32)
         expected = encoder.attention(encoder.stem(x).expand(4, -1, -1, -1, -1))
@@ -466,12 +467,12 @@ class TestAttendedDirectCoding:
 
     @pytest.mark.skipif(HAS_ATTENTION, reason="SpikingJelly 2.0.0's attention layers work")
     @pytest.mark.parametrize("name", ["temporal_wise", "multi_dimensional"])
-    def test_a_release_without_usable_layers_is_named(self, name):
+    def test_release_without_usable_layers_is_refused(self, name):
         with pytest.raises(ValueError, match=r"Attention cannot be called; pip install -U spikingjelly"):
             create_encoder(name, T=4)
 
-    def test_an_unknown_attention(self):
-        with pytest.raises(ValueError, match="attention is 'gac'; choose temporal_wise or multi_dimensional"):
+    def test_bad_arguments_are_refused(self):
+        with pytest.raises(ValueError, match="^attention .*'gac'.*choose one of temporal_wise, multi_dimensional"):
             create_encoder("temporal_wise", T=4, attention="gac")
-        with pytest.raises(ValueError, match="temporal_reduction is 0"):
+        with pytest.raises(ValueError, match="^temporal_reduction .*0"):
             create_encoder("temporal_wise", T=4, temporal_reduction=0)

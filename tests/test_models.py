@@ -49,7 +49,7 @@ def test_parameter_counts(name, options, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-def test_all_are_registered():
+def test_timm_lists_every_network():
     assert timm.list_models(module="ms_resnet") == sorted(NAMES, key=timm.models._registry._natural_key)
 
 
@@ -79,7 +79,7 @@ def test_ms_resnet104_strides():
     "name,strided,pools",
     [("ms_resnet18_cifar", 4, 0), ("max_resnet18_cifar", 0, 4), ("gac_max_resnet18_cifar", 0, 4)],
 )
-def test_max_resnet18_pools_where_ms_resnet18_strides(name, strided, pools):
+def test_max_resnet18_pools_in_place_of_strides(name, strided, pools):
     with torch.device("meta"):
         model = timm.create_model(name)
         x, shapes = model.encoder(torch.rand(2, 3, 30, 30)), []
@@ -104,8 +104,8 @@ def test_max_resnet18_pools_where_ms_resnet18_strides(name, strided, pools):
     ],
 )
 @torch.no_grad()
-def test_downsampling_by_hand(downsample, branch, shortcut):
-    """All convolutions hand on the pixels 0 ... 15; BatchNorm's weight -1 tells a pool before it from one behind it."""
+def test_downsampling_equals_hand_computed_values(downsample, branch, shortcut):
+    """Convolutions are identities on the pixels 0 ... 15; BatchNorm's weight -1 shows on which side of it a pool is."""
     block = MSBlock(1, 1, 2, nn.Identity, downsample).eval()
     for conv in (block.conv1, block.conv2, block.shortcut[1]):
         nn.init.dirac_(conv.weight)
@@ -117,8 +117,8 @@ def test_downsampling_by_hand(downsample, branch, shortcut):
         torch.testing.assert_close(block(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_max_branch_is_spikingjellys_max_resnet():
-    """Which follows the published code; SpikingJelly 0.0.0.0.14 has none."""
+def test_max_branch_equals_spikingjellys_max_resnet():
+    """Its MaxResNet follows the published code; SpikingJelly 0.0.0.0.14 has none."""
     theirs = pytest.importorskip("spikingjelly.activation_based.model.ms_resnet").MaxResNet(
         num_classes=10,
         layers=(2, 2, 1),
@@ -142,7 +142,7 @@ def test_max_branch_is_spikingjellys_max_resnet():
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-8, atol=1e-10, msg=name)
 
 
-def test_the_max_pooled_network_starts_quietly_behind_the_gate():
+def test_max_pooled_network_fires_little_behind_the_gate_at_initialisation():
     gac, direct = (summarize(small(**MAX_POOLED, encoder=name)).firing_rates for name in ("gac", "direct"))
     assert gac["stages.0.0.lif1"] < 0.03 < direct["stages.0.0.lif1"]
     assert gac["lif"] > 0
@@ -150,16 +150,16 @@ def test_the_max_pooled_network_starts_quietly_behind_the_gate():
 
 @pytest.mark.parametrize("name", AVAILABLE)
 @pytest.mark.parametrize("T", [1, 2, 5])
-def test_every_encoder_and_T_trains(name, T):
+def test_gradients_reach_every_parameter_for_every_encoder_and_T(name, T):
     model = small(T=T, encoder=name, num_classes=7)
     x = images()
-    x[..., ::2] = 1.0  # the one value that a single phase (T = 1) tells from the others
+    x[..., ::2] = 1.0  # a single phase (T = 1) fires for this value only
     F.cross_entropy(model(x), torch.tensor([1, 6])).backward()
     assert all(p.grad is not None for p in model.parameters())
     assert any(p.grad.any() for p in model.encoder.parameters())
 
 
-def test_the_parts_compose():
+def test_features_head_and_sequence_compose_to_forward():
     model = small(T=3).eval()
     x = images()
     features = model.forward_features(x)
@@ -182,11 +182,11 @@ def test_each_call_starts_from_a_reset_state():
     model(images(5))
     assert torch.equal(model(x), first)
     model.train()
-    for _ in range(2):  # without a reset the second backward would meet the first one's graph
+    for _ in range(2):  # without a reset, the second backward would run through the first one's graph
         model(x).sum().backward()
 
 
-def test_neurons_put_in_later_are_reset_too():
+def test_neurons_replaced_later_are_reset_too():
     model = small().eval()
     x = images()
     functional.reset_net(model)
@@ -195,7 +195,7 @@ def test_neurons_put_in_later_are_reset_too():
     assert torch.equal(model(x), model(x))
 
 
-def test_reset_net_and_step_mode():
+def test_reset_net_works_and_single_step_mode_is_refused():
     model = small().eval()
     x = images()
     expected = model(x)
@@ -209,14 +209,14 @@ def test_reset_net_and_step_mode():
     assert isinstance(model, base.StepModule)
 
 
-def test_copies_right_after_a_training_step():
+def test_copies_after_a_training_step_compute_the_same():
     model = small()
     x = images()
     model(x).sum().backward()
     model.eval()
     expected = model(x)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(twin(x), expected)
+    for duplicate in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(duplicate(x), expected)
     model.train()(x)
     buffer = io.BytesIO()
     torch.save(model, buffer)
@@ -225,7 +225,7 @@ def test_copies_right_after_a_training_step():
 
 
 @pytest.mark.parametrize("name", ["gac_ms_resnet8_cifar", "ms_resnet8_cifar"])
-def test_state_dict_round_trip(name):
+def test_state_dict_round_trip_keeps_the_results(name):
     model, other = timm.create_model(name), timm.create_model(name)
     model(images(4))
     other.load_state_dict(model.state_dict(), strict=True)
@@ -235,7 +235,7 @@ def test_state_dict_round_trip(name):
 
 @pytest.mark.parametrize("options", [dict(encoder=name) for name in AVAILABLE] + [MAX_POOLED], ids=str)
 def test_compiled_evaluation_has_no_graph_break_and_equal_results(options):
-    """The back end that only captures: the code generator is tested in test_slow.py."""
+    """With a backend that only captures the graph; test_slow.py tests the code generator."""
     model = small(**options).eval()
     x = images()
     torch.manual_seed(0)
@@ -257,12 +257,12 @@ def test_classifier_can_be_replaced_and_removed():
     assert model.num_classes == 3
     model.reset_classifier(0)
     assert model(images()).shape == (2, model.num_features)
-    with pytest.raises(ValueError, match="'max'"):
+    with pytest.raises(ValueError, match="^global_pool .*'max'"):
         model.reset_classifier(3, "max")
     assert small(num_classes=0)(images()).shape == (2, 64)
 
 
-def test_sequences_and_grey_images():
+def test_sequences_and_grey_images_are_accepted():
     assert small(in_chans=1, T=3)(images(channels=1)).shape == (2, 10)
     model = small(in_chans=2, T=3)
     assert model(torch.rand(3, 2, 2, 16, 16)).shape == (2, 10)
@@ -279,7 +279,7 @@ def test_dropout_has_one_mask_for_all_steps():
 
 
 @pytest.mark.parametrize("name,mean", [("gac", 0.4914), ("direct", 0.4914), ("poisson", 0.0), ("latency", 0.0)])
-def test_timms_data_resolution_gives_the_encoder_its_range(name, mean):
+def test_timms_data_config_matches_the_encoders_pixel_range(name, mean):
     config = resolve_data_config({}, model=small(encoder=name))
     assert config["mean"][0] == mean
     assert config["std"][0] == (0.2023 if mean else 1.0)
@@ -287,7 +287,7 @@ def test_timms_data_resolution_gives_the_encoder_its_range(name, mean):
 
 
 @pytest.mark.parametrize("name,kaiming", [("gac_ms_resnet18", True), ("ms_resnet18", False)])
-def test_imagenet_initialisation(name, kaiming):
+def test_imagenet_initialisation_is_the_published_one(name, kaiming):
     model = timm.create_model(name)
     for block in model.modules():
         if isinstance(block, MSBlock):
@@ -309,7 +309,7 @@ def test_cifar_initialisation_is_torchs():
     assert abs(model.stages[2][1].conv2.weight.std().item() / (1 / (3 * fan)) ** 0.5 - 1) < 0.02
 
 
-def test_the_reference_recipe_is_strict_everywhere():
+def test_reference_form_makes_every_neuron_strict():
     for encoder in ("gac", "direct", "direct_lif"):
         for options, strict in (({"form": "reference"}, True), ({}, False)):
             nodes = [m for m in small(encoder=encoder, **options).modules() if isinstance(m, gac_sj.LIFNode)]
@@ -319,30 +319,31 @@ def test_the_reference_recipe_is_strict_everywhere():
 @pytest.mark.parametrize(
     "options,words",
     [
-        (dict(encoder="rate"), "'rate' does not exist"),
-        (dict(form="best"), "'best' does not exist"),
-        (dict(encoder="direct", form="unit_gate"), "'unit_gate'.*'direct'"),
-        (dict(T=0), "T is 0"),
-        (dict(stem="conv9"), "'conv9'"),
-        (dict(neuron="mnist"), "'mnist'"),
-        (dict(downsample="min"), "'min' does not exist; choose one of stride, avg_shortcut, max, max_branch"),
-        (dict(neuron="sigmoid", form="reference"), "'sigmoid' fires at the threshold.*'reference'"),
-        (dict(neuron="sigmoid", encoder="direct", form="reference"), "'sigmoid' fires at the threshold"),
-        (dict(init="xavier"), "'xavier'"),
-        (dict(channels=[]), r"channels is \[\]; it needs one number or more"),
-        (dict(blocks=3), "blocks is 3; it needs one number or more"),
-        (dict(blocks=(1, 1)), r"blocks, channels and strides are \(1, 1\), .* equally long"),
-        (dict(strides=[0, 0, 0]), "strides is 0"),
-        (dict(drop_rate=5), "drop_rate is 5.*give at least 0 and less than 1"),
-        (dict(features_only=True), "features_only is given.*forward_features"),
+        (dict(encoder="rate"), "^encoder .*'rate'.*choose one of gac, direct"),
+        (dict(form="best"), "^form .*'best'.*choose one of reference"),
+        (dict(encoder="direct", form="unit_gate"), "^form .*'reference'.*'direct'.*'unit_gate'"),
+        (dict(T=0), "^T .*0"),
+        (dict(stem="conv9"), "^stem .*'conv9'.*choose one of conv3, conv7, three"),
+        (dict(neuron="mnist"), "'mnist'.*choose one of cifar"),
+        (dict(downsample="min"), "^downsample .*'min'.*choose one of stride, avg_shortcut, max, max_branch"),
+        (dict(neuron="sigmoid", form="reference"), "'sigmoid'.*'reference'.*choose"),
+        (dict(neuron="sigmoid", encoder="direct", form="reference"), "'sigmoid'.*'reference'.*choose"),
+        (dict(init="xavier"), "^init .*'xavier'.*choose one of cifar, ms, kaiming, att"),
+        (dict(channels=[]), r"^channels .*\[\]"),
+        (dict(blocks=3), "^blocks .*3"),
+        (dict(blocks=(1, 1)), r"^blocks, channels and strides .*\(1, 1\), \(16, 32, 64\) and \(1, 2, 2\)"),
+        (dict(strides=[0, 0, 0]), "^strides .*0"),
+        (dict(drop_rate=5), "^drop_rate .*at least 0 and less than 1.*5"),
+        (dict(num_classes=-1), "^num_classes .*-1"),
+        (dict(features_only=True), "^features_only .*forward_features"),
     ],
 )
-def test_bad_arguments_are_named(options, words):
+def test_bad_arguments_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         small(**options)
 
 
-def test_summary_reports_firing_rates_and_leaves_the_model_as_it_was():
+def test_summary_reports_firing_rates_and_does_not_change_the_model():
     model = small(form="reference").eval()
     before = copy.deepcopy(model.state_dict())
     summary = summarize(model)
@@ -354,13 +355,13 @@ def test_summary_reports_firing_rates_and_leaves_the_model_as_it_was():
     for name, rate in summary.firing_rates.items():
         assert f"{name} " in str(summary)
         assert f"{rate:.4f}" in str(summary)
-    # what the recipes are for: the published start drives the first branch less
+    # our forms exist because the published one drives the first branch less at initialisation
     ours = summarize(small(form="unit_gate")).firing_rates["stages.0.0.lif1"]
     assert ours > 3 * summary.firing_rates["stages.0.0.lif1"]
     assert summarize(small(encoder="poisson")).firing_rates
 
 
-def test_summary_of_a_network_with_an_attached_encoder():
+def test_summary_handles_a_network_with_an_attached_encoder():
     """Its encoder has another name, and its neurons keep their state between calls."""
     network = nn.Sequential(
         *(layer.Conv2d(3, 4, 3, bias=False), layer.BatchNorm2d(4), neuron.LIFNode()),
@@ -391,7 +392,7 @@ def test_firing_rates_count_spikes_over_all_calls():
 
 @pytest.mark.parametrize("method,most", [("set_grad_checkpointing", 0.5), ("set_spikes_as_bytes", 0.85)])
 @pytest.mark.parametrize("options", [{}, dict(drop_rate=0.3), dict(encoder="direct", spike_driven=True)], ids=str)
-def test_less_memory_and_the_same_results(method, most, options):
+def test_memory_options_save_memory_and_keep_the_results(method, most, options):
     torch.manual_seed(0)
     model, results, kept = small(**options), [], []
     for enable in (False, True):
@@ -407,7 +408,7 @@ def test_less_memory_and_the_same_results(method, most, options):
     assert 0 < kept[1] < most * kept[0]
 
 
-def test_two_backward_passes_through_checkpoints():
+def test_checkpointed_blocks_allow_two_backward_passes():
     model = small()
     model.set_grad_checkpointing()
     loss = model(images()).square().sum()
@@ -417,7 +418,7 @@ def test_two_backward_passes_through_checkpoints():
     assert all(torch.equal(p.grad, 2 * grad) for p, grad in zip(model.parameters(), once))
 
 
-def test_other_numbers_than_spikes_are_not_kept_as_bytes():
+def test_values_other_than_spikes_are_not_kept_as_bytes():
     model = small()
     for module in model.modules():
         if hasattr(module, "surrogate_function"):
