@@ -27,6 +27,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj.checkpoint.runs import load_network, read_weights
+from gac_sj.data import dataset_info
 from gac_sj.encoders import find_encoder, require_source
 
 __all__ = ["load_pretrained", "save_pretrained"]
@@ -193,17 +195,14 @@ def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def _of_run(path: Path) -> nn.Module:
-    """The network of a run, with the statistics and the resizing of its test images; class names are not known.
+    """The network of a run, with the statistics and the resizing of its test images; its class names are not known.
 
     Raises:
-        ValueError: the file is damaged, or no weights of a run.
+        UsageError: the file is damaged, or does not hold weights of a run.
     """
-    # training imports all the rest
-    from gac_sj.checkpoint.runs import load_network, read_weights
-    from gac_sj.data import dataset_info
-
     settings, weights = read_weights(path)
-    classes = len(weights.get(f"{timm.get_pretrained_cfg(settings.model).classifier}.weight", ()))
+    default = timm.get_pretrained_cfg(settings.model)
+    classes = len(weights.get(f"{default.classifier}.weight", ())) if default else 0
     model = load_network(settings, weights, dataset_info(settings.dataset).for_network(settings.model, classes))
     model.pretrained_cfg.update(
         interpolation=settings.interpolation, crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"]

@@ -135,11 +135,11 @@ def _table() -> Iterator[str]:
 
 def _states(operator: str, device: str, surrogate: Callable) -> dict[str, str]:
     """What :func:`gac_sj.ops.dispatch.choose` makes of each path."""
-    _, no_text = cuda_derivative(surrogate)
+    _, no_derivative = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
 
     def reason(path: str) -> str | None:
-        return why_not(path, operator, device, no_text=no_text, no_equivalent=no_equivalent)
+        return why_not(path, operator, device, no_derivative=no_derivative, no_equivalent=no_equivalent)
 
     reasons = {path: _found(partial(reason, path)) for path in PATHS}
     asked = os.environ.get("GAC_SJ_OPS")

@@ -165,30 +165,32 @@ class GatedAttentionCoding(Encoder):
                 "change the stem or channels=",
                 argument="stem",
             )
-        if self._fuses(z):
+        node = self._fusable_neuron(z)
+        if node is not None:
             temporal, spatial_channel = self.gau.parts(z)
-            node = self.neuron
-            surrogate = node.surrogate_function
+            assert temporal is not None and spatial_channel is not None  # attention is "both"
             return gated_lif(
-                z, temporal, spatial_channel, self.gau.gain, node.dynamics, surrogate, gate=functional.gate
+                z,
+                temporal,
+                spatial_channel,
+                self.gau.gain,
+                node.dynamics,
+                node.surrogate_function,
+                gate=functional.gate,
             )
         current = self.over_time(z)
         return self.gau(z, current if self.neuron is None else self.neuron(current))
 
-    def _fuses(self, z: Tensor) -> bool:
-        """Whether one kernel can do what the neuron and the gate do: it calls neither, so nobody may watch them."""
-        return (
-            type(self.neuron) is LIFNode
-            and type(self.gau) is GatedAttentionUnit
-            and self.gau.attention == "both"
-            and not (self.neuron.store_v_seq or has_other_backend(self.neuron))
-            and not any(map(_is_watched, (self.neuron, self.neuron.surrogate_function, self.gau)))
-            and choose("gated_lif", z, self.neuron.surrogate_function, steps=self.T, unsupported=self._unsupported())
-            in KERNELS
-        )
-
-    def _unsupported(self) -> str | None:
-        return why_not_numbers(self.gau.gain, *self.neuron.dynamics)
+    def _fusable_neuron(self, z: Tensor) -> LIFNode | None:
+        """The neuron, if one kernel can do what it and the gate do; the kernel calls neither, so nobody may watch them."""
+        node, gau = self.neuron, self.gau
+        if not (type(node) is LIFNode and type(gau) is GatedAttentionUnit and gau.attention == "both"):
+            return None
+        if node.store_v_seq or has_other_backend(node) or any(map(_is_watched, (node, node.surrogate_function, gau))):
+            return None
+        unsupported = why_not_numbers(gau.gain, *node.dynamics)
+        path = choose("gated_lif", z, node.surrogate_function, steps=self.T, unsupported=unsupported)
+        return node if path in KERNELS else None
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, form={self.form!r}, output={'current' if self.neuron is None else 'spikes'!r}"
