@@ -342,7 +342,7 @@ class TestRuns:
             load_pretrained(tmp_path / "x.safetensors")
         settings = Settings(model="gac_ms_resnet8_cifar")
         save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"settings": json.dumps(settings.key())})
-        with pytest.raises(ValueError, match="weights .*fit .*gac_ms_resnet8_cifar"):
+        with pytest.raises(ValueError, match=r"weights .*fit .*gac_ms_resnet8_cifar"):
             load_pretrained(tmp_path / "x.safetensors")
 
 

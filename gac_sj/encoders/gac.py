@@ -182,7 +182,7 @@ class GatedAttentionCoding(Encoder):
         return self.gau(z, current if self.neuron is None else self.neuron(current))
 
     def _fusable_neuron(self, z: Tensor) -> LIFNode | None:
-        """The neuron, if one kernel can do what it and the gate do; the kernel calls neither, so nobody may watch them."""
+        """The neuron, if one kernel can do what it and the gate do: it calls neither, so nobody may watch them."""
         node, gau = self.neuron, self.gau
         if not (type(node) is LIFNode and type(gau) is GatedAttentionUnit and gau.attention == "both"):
             return None
