@@ -107,7 +107,7 @@ def _option(actions: Iterator[argparse.Action], argument: str) -> str:
     """What a program calls an argument; the argument's own name if it is not an option of the program."""
     for action in actions:
         if action.option_strings and argument in (action.dest, action.dest.removesuffix("s")):
-            return max(action.option_strings, key=len)
+            return next((name for name in action.option_strings if name.startswith("--")), action.option_strings[0])
     return f"--{argument}" if argument == "import" else argument
 
 
