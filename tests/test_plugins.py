@@ -190,7 +190,9 @@ class TestRefusals:
         refused(run_cifar.main, arguments, "--import", repr(place), "does not exist", folder=tmp_path)
 
     @pytest.mark.parametrize(
-        "main", [robustness.main, train.main, evaluate.main, figures.main, report.main, gac_sj_command], ids=str
+        "main",
+        [robustness.main, train.main, evaluate.main, figures.main, report.main, gac_sj_command],
+        ids=["robustness", "train", "evaluate", "figures", "report", "gac-sj"],
     )
     def test_every_program_imports_first(self, main, refused, tmp_path):
         refused(main, ["--import", tmp_path / "absent.py", "whatever"], "--import", "absent.py", folder=tmp_path)
