@@ -1,4 +1,4 @@
-"""What is written down and printed of a comparison."""
+"""The rows and the printed lines of a comparison."""
 
 from __future__ import annotations
 
@@ -14,28 +14,41 @@ from speeds.measuring import Comparison, measure
 __all__ = ["KEY", "open_rows", "report"]
 
 KEY = ("benchmark", "variant", "mode", "model", "dtype", "T", "batch", "size", "channels", "repeats", "date")
-#: Bytes, bytes per second and floating-point operations per second; "" where not measured. ops_path: what ran the
-#: neurons. The rates of a copy and of a matrix product are those of the same run.
-MEASURED = (
+#: Times in milliseconds, bytes, bytes per second and operations per second; "" if not measured. ops_path is the path of
+#: the neurons. The rates of a copy and of a matrix product belong to the same run.
+SPEED_MEASUREMENTS = (
     *("ops_path", "median_ms", "low_ms", "high_ms", "speedup"),
     *("bytes_per_s", "copy_bytes_per_s", "flop_per_s", "product_flop_per_s", "saved_bytes", "peak_memory"),
     *("commit", "versions", "device"),
 )
-#: Rows of older versions lack some.
-OLDER = dict.fromkeys((*KEY, *MEASURED), "")
+#: Values of columns that rows of older versions lack.
+OLDER = dict.fromkeys((*KEY, *SPEED_MEASUREMENTS), "")
 
 
 def open_rows(path: Path) -> Rows:
-    """The file that rows are added to.
+    """The file to which rows are appended.
+
+    Args:
+        path: a CSV file, which need not exist.
 
     Raises:
-        ValueError, OSError: see :class:`Rows`.
+        ValueError: the file has other columns.
+        OSError: the file cannot be read or written.
     """
-    return Rows(path, KEY, KEY + MEASURED, OLDER)
+    return Rows(path, KEY, KEY + SPEED_MEASUREMENTS, OLDER)
 
 
 def report(comparison: Comparison, shared: dict[str, object], device: torch.device) -> Iterator[dict[str, str]]:
-    """Time a comparison and print it; a row for each variant."""
+    """Time a comparison and print it.
+
+    Args:
+        comparison: checked variants.
+        shared: columns that are equal in all rows, with ``repeats``.
+        device: the device of the variants.
+
+    Yields:
+        A row for each variant.
+    """
     limits = {name: run for name, (run, _) in comparison.limits.items()}
     times = measure({**comparison.runs, **limits}, shared["repeats"], device, comparison.clock)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -46,15 +59,15 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         median = medians[variant]
         measured = {"median_ms": median, "low_ms": low, "high_ms": high}
         measured["speedup"] = medians[comparison.baseline] / median
-        row = dict.fromkeys(KEY + MEASURED, "") | shared | dict(comparison.shared) | rates
+        row = dict.fromkeys(KEY + SPEED_MEASUREMENTS, "") | shared | dict(comparison.shared) | rates
         row |= {"mode": comparison.mode, "variant": variant, **comparison.of_variant.get(variant, {})}
         if comparison.traffic:
             row["bytes_per_s"] = comparison.traffic / median * 1000
         if variant in comparison.flops:
             row["flop_per_s"] = comparison.flops[variant] / median * 1000
         row = {name: _text(value) for name, value in row.items()} | {k: f"{value:.3f}" for k, value in measured.items()}
-        stock = medians.get("spikingjelly") if variant not in ("spikingjelly", "naive") else None
-        print(_line(row, comparison.baseline, stock and stock / median), flush=True)
+        theirs = medians.get("spikingjelly") if variant not in ("spikingjelly", "naive") else None
+        print(_line(row, comparison.baseline, theirs and theirs / median), flush=True)
         yield row
 
 
@@ -64,7 +77,7 @@ def _text(value: object) -> str:
     return f"{value:.0f}" if isinstance(value, float) else str(value)
 
 
-def _line(row: dict[str, str], baseline: str, against_stock: float | None) -> str:
+def _line(row: dict[str, str], baseline: str, against_spikingjelly: float | None) -> str:
     def value(name: str) -> float:
         return float(row[name] or 0)
 
@@ -73,7 +86,7 @@ def _line(row: dict[str, str], baseline: str, against_stock: float | None) -> st
         f"{value('median_ms'):9.2f} ms  [{value('low_ms'):.2f}, {value('high_ms'):.2f}]  "
         f"{value('speedup'):.2f} x {baseline}"
     )
-    parts = [f", {against_stock:.2f} x spikingjelly"] if against_stock else []
+    parts = [f", {against_spikingjelly:.2f} x spikingjelly"] if against_spikingjelly else []
     if row["bytes_per_s"]:
         share = value("bytes_per_s") / value("copy_bytes_per_s")
         parts.append(f"; {value('bytes_per_s') / 1e9:,.1f} GB/s, {share:.0%} of a copy")
