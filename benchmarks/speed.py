@@ -1,4 +1,4 @@
-"""Speed and memory, measured interleaved in one run; a variant whose result is wrong is not timed.
+"""Measure speed and memory of variants in turns, in one run. Results are checked first; a wrong variant is not timed.
 
     python benchmarks/speed.py --quick
     python benchmarks/speed.py encoder
@@ -8,40 +8,50 @@
     python benchmarks/speed.py loaders --data-dir DIR
     python benchmarks/speed.py lif --against REV
 
-``ours`` is the package on the path that it takes by itself (or that GAC_SJ_OPS names), ``spikingjelly`` the installed
-release, ``naive`` the published way: a loop over steps behind a stem that runs T times. Prints the median, the 20 % and
-80 % quantiles and the ratio of medians, and adds rows to --output where that is given.
+``ours`` is this package on its default path (or that of GAC_SJ_OPS), ``spikingjelly`` is the installed release, and
+``naive`` does what the published code does: a stem that runs T times, then a loop over steps. The program prints the
+median, the 20 % and 80 % quantiles and the ratio of medians, and appends rows to the file --output.
 
-``--against REV`` (encoder, lif, network) runs the same in this checkout and in a temporary worktree of a git revision,
-in pairs of processes, and prints how many times as long this checkout takes: the median of the pairs' ratios and their
-5, 25, 75 and 95 % quantiles.
+``--against REV`` (encoder, lif, network) measures this checkout and a temporary worktree of a git revision in pairs of
+processes, and prints how many times as long this checkout takes: the median of the ratios of the pairs and their 5, 25,
+75 and 95 % quantiles.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import sys
 from pathlib import Path
 
 import torch
 from speeds import against, encoder, lif, loaders, memory, network
-from speeds.checking import WrongResultError
 from speeds.passes import MODES
 from speeds.rows import report
 
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.provenance import commit, device_name, versions
+from gac_sj._utils.validation import positive
+from gac_sj.cli.program import program
 from gac_sj.results.speed import speed_rows
 
 BENCHMARKS = {"encoder": encoder, "lif": lif, "network": network, "memory": memory, "loaders": loaders}
-#: What "all" runs: what needs no data.
+#: The benchmarks that "all" runs; they need no data.
 ALL = ("encoder", "lif", "network", "memory")
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser(quick: bool = False) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        quick: whether the command line has ``--quick``, which changes defaults.
+    """
+    parser = argparse.ArgumentParser(
+        "speed.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = parser.add_subparsers(dest="benchmark", required=True)
-    everything = names.add_parser("all", help=f"{', '.join(ALL)} with their defaults; without a name, this", **_EXACT)
+    everything = names.add_parser("all", help=f"{', '.join(ALL)} with their defaults; the default", **_EXACT)
     everything.set_defaults(repeats=None)
     commands = {"all": everything}
     for name, module in BENCHMARKS.items():
@@ -54,46 +64,54 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         against.add_arguments(commands[name])
     for name, command in commands.items():
         add = command.add_argument
-        add("--repeats", type=int, metavar="N", help="timings of each variant")
+        add("--repeats", type=int, metavar="N", help="number of timings of each variant")
         add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default here: %(default)s")
-        add("--output", type=Path, metavar="CSV", help="add the rows to this file")
-        add("--quick", action="store_true", help="a small form; what is given beside it holds")
-        if "--quick" in arguments and name != "all":
+        add("--output", type=Path, metavar="CSV", help="append the rows to this file")
+        add("--quick", action="store_true", help="smaller defaults; explicit options still apply")
+        if quick and name != "all":
             command.set_defaults(**BENCHMARKS[name].QUICK)
-    return parser.parse_args(arguments)
+    return parser
 
 
 _EXACT = dict(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check, time, print and write down one benchmark.
+    """Check, time, print and record one benchmark.
+
+    Args:
+        args: the parsed arguments.
 
     Raises:
-        ValueError, OSError: arguments or files that cannot be used.
-        WrongResultError: a variant does not compute the same; then none is timed.
+        UsageError: an argument cannot be used, or memory does not suffice.
+        OSError: a file cannot be read or written.
+        WrongResultError: a variant computes another result; then none is timed.
     """
     for name in ("T", "batch", "size", "channels", "images", "elements", "repeats"):
-        value = getattr(args, name, None)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; give a whole number of at least 1.")
+        if getattr(args, name, None) is not None:
+            positive(name, getattr(args, name))
     args.device = _device(args.device)
-    if hasattr(args, "modes"):  # training moves running statistics, and each variant has its own
+    if hasattr(args, "modes"):  # forward before training, which changes running statistics, each variant its own
         args.modes = sorted({*args.modes}, key=MODES.index)
     rows = speed_rows(args.output) if args.output else None
-    comparisons = BENCHMARKS[args.benchmark].compare(args)
-    shared = {
-        "benchmark": args.benchmark,
-        "repeats": args.repeats,
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S"),
-        "commit": commit(),
-        "versions": versions(),
-        "device": device_name(args.device),
-    }
-    for comparison in comparisons:
-        for row in report(comparison, shared, args.device):
-            if rows:
-                rows.add(row)
+    try:
+        comparisons = BENCHMARKS[args.benchmark].compare(args)
+        shared = {
+            "benchmark": args.benchmark,
+            "repeats": args.repeats,
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            "commit": commit(),
+            "versions": versions(),
+            "device": device_name(args.device),
+        }
+        for comparison in comparisons:
+            for row in report(comparison, shared, args.device):
+                if rows:
+                    rows.add(row)
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"The benchmark needs more memory than the device has ({first_sentence(error)})", "pass a smaller --batch"
+        ) from error
 
 
 def _device(name: str) -> torch.device:
@@ -101,34 +119,42 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # streams, events and graphs are those of the current one
+            torch.cuda.set_device(device)  # streams, events and graphs belong to the current device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device is {name}, which cannot be had here; give cpu, or cuda where there is one."
+        raise UsageError(
+            f"must be a device that is available here, got {name!r}",
+            "pass cpu, or cuda if there is a GPU",
+            argument="device",
         ) from error
     return device
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments = ["all", *arguments]
-    try:
-        args = parse(arguments)
+    """Run the program.
+
+    Args:
+        arguments: the command line; None: that of this process. Without the name of a benchmark it means "all".
+
+    Returns:
+        The exit status.
+    """
+    given = [*(sys.argv[1:] if arguments is None else arguments)]
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+        given = ["all", *given]
+    parser = functools.partial(build_parser, "--quick" in given)
+
+    @program(parser)
+    def measure(args: argparse.Namespace) -> None:
         if hasattr(args, "against"):
-            against.compare(args, arguments)
-            return 0
+            against.compare(args, given)
+            return
         if hasattr(args, "pairs"):
-            raise ValueError("--pairs needs --against REV.")
-        names = ALL if args.benchmark == "all" else (args.benchmark,)
-        for name in names:
-            run(parse([name, *arguments[1:]]))
-    except (ValueError, OSError, WrongResultError, torch.OutOfMemoryError) as error:
-        print(f"speed.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+            raise UsageError("needs --against REV", argument="pairs")
+        for name in ALL if args.benchmark == "all" else (args.benchmark,):
+            known, _ = parser().parse_known_args([name, *given[1:]])  # --import has been dealt with
+            run(known)
+
+    return measure(given)
 
 
 if __name__ == "__main__":

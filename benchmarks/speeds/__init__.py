@@ -1,1 +1,1 @@
-"""The parts of benchmarks/speed.py: what is compared, how it is checked, measured and written down."""
+"""The parts of benchmarks/speed.py: what is compared, and how it is checked, measured and recorded."""

@@ -1,7 +1,7 @@
 """A sub-command of speed.py in this checkout and in another revision: how many times as long this checkout takes.
 
-Each side is timed by its own speed.py in processes of its own, in pairs whose order alternates, so that a machine that
-becomes slower or faster does so for both. Only the command line and the columns of the rows are shared by the sides.
+Each side is timed by its own speed.py in its own processes. They run in pairs of alternating order, so that changes in
+the speed of the machine affect both. The sides share only the command line and the columns of the rows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from gac_sj._utils.errors import UsageError
+
 __all__ = ["Checkout", "add_arguments", "compare", "measure_pairs", "quantiles", "ratio_lines"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,7 +36,11 @@ Rows = dict[tuple[str, str], dict[str, str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options ``--against`` and ``--pairs``, which are absent from the result unless they are given."""
+    """Add the options ``--against`` and ``--pairs``, which are absent from the result unless they are given.
+
+    Args:
+        parser: of a sub-command.
+    """
     group = parser.add_argument_group("comparison with another revision")
     group.add_argument(
         "--against",
@@ -75,7 +81,7 @@ class Checkout:
             Its rows.
 
         Raises:
-            ValueError: the process fails, or it measures a ``gac_sj`` of another commit.
+            UsageError: the process fails, or it measures a ``gac_sj`` of another commit.
         """
         paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]  # in front of an installed gac_sj
         with tempfile.TemporaryDirectory() as folder:
@@ -88,15 +94,15 @@ class Checkout:
                 text=True,
             )
             if process.returncode != 0:
-                raise ValueError(f"speed.py of {self.name} failed: {_last_line(process.stderr)}")
+                raise UsageError(f"speed.py of {self.name} failed: {_last_line(process.stderr).rstrip('.')}")
             with open(output, newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
         for row in rows:
             commit = row.get("commit") or "unknown"
             if not self.commit.startswith(commit):
-                raise ValueError(
-                    f"speed.py of {self.name} must measure gac_sj of commit {self.commit[:12]}, got {commit}; "
-                    "check which gac_sj it imports, and leave the checkout unchanged while it is measured."
+                raise UsageError(
+                    f"speed.py of {self.name} must measure gac_sj of commit {self.commit[:12]}, got {commit}",
+                    "check which gac_sj it imports, and leave the checkout unchanged while it is measured",
                 )
         return {(row["mode"], row["variant"]): row for row in rows}
 
@@ -109,15 +115,15 @@ def compare(args: argparse.Namespace, arguments: list[str]) -> None:
         arguments: the same unparsed; the processes get them without the options of :func:`add_arguments`.
 
     Raises:
-        ValueError: arguments, a git repository or a revision that cannot be used, or a process that fails.
+        UsageError: the arguments, the git repository or the revision cannot be used, or a process fails.
     """
     minimum = MIN_PAIRS_QUICK if args.quick else MIN_PAIRS
     pairs = getattr(args, "pairs", minimum)
     if pairs < minimum:
-        advice = "" if args.quick else f"; with --quick {MIN_PAIRS_QUICK} are enough"
-        raise ValueError(f"--pairs must be at least {minimum}, got {pairs}{advice}.")
+        advice = "" if args.quick else f"with --quick {MIN_PAIRS_QUICK} are enough"
+        raise UsageError(f"must be at least {minimum}, got {pairs}", advice, argument="pairs")
     if args.output:
-        raise ValueError("--output cannot be used with --against, which writes no rows; omit one of them.")
+        raise UsageError("cannot be used with --against, which writes no rows", "omit one of them", argument="output")
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_arguments(own)
     _, passed_on = own.parse_known_args(arguments)
@@ -141,13 +147,13 @@ def measure_pairs(here: Checkout, there: Checkout, arguments: list[str], pairs: 
         here: a checkout.
         there: the other one.
         arguments: the sub-command and its options.
-        pairs: how many; one more is measured first and not returned, because it may compile kernels.
+        pairs: number of pairs; one more is measured first and not returned, because it may compile kernels.
 
     Returns:
         The rows of ``here`` and of ``there`` for each pair.
 
     Raises:
-        ValueError: a process fails, or the sides do not measure the same.
+        UsageError: a process fails, or the sides do not measure the same.
     """
     measured = []
     for pair in tqdm(range(1 + pairs), desc="pairs, one to warm up", disable=None, leave=False):
@@ -189,7 +195,11 @@ def ratio_lines(measured: list[tuple[Rows, Rows]]) -> Iterator[str]:
 
 
 def quantiles(values: list[float]) -> tuple[float, float, float, float, float]:
-    """The 5, 25, 50, 75 and 95 % quantiles of at least two values, interpolated linearly."""
+    """The 5, 25, 50, 75 and 95 % quantiles, interpolated linearly.
+
+    Args:
+        values: at least two numbers.
+    """
     twentieths = statistics.quantiles(values, n=20, method="inclusive")
     return twentieths[0], twentieths[4], twentieths[9], twentieths[14], twentieths[18]
 
@@ -198,43 +208,49 @@ def _require_same_settings(here: Checkout, rows: Rows, there: Checkout, others: 
     """Refuse to compare different work.
 
     Raises:
-        ValueError: no variant ``ours`` is on both sides, or a setting differs.
+        UsageError: no variant ``ours`` is on both sides, or a setting differs.
     """
     common = rows.keys() & others.keys()
     if not any(variant == "ours" for _, variant in common):
-        raise ValueError(f"speed.py of {here.name} and of {there.name} have no mode of the variant ours in common.")
+        raise UsageError(f"speed.py of {here.name} and of {there.name} have no mode of the variant ours in common")
     for key in common:
         for name in SETTINGS:
             one, other = rows[key].get(name), others[key].get(name)
             if None not in (one, other) and one != other:
-                raise ValueError(
-                    f"{name} must be equal on both sides, got {one} in {here.name} and {other} in {there.name}; "
-                    "give it on the command line if it is an option."
+                raise UsageError(
+                    f"must be equal on both sides, got {one} in {here.name} and {other} in {there.name}",
+                    "pass it on the command line if it is an option",
+                    argument=name,
                 )
 
 
 def _resolve(rev: str) -> str:
-    """The commit of a revision, once this checkout is known to be clean.
+    """The commit of a revision, after a check that this checkout has no changes.
 
     Raises:
-        ValueError: there is no git repository or no such revision, or files that git tracks have changed.
+        UsageError: there is no git repository or no such revision, or files that git tracks have changed.
     """
     if not (REPOSITORY / ".git").exists():
-        raise ValueError(f"--against needs a git checkout, and {REPOSITORY} is not one; clone the repository.")
+        raise UsageError(
+            f"needs a git checkout, and {REPOSITORY} is not one", "clone the repository", argument="against"
+        )
     if _git("status", "--porcelain", "--untracked-files=no"):
-        raise ValueError("--against compares commits, and this checkout has uncommitted changes; commit or stash them.")
+        raise UsageError(
+            "compares commits, and this checkout has uncommitted changes", "commit or stash them", argument="against"
+        )
     try:
         return _git("rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}")
-    except ValueError as error:
-        raise ValueError(
-            f"--against must name a commit of this repository, got {rev!r}; `git log` lists them, and a shallow clone "
-            "may have to fetch it."
+    except UsageError as error:
+        raise UsageError(
+            f"must name a commit of this repository, got {rev!r}",
+            "`git log` lists them; a shallow clone may have to fetch it",
+            argument="against",
         ) from error
 
 
 @contextmanager
 def _worktree(commit: str) -> Iterator[Path]:
-    """A temporary worktree, removed however the block ends; SIGTERM ends it like Ctrl-C."""
+    """A temporary worktree, which is always removed at the end of the block; SIGTERM acts like Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="gac_sj_") as parent:
@@ -244,23 +260,25 @@ def _worktree(commit: str) -> Iterator[Path]:
                 yield folder
             finally:
                 if folder.exists():
-                    _git("worktree", "remove", "--force", "--force", str(folder))  # twice: even while it is locked
+                    _git("worktree", "remove", "--force", "--force", str(folder))  # twice: also if it is locked
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _git(*arguments: str) -> str:
-    """What git prints.
+    """The output of a git command.
 
     Raises:
-        ValueError: it is not installed, or it fails.
+        UsageError: git is not installed, or it fails.
     """
     try:
         process = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True)
     except OSError as error:
-        raise ValueError(f"--against needs git, which does not run ({error.strerror}); install it.") from error
+        raise UsageError(
+            f"needs git, which does not run ({error.strerror})", "install it", argument="against"
+        ) from error
     if process.returncode != 0:
-        raise ValueError(f"git {arguments[0]} failed: {_last_line(process.stderr)}")
+        raise UsageError(f"git {arguments[0]} failed: {_last_line(process.stderr).rstrip('.')}")
     return process.stdout.strip()
 
 

@@ -1,8 +1,8 @@
-"""A variant whose result is wrong is not timed.
+"""Checks of results: a variant that computes another result is not timed.
 
-Results are an output, in training also all gradients and running statistics. The distance of two results is that of
-their worst tensor: the relative L2 norm of the difference. A gradient far below the others is held to a thousandth of
-their common norm, for it may be nothing but rounding.
+Results are an output, in training also all gradients and running statistics. The distance of two results is the largest
+relative L2 norm of the difference among their tensors. For a gradient far below the others, the difference is relative
+to a thousandth of their common norm, because the gradient may consist of rounding errors.
 """
 
 from __future__ import annotations
@@ -14,28 +14,48 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from gac_sj._utils.errors import ExitError
 from speeds.passes import Variant
 
 __all__ = [
-    "DRAWS", "WrongResultError", "distance", "require_equal", "require_equal_as_timed", "require_equal_exactly", "wake",
-]  # fmt: skip
+    "DRAWS",
+    "WrongResultError",
+    "distance",
+    "require_equal",
+    "require_equal_as_timed",
+    "require_equal_exactly",
+    "the_definition",
+    "wake",
+]
 
-#: In float64 sums differ in the last digits; a spike that flips would differ by far more.
+#: In float64, sums differ in the last digits; a flipped spike would make a far larger difference.
 EXACT = 1e-8
-#: Of a pass as it is timed, beside twice the distance of ``naive``: some rounding at thresholds.
+#: Allowed distance of a timed pass, in addition to twice that of ``naive``, because roundings flip spikes.
 TOLERANCE = {torch.float32: 0.02, torch.bfloat16: 0.1, torch.float16: 0.1}
-#: Rounding flips spikes, which in a deep network changes all that follows: a right variant is lucky in one of these.
+#: Number of inputs, one of which must pass: a flipped spike changes everything after it in a deep network.
 DRAWS = 3
 
 Results = list[list[Tensor]]
 
 
-class WrongResultError(RuntimeError):
-    """Variants do not compute the same."""
+class WrongResultError(ExitError):
+    """Variants compute different results.
+
+    Args:
+        message: what differs.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message, 2)
 
 
 def distance(found: Results, expected: Results) -> float:
-    """Of the worst tensor; infinite where shapes differ or a number is not finite."""
+    """The distance of two results: infinite if shapes differ or a number is not finite.
+
+    Args:
+        found: groups of tensors.
+        expected: the same groups.
+    """
     worst = 0.0
     for ours, theirs in zip(found, expected, strict=True):
         least = 1e-3 * sum(tensor.double().square().sum() for tensor in theirs) ** 0.5
@@ -49,25 +69,37 @@ def distance(found: Results, expected: Results) -> float:
 
 
 def require_equal(name: str, found: float, allowed: float, how: str) -> None:
-    """Refuse a variant that is too far off.
+    """Refuse a variant whose distance is too large.
+
+    Args:
+        name: of the variant.
+        found: its distance.
+        allowed: the largest allowed distance.
+        how: in what precision, for the message.
 
     Raises:
-        WrongResultError: a distance is above what is allowed.
+        WrongResultError: the distance is too large.
     """
     if not found <= allowed:
         raise WrongResultError(
-            f"{name} is not what it must be equal to {how}: the worst tensor differs by {found:.2g} of its norm, and "
-            f"{allowed:.2g} is allowed; nothing was timed."
+            f"{name} must compute the expected result {how} up to a relative difference of {allowed:.2g}, got "
+            f"{found:.2g}; nothing was timed."
         )
 
 
 def require_equal_exactly(
     variants: Mapping[str, Variant], naive: Variant, x: Tensor, grad: Tensor | None = None
 ) -> None:
-    """Hold all variants against ``naive`` in float64.
+    """Compare all variants with ``naive`` in float64.
+
+    Args:
+        variants: variants by name.
+        naive: the expected one.
+        x: the input.
+        grad: gradient of the output, or None for inference.
 
     Raises:
-        WrongResultError: one differs by more than :data:`EXACT`.
+        WrongResultError: a distance is above :data:`EXACT`.
     """
     with the_definition():
         expected = naive.exactly(x, grad).results()
@@ -81,19 +113,25 @@ def require_equal_as_timed(
     inputs: Iterable[tuple[Tensor, Tensor | None]],
     autocast: torch.dtype | None = None,
 ) -> None:
-    """Hold all variants in the precision that is timed against ``naive`` in float64.
+    """Compare all variants in the timed precision with ``naive`` in float64.
 
-    Each may differ by twice what ``naive`` itself differs in that precision, and :data:`TOLERANCE`, on one of several
-    inputs: rounding flips spikes now and then, a mistake is one on all inputs.
+    On one of the inputs, the distance must be at most twice that of ``naive`` in the timed precision plus
+    :data:`TOLERANCE`: roundings flip spikes on some inputs, a mistake shows on all of them.
+
+    Args:
+        variants: variants by name.
+        naive: the expected one.
+        inputs: inputs and gradients of the output (None for inference).
+        autocast: dtype of autocast, or None.
 
     Raises:
-        WrongResultError: one differs by more on all inputs.
+        WrongResultError: a distance is too large on all inputs.
     """
     left = {name: variant for name, variant in variants.items() if variant is not naive}
     for x, grad in inputs:
         with the_definition():
             expected = naive.exactly(x, grad).results()
-        # running statistics follow from what is compared here, and a CUDA graph has warmed up on them
+        # without running statistics: they follow from the outputs, and a CUDA graph has changed them while warming up
         distances = {
             name: distance(variant.on(x, grad, autocast).results()[:2], expected[:2])
             for name, variant in {**left, "naive": naive}.items()
@@ -103,12 +141,12 @@ def require_equal_as_timed(
         if not left:
             return
     for name in left:
-        require_equal(name, distances[name], allowed, "as it is timed")
+        require_equal(name, distances[name], allowed, "in the timed precision")
 
 
 @contextmanager
 def the_definition() -> Iterator[None]:
-    """Operators of the package on the path "torch", whatever GAC_SJ_OPS asks for: kernels know no float64."""
+    """Run the operators of the package on the path "torch", whatever GAC_SJ_OPS says: kernels have no float64."""
     before = os.environ.get("GAC_SJ_OPS")
     os.environ["GAC_SJ_OPS"] = "torch"
     try:
@@ -121,11 +159,15 @@ def the_definition() -> Iterator[None]:
 
 @torch.no_grad()
 def wake(model: nn.Module, images: Tensor) -> None:
-    """Give BatchNorms weights as after some training and the running statistics of images.
+    """Give BatchNorms weights as after some training, and the running statistics of images.
 
-    At initialisation an evaluated network is all but silent, the weights that end a block may be zero, and the mean
-    that temporal attention sees is zero up to rounding, whose sign then decides about a ReLU: there a wrong variant
-    could not be told from a right one.
+    At initialisation, a network in evaluation hardly spikes, the last weights of a block may be zero, and the mean that
+    temporal attention gets is zero up to rounding, so that the sign of a rounding error decides about a ReLU. Wrong
+    variants would go unnoticed.
+
+    Args:
+        model: changed in place.
+        images: a batch of its input.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:

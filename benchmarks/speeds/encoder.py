@@ -1,4 +1,4 @@
-"""GAC's encoder on a static image: ours, SpikingJelly's layers on T copies with our gate, the published way."""
+"""GAC's encoder on static images: ours, SpikingJelly's layers on T copies with our gate, and the published method."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import torch
 from gac_sj import GatedAttentionCoding
 from gac_sj.ops.dispatch import choose
 from speeds.checking import require_equal_as_timed, require_equal_exactly, wake
+from speeds.counterparts import SpikingJellyEncoder, spikingjelly_path
 from speeds.measuring import Comparison, peak_memory
 from speeds.naive import NaiveEncoder
 from speeds.passes import DTYPES, FORWARD, Variant
-from speeds.stock import StockEncoder, path_of_stock
 
 __all__ = ["HELP", "QUICK", "add_arguments", "compare"]
 
-HELP = "the encoder on static images: encoded once, against T copies"
+HELP = "the encoder on static images: encoded once, compared with T copies"
 QUICK = {"repeats": 5}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark.
+
+    Args:
+        parser: of the sub-command.
+    """
     parser.add_argument("-T", type=int, default=6, help="time steps (default: %(default)s)")
     batch = 128 if torch.cuda.is_available() else 4
     parser.add_argument("--batch", type=int, default=batch, help="images (default here: %(default)s)")
@@ -31,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--dtype``.
+
+    Args:
+        parser: of the sub-command.
+    """
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -40,10 +50,16 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> list[Comparison]:
-    """Check and pair the encoders.
+    """Build and check the encoders.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        One comparison for each mode.
 
     Raises:
-        WrongResultError: a variant is wrong; then none is timed.
+        WrongResultError: a variant computes another result; then none is timed.
     """
     torch.manual_seed(0)
     dtype = DTYPES[args.dtype]
@@ -55,9 +71,10 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
     grad = torch.randn(shape, device=args.device)
     node = encoder.neuron
     path = choose("gated_lif", images.to(dtype), node.surrogate_function, steps=args.T)
+    theirs = SpikingJellyEncoder(encoder).to(args.device)
     variants = {
         "ours": Variant(encoder, path),
-        "spikingjelly": Variant(StockEncoder(encoder).to(args.device), path_of_stock(node, images.device, dtype)),
+        "spikingjelly": Variant(theirs, spikingjelly_path(node, images.device, dtype)),
         "naive": Variant(NaiveEncoder(encoder)),
     }
     grads = {mode: None if mode == FORWARD else grad for mode in args.modes}

@@ -1,4 +1,4 @@
-"""The LIF neuron alone, of the preset "cifar": ours, SpikingJelly's LIFNode, a loop over steps."""
+"""The LIF neuron of the preset "cifar" alone: ours, SpikingJelly's LIFNode, and a loop over steps."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ import argparse
 import torch
 from torch import Tensor, nn
 
-from gac_sj.nn.neuron import lif_preset
+from gac_sj.nn.neuron import LIFNode, lif_preset
 from gac_sj.ops.dispatch import choose
 from gac_sj.ops.lif import reference
 from speeds.checking import distance, require_equal
+from speeds.counterparts import Fresh, spikingjelly_neuron, spikingjelly_path
 from speeds.measuring import Comparison, copying, device_time
 from speeds.naive import NaiveLIF
 from speeds.passes import DTYPES, FORWARD, Pass, Variant
-from speeds.stock import Fresh, path_of_stock, stock_neuron
 
 __all__ = ["HELP", "QUICK", "add_arguments", "compare"]
 
-HELP = "the neuron: a fused operator, SpikingJelly's LIFNode, a loop over steps"
+HELP = "the neuron: a fused operator, SpikingJelly's LIFNode, and a loop over steps"
 QUICK = {"elements": 2**18, "repeats": 5}
 
-#: In float32 spikes are equal and gradients differ by roundings. Of 16 bits ours keep the state in 32, as the
-#: definition does; the others round it at every step, which flips a spike in a thousand (bfloat16) or fewer.
+#: In float32, spikes are equal and gradients differ by roundings. For 16-bit inputs ours keeps the state in 32 bits, as
+#: the definition does; the others round it at every step, which flips one spike in a thousand (bfloat16) or fewer.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 0.1, torch.bfloat16: 0.1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark.
+
+    Args:
+        parser: of the sub-command.
+    """
     parser.add_argument("-T", type=int, default=6, help="time steps (default: %(default)s)")
     parser.add_argument("--elements", type=int, default=2**21, help="neurons (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the input (default: %(default)s)")
@@ -34,22 +39,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Definition(nn.Module):
-    """The operator's definition, with float32 state."""
+    """The definition of the operator, with float32 state."""
 
-    def __init__(self, dynamics: dict[str, object]):
+    def __init__(self, node: LIFNode):
         super().__init__()
-        self.dynamics = dynamics
+        self.node = node
 
     def forward(self, x: Tensor) -> Tensor:
-        spikes, _, _ = reference.lif(x, **self.dynamics)
+        spikes, _, _ = reference.lif(x, self.node.dynamics, self.node.surrogate_function)
         return spikes
 
 
 def compare(args: argparse.Namespace) -> list[Comparison]:
-    """Check and pair the neurons.
+    """Build and check the neurons.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        One comparison for each mode.
 
     Raises:
-        WrongResultError: a variant is wrong; then none is timed.
+        WrongResultError: a variant computes another result; then none is timed.
     """
     torch.manual_seed(0)
     dtype = DTYPES[args.dtype]
@@ -58,13 +69,13 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
     node = lif_preset("cifar")
     variants = {
         "ours": Variant(Fresh(node), choose("lif", x, node.surrogate_function, steps=args.T)),
-        "spikingjelly": Variant(Fresh(stock_neuron(node)), path_of_stock(node, x.device, dtype)),
+        "spikingjelly": Variant(Fresh(spikingjelly_neuron(node)), spikingjelly_path(node, x.device, dtype)),
         "naive": Variant(NaiveLIF(node)),
     }
-    definition = Variant(_Definition(node.dynamics))
+    definition = Variant(_Definition(node))
     shared = {"dtype": args.dtype, "T": args.T, "size": args.elements}
     limits = {"copy_bytes_per_s": copying(x.detach())}
-    # reads x, writes spikes; behind them reads x and the gradient, writes that of x
+    # forward reads x and writes spikes; backward reads x and their gradient and writes the gradient of x
     comparisons = []
     for mode in args.modes:
         backward = None if mode == FORWARD else grad

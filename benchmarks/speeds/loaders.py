@@ -1,4 +1,4 @@
-"""A pass over an image folder with pad-and-crop and flip: timm's loader, ours, and the resident one."""
+"""A pass over an image folder with pad-and-crop and flip: timm's loader, ours, and the resident loader."""
 
 from __future__ import annotations
 
@@ -23,26 +23,38 @@ from speeds.measuring import Comparison
 
 __all__ = ["HELP", "QUICK", "add_arguments", "compare"]
 
-HELP = "a pass over an image folder: timm's loader, ours, the resident one"
+HELP = "a pass over an image folder: timm's loader, ours, and the resident loader"
 QUICK = {"images": 500, "repeats": 3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark.
+
+    Args:
+        parser: of the sub-command.
+    """
     parser.add_argument("--data-dir", type=Path, required=True, help="image folder: train/<class>/*, test/<class>/*")
     parser.add_argument(
         "--images", type=int, default=5000, help="class-balanced training images (default: %(default)s)"
     )
-    parser.add_argument("--batch", type=int, default=64, help="images (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="images in a batch (default: %(default)s)")
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that load (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that load images (default: %(default)s)")
     parser.set_defaults(repeats=10)
 
 
 def compare(args: argparse.Namespace) -> list[Comparison]:
     """Build the loaders of one folder.
 
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The comparison.
+
     Raises:
-        ValueError, OSError: the folder cannot be read, or has too few images.
+        ValueError: the folder has too few images.
+        OSError: the folder cannot be read.
     """
     how, size, device = Augmentation(), (args.size, args.size), args.device
     info = dataset_info("folder")
@@ -60,9 +72,7 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
         def run() -> None:
             count = sum(len(images) for images, _ in loader)
             if count != args.images // args.batch * args.batch:
-                raise WrongResultError(
-                    f"A loader gave {count} images of {args.images}, so timing it would mean nothing."
-                )
+                raise WrongResultError(f"A loader must yield all {args.images} images, got {count}; nothing was timed.")
 
         return run
 

@@ -1,4 +1,4 @@
-"""Times of variants taken in turns, beside what a device reaches at best: a copy, a matrix product; peak memory."""
+"""Times of variants in turns, the best rates of a device (a copy, a matrix product), and peak memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from speeds.passes import Pass
 
 __all__ = ["Comparison", "copying", "device_time", "measure", "multiplying", "peak_memory", "wall_time"]
 
-WARM_UP = 2  # rounds that are not counted
+WARM_UP = 2  # rounds before the timings
 
 Run = Callable[[], object]
 Clock = Callable[[Run, torch.device], float]
 
 
 def wall_time(run: Run, device: torch.device) -> float:
-    """Milliseconds until the result is there: what a user waits, launches included."""
+    """Milliseconds until the result is available, launches included.
+
+    Args:
+        run: what is timed.
+        device: its device.
+    """
     _synchronize(device)
     start = time.perf_counter()
     run()
@@ -29,7 +34,12 @@ def wall_time(run: Run, device: torch.device) -> float:
 
 
 def device_time(run: Run, device: torch.device) -> float:
-    """Milliseconds that a GPU works: it is kept busy until all kernels are queued. Elsewhere the wall time."""
+    """Milliseconds of work on a GPU, which is kept busy until all kernels are queued; on other devices the wall time.
+
+    Args:
+        run: what is timed.
+        device: its device.
+    """
     if device.type != "cuda":
         return wall_time(run, device)
     queueing = wall_time(run, device)
@@ -43,7 +53,14 @@ def device_time(run: Run, device: torch.device) -> float:
 
 
 def measure(runs: Mapping[str, Run], repeats: int, device: torch.device, clock: Clock) -> dict[str, list[float]]:
-    """Milliseconds of each variant, taken in turns after a warm-up."""
+    """Milliseconds of each variant, in turns and after a warm-up.
+
+    Args:
+        runs: what is timed, by variant.
+        repeats: number of timings of each variant.
+        device: their device.
+        clock: takes the time.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(WARM_UP + repeats):
         for name, run in runs.items():
@@ -63,11 +80,11 @@ class Comparison:
         baseline: the variant that the others are compared with.
         clock: takes the time.
         shared: columns that are equal in all rows.
-        of_variant: columns by variant.
-        traffic: bytes that a run reads and writes at least; 0 where nobody asks.
-        flops: of a run, by variant.
-        limits: what the device reaches at best, timed in turns with the variants: a column of a rate, what is run for
-            it, and the bytes or FLOPs of that.
+        of_variant: columns of each variant.
+        traffic: minimum number of bytes that a run reads and writes; 0 if it is not reported.
+        flops: operations of a run, by variant.
+        limits: the best rates of the device, timed in turns with the variants: the column of a rate, the run that
+            reaches it, and the bytes or operations of that run.
     """
 
     mode: str
@@ -82,19 +99,28 @@ class Comparison:
 
 
 def copying(like: Tensor) -> tuple[Run, float]:
-    """A copy of a tensor, and the bytes that it reads and writes."""
+    """A copy of a tensor, and the number of bytes that it reads and writes.
+
+    Args:
+        like: the tensor.
+    """
     source, target = torch.zeros_like(like), torch.empty_like(like)
     return lambda: target.copy_(source), 2 * source.nbytes
 
 
 def multiplying(device: torch.device, dtype: torch.dtype) -> tuple[Run, float]:
-    """A product of large square matrices, and its FLOPs; of float32 in the precision of a GPU's convolutions."""
+    """A product of large square matrices, and its operations; float32 has the precision of convolutions on a GPU.
+
+    Args:
+        device: of the matrices.
+        dtype: of the matrices.
+    """
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
 
     def run() -> None:
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high")  # TensorFloat-32, which convolutions take by themselves
+        torch.set_float32_matmul_precision("high")  # TensorFloat-32, the default of convolutions
         try:
             torch.mm(a, b)
         finally:
@@ -104,7 +130,11 @@ def multiplying(device: torch.device, dtype: torch.dtype) -> tuple[Run, float]:
 
 
 def peak_memory(run: Pass) -> int | None:
-    """Bytes that a pass and its module need on a GPU at most, as if they were alone there; None elsewhere."""
+    """Peak memory in bytes of a pass with its module on a GPU, without everything else there; None on other devices.
+
+    Args:
+        run: the pass.
+    """
     device = run.x.device
     if device.type != "cuda":
         return None

@@ -1,4 +1,4 @@
-"""What training keeps for the backward pass, and what a GPU needs at most."""
+"""Memory that training keeps for the backward pass, and peak memory of a GPU."""
 
 from __future__ import annotations
 
@@ -11,30 +11,44 @@ import torch
 from spikingjelly.activation_based import functional
 from torch.profiler import ProfilerActivity, profile
 
+from gac_sj._utils.errors import UsageError
 from speeds.measuring import Comparison, peak_memory
 from speeds.network import QUICK, Networks, add_forms, add_network
 from speeds.passes import TRAINING, Pass
 
 __all__ = ["HELP", "QUICK", "add_arguments", "compare", "saved_bytes"]
 
-HELP = "what training of a network keeps for the backward pass; on a GPU also its peak memory"
+HELP = "memory that training of a network keeps for the backward pass; on a GPU also its peak memory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark.
+
+    Args:
+        parser: of the sub-command.
+    """
     add_network(parser)
     add_forms(parser)
     parser.set_defaults(repeats=3, modes=[TRAINING])
 
 
 def compare(args: argparse.Namespace) -> list[Comparison]:
-    """Check the networks and ask what their training keeps.
+    """Check the networks and measure the memory of their training.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The comparison of training.
 
     Raises:
-        ValueError: no network of that name, or a form that has no training.
-        WrongResultError: a variant is wrong; then none is measured.
+        UsageError: the network does not exist, or a form has no training.
+        WrongResultError: a variant computes another result; then none is measured.
     """
     if any("folded" in form for form in args.also):
-        raise ValueError("folded is a form for inference, and memory is that of training; leave it out of --also.")
+        raise UsageError(
+            "cannot contain folded, a form for inference, where training is measured", "leave it out", argument="also"
+        )
     networks = Networks(args)
     networks.add(args.also)
     networks.check([TRAINING])
@@ -51,8 +65,12 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
 
 
 def saved_bytes(run: Pass) -> int:
-    """Bytes that are alive after a forward pass and were not before it: the graph, the output, the neurons' states."""
-    run()  # what is built once is there
+    """Bytes that a forward pass allocates and keeps: the graph, the output, the states of neurons.
+
+    Args:
+        run: the pass.
+    """
+    run()  # so that everything that is built only once exists
     run.forget()
     functional.reset_net(run.module)
     device = run.x.device
@@ -70,7 +88,7 @@ def saved_bytes(run: Pass) -> int:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The profiler's C++ library writes of GPUs that are not there to file 2."""
+    """Redirect file descriptor 2, to which the profiler's C++ library reports missing GPUs."""
     before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

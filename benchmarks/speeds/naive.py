@@ -1,7 +1,7 @@
 """The baseline: what the published GAC code does, a loop over steps and a stem that runs T times.
 
-Written from the mathematics of GAC (arXiv 2308.06582) and of MS-ResNet (arXiv 2112.08954); it shares weights with the
-package and nothing else, so that it is also what the results of all variants are held against.
+Written from the mathematics of GAC (arXiv 2308.06582) and of MS-ResNet (arXiv 2112.08954). It shares only weights with
+the package, so it also checks the results of all variants.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gac_sj import DirectCoding, GatedAttentionCoding, LIFNode, Rectangle, Triangle
+from gac_sj._utils.errors import UsageError
 
 __all__ = ["NaiveDirect", "NaiveEncoder", "NaiveLIF", "naive_network"]
 
@@ -45,13 +46,13 @@ _STEPS = {Triangle: _TriangleStep, Rectangle: _RectangleStep}
 
 
 class NaiveLIF(nn.Module):
-    """A loop over the steps ``x[t]`` of ``[T, N, *]``; the potential has the type of the input.
+    """A loop over the steps ``x[t]`` of ``[T, N, *]``; the potential has the dtype of the input.
 
     Args:
-        node: the neuron whose dynamics it has: input not decayed, hard reset to 0, Triangle() or Rectangle().
+        node: a neuron with the same dynamics: no decayed input, hard reset to 0, Triangle() or Rectangle().
 
     Raises:
-        ValueError: another neuron, which the published code does not have.
+        UsageError: the published code has no such neuron.
     """
 
     def __init__(self, node: LIFNode):
@@ -59,7 +60,9 @@ class NaiveLIF(nn.Module):
         surrogate = node.surrogate_function
         published = type(surrogate) in _STEPS and surrogate.alpha == 1.0 and surrogate.spiking and not surrogate.strict
         if node.decay_input or node.v_reset != 0.0 or not published:
-            raise ValueError("naive has the neurons of the presets cifar and imagenet, and this is another one.")
+            raise UsageError(
+                "must have the dynamics of the presets cifar or imagenet, as the published code", argument="node"
+            )
         self.step = _STEPS[type(surrogate)]
         self.decay, self.threshold, self.detach = 1.0 - 1.0 / node.tau, node.v_threshold, node.detach_reset
 
@@ -75,10 +78,10 @@ class NaiveLIF(nn.Module):
 
 
 class NaiveDirect(nn.Module):
-    """Direct coding of T copies of images ``[N, C, H, W]``, each of which goes through the stem.
+    """Direct coding of T copies of images ``[N, C, H, W]``; the stem runs for each copy.
 
     Args:
-        encoder: whose parameters are copied.
+        encoder: an encoder, whose parameters are copied.
     """
 
     def __init__(self, encoder: DirectCoding | GatedAttentionCoding):
@@ -92,10 +95,10 @@ class NaiveDirect(nn.Module):
 
 
 class NaiveEncoder(NaiveDirect):
-    """Gated Attention Coding of T copies of images: stem, attention and gate run for each.
+    """Gated Attention Coding of T copies of images: stem, attention and gate run for each copy.
 
     Args:
-        encoder: whose parameters are copied.
+        encoder: an encoder, whose parameters are copied.
     """
 
     def __init__(self, encoder: GatedAttentionCoding):
@@ -124,10 +127,13 @@ class NaiveEncoder(NaiveDirect):
 
 
 def naive_network(model: nn.Module) -> nn.Module:
-    """A copy of an MS-ResNet behind GAC or direct coding with the encoder and every neuron naive.
+    """A copy of an MS-ResNet with naive neurons and a naive encoder.
+
+    Args:
+        model: an MS-ResNet with GAC or direct coding.
 
     Raises:
-        ValueError: it has neurons that :class:`NaiveLIF` has not.
+        UsageError: it has neurons that the published code does not have.
     """
     model = copy.deepcopy(model)
     has_gate = isinstance(model.encoder, GatedAttentionCoding)

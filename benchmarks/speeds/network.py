@@ -1,4 +1,4 @@
-"""Whole networks: ours with GAC and with direct coding, SpikingJelly's MSResNet, the published way; faster forms."""
+"""Whole networks: ours with GAC and with direct coding, SpikingJelly's MSResNet, the published method; faster forms."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import gac_sj
+from gac_sj._utils.errors import UsageError
+from gac_sj.encoders import DEFAULT_ENCODER
+from gac_sj.models import bare_name, default_encoder
 from gac_sj.ops.dispatch import choose
 from speeds.checking import DRAWS, require_equal_as_timed, require_equal_exactly, wake
+from speeds.counterparts import spikingjelly_network, spikingjelly_path, why_no_network
 from speeds.encoder import add_dtype
 from speeds.measuring import Comparison, multiplying, peak_memory
 from speeds.naive import naive_network
 from speeds.passes import DTYPES, FORWARD, MODES, TRAINING, Variant
-from speeds.stock import path_of_stock, stock_network, why_no_network
 
 __all__ = ["HELP", "QUICK", "Networks", "add_arguments", "add_forms", "add_network", "compare"]
 
-HELP = "a network: ours, SpikingJelly's MSResNet, a loop over steps behind a stem that runs T times"
+HELP = "a network: ours, SpikingJelly's MSResNet, and a loop over steps after a stem that runs T times"
 QUICK = {"model": "gac_ms_resnet8_cifar", "T": 4, "batch": 2, "repeats": 3}
-#: Forms of ours, and their modes; several may be joined by "+".
+#: Faster forms of ours and their modes; several may be joined by "+".
 FORMS = {
     "channels_last": MODES,
     "folded": (FORWARD,),
@@ -33,11 +36,16 @@ FORMS = {
     "compile": MODES,
     "cuda_graph": MODES,
 }
-#: Images of a check: in float64 a large batch of the slowest variant needs too much memory.
+#: Number of images of a check: in float64, a large batch of the slowest variant needs too much memory.
 CHECKED = 4
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe the network.
+
+    Args:
+        parser: of the sub-command.
+    """
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--model", default="gac_ms_resnet18_cifar", help="with GAC (default: %(default)s)")
     parser.add_argument("-T", type=int, default=6, help="time steps (default: %(default)s)")
@@ -47,39 +55,56 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def add_forms(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--also", nargs="+", type=_form, default=[], metavar="FORM", help=f"of ours: {', '.join(FORMS)}, joined by +"
-    )
+    """Add the option ``--also``.
+
+    Args:
+        parser: of the sub-command.
+    """
+    forms = f"further forms of ours: {', '.join(FORMS)}, joined by +"
+    parser.add_argument("--also", nargs="+", type=_form, default=[], metavar="FORM", help=forms)
 
 
 def _form(name: str) -> str:
     parts = name.split("+")
     if unknown := [part for part in parts if part not in FORMS]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no form; choose from {', '.join(FORMS)}, joined by +.")
+        raise argparse.ArgumentTypeError(
+            f"must be a form, got {unknown[0]!r}; choose from {', '.join(FORMS)}, joined by +."
+        )
     if not _modes(name):
-        raise argparse.ArgumentTypeError(f"{name} joins a form of inference and one of training; leave one out.")
+        raise argparse.ArgumentTypeError(f"{name} joins a form for inference and one for training; leave one out.")
     if {"compile", "spikes_as_bytes"} <= {*parts}:
-        raise argparse.ArgumentTypeError("compile and spikes_as_bytes exclude each other; leave one out.")
+        raise argparse.ArgumentTypeError("compile and spikes_as_bytes cannot be joined; leave one out.")
     return "+".join(part for part in FORMS if part in parts)
 
 
 def _modes(variant: str) -> list[str]:
-    """Those that a variant has."""
+    """The modes of a variant."""
     return [mode for mode in MODES if all(mode in FORMS.get(part, MODES) for part in variant.split("+"))]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark.
+
+    Args:
+        parser: of the sub-command.
+    """
     add_network(parser)
     add_forms(parser)
     parser.set_defaults(repeats=10)
 
 
 def compare(args: argparse.Namespace) -> list[Comparison]:
-    """Check and pair the networks.
+    """Build and check the networks.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        One comparison for each mode.
 
     Raises:
-        ValueError: no network of that name, or a form that cannot be had here.
-        WrongResultError: a variant is wrong; then none is timed.
+        UsageError: the network does not exist, or a form is not available here.
+        WrongResultError: a variant computes another result; then none is timed.
     """
     networks = Networks(args)
     networks.add(args.also)
@@ -102,21 +127,26 @@ def compare(args: argparse.Namespace) -> list[Comparison]:
 
 
 class Networks:
-    """The variants of a network and what they are given.
+    """The variants of a network and their inputs.
+
+    Args:
+        args: the parsed arguments.
 
     Raises:
-        ValueError: ``args.model`` is no MS-ResNet with GAC.
+        UsageError: the model is not an MS-ResNet with GAC.
     """
 
     def __init__(self, args: argparse.Namespace):
-        known = timm.list_models("gac_ms_resnet*")
+        known = [name for name in timm.list_models(module="ms_resnet") if default_encoder(name) == DEFAULT_ENCODER]
         if args.model not in known:
-            raise ValueError(f"--model is {args.model}; a network with GAC is needed; choose from {', '.join(known)}.")
+            raise UsageError(
+                f"must be an MS-ResNet with GAC, got {args.model!r}", argument="model", options=known, given=args.model
+            )
         torch.manual_seed(0)
         self.device, self.dtype = args.device, DTYPES[args.dtype]
         self.autocast = None if self.dtype == torch.float32 else self.dtype
         ours = timm.create_model(args.model, T=args.T).to(self.device)
-        direct = timm.create_model(args.model.removeprefix("gac_"), T=args.T).to(self.device)
+        direct = timm.create_model(bare_name(args.model), T=args.T).to(self.device)
         size = args.size or ours.pretrained_cfg["input_size"][-1]
         self.images = torch.randn(args.batch, 3, size, size, device=self.device)
         for model in (ours, direct):
@@ -129,26 +159,33 @@ class Networks:
         if reason := why_no_network(direct):
             print(f"spikingjelly is left out: {reason}.")
         else:
-            theirs = stock_network(direct).to(self.device)
-            self.variants["spikingjelly"] = Variant(theirs, path_of_stock(direct.lif, self.device, self.dtype))
+            theirs = spikingjelly_network(direct).to(self.device)
+            self.variants["spikingjelly"] = Variant(theirs, spikingjelly_path(direct.lif, self.device, self.dtype))
         self.variants["naive"] = Variant(naive_network(ours))
 
     def add(self, forms: list[str]) -> None:
-        """Further forms of ours.
+        """Add further forms of ours.
+
+        Args:
+            forms: names as ``--also`` takes them.
 
         Raises:
-            ValueError: a CUDA graph without a GPU.
+            UsageError: a CUDA graph is requested without a GPU.
         """
         for form in forms:
             parts = form.split("+")
             if "cuda_graph" in parts and self.device.type != "cuda":
-                raise ValueError("cuda_graph needs a GPU, and this run is on another device; leave it out of --also.")
+                raise UsageError(
+                    f"cannot contain cuda_graph on the device {self.device.type}",
+                    "it needs a GPU; leave it out",
+                    argument="also",
+                )
             self.variants[form] = self._form_of("ours", parts)
         if "channels_last" in forms and "spikingjelly" in self.variants:
             self.variants["spikingjelly+channels_last"] = self._form_of("spikingjelly", ["channels_last"])
 
     def _form_of(self, variant: str, parts: list[str]) -> Variant:
-        """A copy of a variant in a form."""
+        """A copy of a variant in another form."""
         module, path = copy.deepcopy(self.variants[variant].module), self.variants[variant].path
         if "channels_last" in parts:
             module = module.to(memory_format=torch.channels_last)
@@ -159,22 +196,33 @@ class Networks:
         if "grad_checkpointing" in parts:
             module.set_grad_checkpointing()
         if "compile" in parts:
-            module = torch.compile(module, dynamic=False)  # the checks have fewer images
+            module = torch.compile(module, dynamic=False)  # static, although the checks have fewer images
         return Variant(module, path, "cuda_graph" in parts, "channels_last" in parts)
 
     def of_mode(self, mode: str) -> list[str]:
-        """The variants that have it."""
+        """The names of the variants that have a mode.
+
+        Args:
+            mode: one of :data:`MODES`.
+        """
         return [name for name in self.variants if mode in _modes(name)]
 
     def inputs(self, mode: str) -> tuple[Tensor, Tensor | None, torch.dtype | None]:
-        """Images, gradient of the logits, autocast."""
+        """Images, gradient of the logits and dtype of autocast.
+
+        Args:
+            mode: one of :data:`MODES`.
+        """
         return self.images, None if mode == FORWARD else self.grad, self.autocast
 
     def check(self, modes: list[str]) -> None:
-        """In float64 and as they are timed, those with direct coding against naive direct coding.
+        """Compare all variants with the naive ones, in float64 and as they are timed.
+
+        Args:
+            modes: a selection of :data:`MODES`.
 
         Raises:
-            WrongResultError: one is wrong.
+            WrongResultError: a variant computes another result.
         """
         for mode in modes:
             for naive, names in self._groups(mode):
@@ -195,7 +243,11 @@ class Networks:
             yield torch.randn_like(images), None if mode == FORWARD else torch.randn_like(grad)
 
     def flops(self, mode: str) -> dict[str, float]:
-        """Of convolutions and matrix products in one pass, by variant; further forms of ours have those of ours."""
+        """Operations of convolutions and matrix products in one pass, for each variant except further forms of ours.
+
+        Args:
+            mode: one of :data:`MODES`.
+        """
         images, grad, autocast = self.inputs(mode)
         scale, grad = len(images) / len(images[:CHECKED]), None if grad is None else grad[:CHECKED]
         found = {}

@@ -1,4 +1,4 @@
-"""One pass of a module: forward alone, or forward and backward; what is timed, checked and asked for its memory."""
+"""One pass of a module, forward alone or forward and backward, which is timed, checked or measured for memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class Pass:
-    """Inference (evaluation mode, no graph), or with ``grad`` training's forward and backward pass.
+    """Inference (evaluation mode, no graph), or with ``grad`` the forward and backward pass of training.
 
     Args:
         module: takes one tensor and starts from a reset state.
-        x: its input; it gets a gradient where it asks for one.
+        x: its input; it gets a gradient if it requires one.
         grad: gradient of the output, or None for inference.
-        autocast: the type of autocast, or None.
+        autocast: dtype of autocast, or None.
     """
 
     module: nn.Module
@@ -38,7 +38,7 @@ class Pass:
         return output
 
     def forward(self) -> Tensor:
-        """The output, in training with its graph."""
+        """Run the forward pass and return the output, in training with its graph."""
         training = self.grad is not None
         if self.module.training != training:
             self.module.train(training)
@@ -52,7 +52,7 @@ class Pass:
         self.x.grad = None
 
     def results(self) -> list[list[Tensor]]:
-        """The output; in training also the gradients, that of the input first, and the running statistics."""
+        """Run the pass and return the output; in training also the gradients (input first) and running statistics."""
         output = self().detach()
         if self.grad is None:
             return [[output.clone()]]
@@ -64,12 +64,12 @@ class Pass:
 
 @dataclass
 class Captured(Pass):
-    """A pass as a CUDA graph, which launches all its kernels at once."""
+    """A pass as a CUDA graph, which launches all kernels at once; see :class:`Pass`."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         stream = torch.cuda.Stream(self.x.device)
         stream.wait_stream(torch.cuda.current_stream(self.x.device))
-        with torch.cuda.stream(stream):  # what the first calls build or choose cannot be captured
+        with torch.cuda.stream(stream):  # the first calls build and choose kernels, which cannot be captured
             for _ in range(3):
                 super().__call__()
         torch.cuda.current_stream(self.x.device).wait_stream(stream)
@@ -84,13 +84,13 @@ class Captured(Pass):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a result.
+    """One implementation of a computation.
 
     Args:
-        module: see :class:`Pass`.
-        path: what runs its neurons (:mod:`gac_sj.ops.dispatch`).
+        module: takes one tensor and starts from a reset state.
+        path: the path of its neurons (:mod:`gac_sj.ops.dispatch`).
         captured: whether its passes are CUDA graphs.
-        channels_last: whether its images are.
+        channels_last: whether its images are in the memory format ``channels_last``.
     """
 
     module: nn.Module
@@ -99,12 +99,23 @@ class Variant:
     channels_last: bool = False
 
     def on(self, x: Tensor, grad: Tensor | None = None, autocast: torch.dtype | None = None) -> Pass:
-        """The pass that is timed."""
+        """The pass that is timed.
+
+        Args:
+            x: the input.
+            grad: gradient of the output, or None for inference.
+            autocast: dtype of autocast, or None.
+        """
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         return (Captured if self.captured else Pass)(self.module, x, grad, autocast)
 
     def exactly(self, x: Tensor, grad: Tensor | None = None) -> Pass:
-        """The same in float64, where roundings flip no spikes."""
+        """The same pass in float64, in which roundings do not flip spikes.
+
+        Args:
+            x: the input.
+            grad: gradient of the output, or None for inference.
+        """
         x64 = x.detach().double().requires_grad_(x.requires_grad)
         return Pass(copy.deepcopy(self.module).double(), x64, None if grad is None else grad.double())

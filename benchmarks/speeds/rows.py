@@ -1,4 +1,4 @@
-"""What is written down and printed of a comparison."""
+"""The rows and the printed lines of a comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ __all__ = ["report"]
 
 
 def report(comparison: Comparison, shared: dict[str, object], device: torch.device) -> Iterator[dict[str, str]]:
-    """Time a comparison and print it; a row for each variant."""
+    """Time a comparison and print it.
+
+    Args:
+        comparison: checked variants.
+        shared: columns that are equal in all rows, with ``repeats``.
+        device: the device of the variants.
+
+    Yields:
+        A row for each variant.
+    """
     limits = {name: run for name, (run, _) in comparison.limits.items()}
     times = measure({**comparison.runs, **limits}, shared["repeats"], device, comparison.clock)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -32,8 +41,8 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         if variant in comparison.flops:
             row["flop_per_s"] = comparison.flops[variant] / median * 1000
         row = {name: _text(value) for name, value in row.items()} | {k: f"{value:.3f}" for k, value in measured.items()}
-        stock = medians.get("spikingjelly") if variant not in ("spikingjelly", "naive") else None
-        print(_line(row, comparison.baseline, stock and stock / median), flush=True)
+        theirs = medians.get("spikingjelly") if variant not in ("spikingjelly", "naive") else None
+        print(_line(row, comparison.baseline, theirs and theirs / median), flush=True)
         yield row
 
 
@@ -43,7 +52,7 @@ def _text(value: object) -> str:
     return f"{value:.0f}" if isinstance(value, float) else str(value)
 
 
-def _line(row: dict[str, str], baseline: str, against_stock: float | None) -> str:
+def _line(row: dict[str, str], baseline: str, against_spikingjelly: float | None) -> str:
     def value(name: str) -> float:
         return float(row[name] or 0)
 
@@ -52,7 +61,7 @@ def _line(row: dict[str, str], baseline: str, against_stock: float | None) -> st
         f"{value('median_ms'):9.2f} ms  [{value('low_ms'):.2f}, {value('high_ms'):.2f}]  "
         f"{value('speedup'):.2f} x {baseline}"
     )
-    parts = [f", {against_stock:.2f} x spikingjelly"] if against_stock else []
+    parts = [f", {against_spikingjelly:.2f} x spikingjelly"] if against_spikingjelly else []
     if row["bytes_per_s"]:
         share = value("bytes_per_s") / value("copy_bytes_per_s")
         parts.append(f"; {value('bytes_per_s') / 1e9:,.1f} GB/s, {share:.0%} of a copy")

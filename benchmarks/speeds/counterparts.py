@@ -1,4 +1,4 @@
-"""What the installed SpikingJelly offers for the same: its LIFNode, its layers, its MSResNet (2.0.0 only)."""
+"""The counterparts in the installed SpikingJelly: its LIFNode, its layers, its MSResNet (2.0.0 only)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ from gac_sj.nn.neuron import reset_states
 from gac_sj.ops.surrogates import spikingjelly_equivalent
 from speeds.checking import WrongResultError
 
-__all__ = ["Fresh", "StockEncoder", "path_of_stock", "stock_network", "stock_neuron", "why_no_network"]
+__all__ = [
+    "Fresh",
+    "SpikingJellyEncoder",
+    "spikingjelly_network",
+    "spikingjelly_neuron",
+    "spikingjelly_path",
+    "why_no_network",
+]
 
 
 class Fresh(nn.Module):
-    """A module with neurons, each of whose calls starts from their reset state."""
+    """A module with neurons; each call starts from their reset state.
+
+    Args:
+        module: the module.
+    """
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -29,24 +40,34 @@ class Fresh(nn.Module):
         return self.module(x)
 
 
-def stock_neuron(node: LIFNode) -> neuron.LIFNode:
-    """SpikingJelly's own neuron with the same dynamics."""
+def spikingjelly_neuron(node: LIFNode) -> neuron.LIFNode:
+    """SpikingJelly's neuron with the same dynamics.
+
+    Args:
+        node: a neuron of ours with one of our surrogate functions.
+    """
     return neuron.LIFNode(step_mode="m", **_keywords(node))
 
 
-def path_of_stock(node: LIFNode, device: torch.device, dtype: torch.dtype) -> str:
-    """What runs it: SpikingJelly 2.0.0 has kernels for a GPU, some surrogates and float32; else it is a loop."""
+def spikingjelly_path(node: LIFNode, device: torch.device, dtype: torch.dtype) -> str:
+    """What runs SpikingJelly's neuron: a kernel of 2.0.0 (GPU, some surrogates, float32), or a loop ("torch").
+
+    Args:
+        node: the counterpart of ours.
+        device: of the input.
+        dtype: of the input.
+    """
     _, no_kernel = spikingjelly_equivalent(node.surrogate_function)
     if device.type != "cuda" or dtype != torch.float32 or no_kernel or not hasattr(functional, "neuron_implementation"):
         return "torch"
     return functional.neuron_implementation("lif", device)["implementation"]
 
 
-class StockEncoder(nn.Module):
-    """The encoder of SpikingJelly's layers on T copies of an image, and our gate on its general path.
+class SpikingJellyEncoder(nn.Module):
+    """The encoder made of SpikingJelly's layers, on T copies of an image, with our gate on its general path.
 
     Args:
-        encoder: with the default stem; its parameters are copied.
+        encoder: an encoder with the default stem, whose parameters are copied.
     """
 
     def __init__(self, encoder: GatedAttentionCoding):
@@ -60,7 +81,7 @@ class StockEncoder(nn.Module):
         )
         self.stem.load_state_dict(encoder.stem.state_dict())
         self.gau = copy.deepcopy(encoder.gau)
-        self.neuron = Fresh(stock_neuron(encoder.neuron))
+        self.neuron = Fresh(spikingjelly_neuron(encoder.neuron))
 
     def forward(self, images: Tensor) -> Tensor:
         z = self.stem(images.repeat(self.T, 1, 1, 1, 1))
@@ -68,7 +89,11 @@ class StockEncoder(nn.Module):
 
 
 def why_no_network(model: nn.Module) -> str | None:
-    """What keeps SpikingJelly from building a network; None where nothing does."""
+    """Why SpikingJelly cannot build a network; None if it can.
+
+    Args:
+        model: an MS-ResNet with direct coding.
+    """
     try:
         from spikingjelly.activation_based.model import ms_resnet  # noqa: F401
     except ImportError:
@@ -78,11 +103,14 @@ def why_no_network(model: nn.Module) -> str | None:
     return None
 
 
-def stock_network(model: nn.Module) -> nn.Module:
-    """SpikingJelly's MSResNet built as ours with direct coding, with its parameters.
+def spikingjelly_network(model: nn.Module) -> nn.Module:
+    """SpikingJelly's MSResNet with the same layers and parameters.
+
+    Args:
+        model: an MS-ResNet with direct coding that SpikingJelly can build (:func:`why_no_network`).
 
     Raises:
-        WrongResultError: the parameters do not fit.
+        WrongResultError: the networks have different parameters.
     """
     from spikingjelly.activation_based.model.ms_resnet import MSResNet
 
@@ -103,13 +131,12 @@ def stock_network(model: nn.Module) -> nn.Module:
     )
     ours, theirs = model.state_dict(), network.state_dict()
     if [value.shape for value in ours.values()] != [value.shape for value in theirs.values()]:
-        raise WrongResultError("SpikingJelly's MSResNet has other parameters than ours; it is not the same network.")
+        raise WrongResultError("SpikingJelly's MSResNet must have the parameters of ours, got other shapes.")
     network.load_state_dict(dict(zip(theirs, ours.values())))
     return Fresh(network)
 
 
 def _keywords(node: LIFNode) -> dict[str, Any]:
-    keywords = node.dynamics
-    ours = keywords.pop("surrogate")
-    stock = surrogate.Rect if isinstance(ours, Rectangle) else surrogate.PiecewiseQuadratic
-    return keywords | {"surrogate_function": stock(alpha=ours.alpha)}
+    ours = node.surrogate_function
+    equal = surrogate.Rect if isinstance(ours, Rectangle) else surrogate.PiecewiseQuadratic
+    return node.dynamics._asdict() | {"surrogate_function": equal(alpha=ours.alpha)}
