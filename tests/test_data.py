@@ -70,7 +70,7 @@ class TestRecords:
             assert info.default_folder is None or info.folder is not None
 
     @pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.folder is None])
-    def test_it_is_true_of_what_is_read(self, name):
+    def test_the_record_agrees_with_what_is_read(self, name):
         info = dataset_info(name)
         for part in load_datasets(name):
             item, _ = part[0]
@@ -137,7 +137,7 @@ class TestDigits:
         for ours, again in zip(first, load_datasets("digits")):
             assert np.array_equal(ours.source.data, again.source.data) and ours.labels == again.labels
 
-    def test_mean_and_deviation(self):
+    def test_mean_and_std(self):
         pixels = read_images(load_datasets("digits")[0], (8, 8))[0].double() / 255
         (mean,), (std,) = DATASETS["digits"].mean, DATASETS["digits"].std
         assert pixels.mean().item() == pytest.approx(mean, abs=5e-4)
@@ -183,11 +183,10 @@ class TestImageFolder:
     def test_image_size(self, folder):
         assert read_images(load_datasets("folder", folder)[0], (16, 16))[0].shape == (9, 3, 16, 16)
 
-    @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-    def test_cifar_as_an_image_folder(self, name, folder):
-        assert load_datasets(name, folder)[0].classes == ("ant", "cat", "dog")
+    def test_cifar_as_an_image_folder(self, folder):
+        assert load_datasets("cifar10", folder)[0].classes == ("ant", "cat", "dog")
 
-    @pytest.mark.parametrize("name", ["folder", "imagenet", "cifar10"])
+    @pytest.mark.parametrize("name", ["folder", "cifar10"])
     @pytest.mark.parametrize("missing", ["train", "test"])
     def test_half_of_a_folder(self, name, missing, folder):
         (folder / missing).rename(folder.parent / "elsewhere")
@@ -237,7 +236,7 @@ def test_an_unknown_name_gets_the_nearest_one():
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic", "moving_shapes"])
-def test_a_folder_that_nothing_reads(name, tmp_path):
+def test_a_folder_is_refused_where_none_is_needed(name, tmp_path):
     fails(f"^data_dir .*{name!r}.*{tmp_path}.*leave it out", name, tmp_path)
 
 
@@ -290,7 +289,7 @@ class TestCifar:
         path.write_bytes(content[:100])
         return lambda: path.write_bytes(content)
 
-    def test_what_is_damaged_is_downloaded(self, cifar, monkeypatch):
+    def test_damaged_files_are_downloaded(self, cifar, monkeypatch):
         name, folder, kind = cifar
         repair, timeouts, before = self.damage(name, folder), [], socket.getdefaulttimeout()
         monkeypatch.setattr(kind, "download", lambda self: (timeouts.append(socket.getdefaulttimeout()), repair()))
