@@ -105,7 +105,7 @@ class TestCropAndFlip:
             assert self.find(load(dataset, how), dataset, 0).tolist() == [[0, 0, int(flip)]] * 50
 
     @both
-    def test_what_shows_of_a_white_image(self, load):
+    def test_visible_part_of_a_white_image(self, load):
         """With 2 pixels around it, the outermost row and column are there in three of five crops, the next in four."""
         images, _ = epoch(load(pictures(2000, value=255), Augmentation(crop_padding=2)))
         assert images.unique().tolist() == [0, 255]
@@ -298,7 +298,7 @@ class TestSingleImages:
         return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
 
     @pytest.mark.parametrize("crop", ["pad", "resize", "none"])
-    @pytest.mark.parametrize("width, height", [(24, 24), (50, 31), (31, 50), (11, 17), (24, 60)])
+    @pytest.mark.parametrize("width, height", [(24, 24), (50, 31), (11, 17)])
     def test_always_the_size_of_the_network(self, crop, width, height):
         images = self.many(Augmentation(crop=crop), self.picture(width, height), count=5)
         assert images.shape == (5, 3, 24, 24) and images.dtype == torch.uint8
@@ -340,14 +340,13 @@ class TestSingleImages:
         self.many(Augmentation(**PLAIN, auto_augment=policy), self.picture(), count=300)
 
     @pytest.mark.parametrize("policy", ["rand-q9", "unknown", "rand-m9-n1.5", "augmix-z3"])
-    @pytest.mark.parametrize("crop", ["pad", "resize"])
-    def test_unknown_policies(self, policy, crop):
+    def test_unknown_policies(self, policy):
         with pytest.raises(ValueError, match=f"^auto_augment .*'{policy}'") as caught:
-            train_transform(Augmentation(auto_augment=policy, crop=crop), (24, 24), (0.5,) * 3)
+            train_transform(Augmentation(auto_augment=policy), (24, 24), (0.5,) * 3)
         assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("how", [{"crop": "resize"}, {"color_jitter": 0.1}, {"auto_augment": "original"}])
-    def test_what_the_resident_loader_cannot_do(self, how):
+    def test_resident_loader_refuses_other_augmentations(self, how):
         with pytest.raises(ValueError, match=r"^loader .*'resident'.*; use loader=standard\.$"):
             Settings(loader="resident", **how)
 
@@ -403,6 +402,6 @@ class TestFrames:
         ],
         ids=lambda how: next(iter(how)),
     )
-    def test_what_is_for_images_only(self, how):
+    def test_augmentations_for_images_only_are_refused(self, how):
         with pytest.raises(ValueError, match=f"^{next(iter(how))} .*event frames"):
             train_transform(Augmentation(**how), (32, 32), (0.0, 0.0), frames=True)

@@ -122,13 +122,13 @@ def test_two_processes_train_what_one_does_with_the_same_global_batch(case, two,
         assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=close)
 
 
-def test_without_synchronisation_it_is_another_network(two):
+def test_without_synchronised_batchnorm_the_weights_differ(two):
     """So that the test above could fail."""
     weights = [two[1][0][case]["weights"] for case in ("gac", "plain")]
     assert max((a - b).abs().max() for a, b in zip(*(w.values() for w in weights))) > 1e-4
 
 
-def test_what_is_tested_together_is_what_is_kept(two):
+def test_the_saved_weights_are_those_that_were_tested_together(two):
     """Each process has its own statistics without synchronisation; the accuracy is of the weights in the file."""
     results = two[1]
     settings = Settings(**FIVE_STEPS | CASES["plain"])
@@ -210,7 +210,7 @@ def test_a_signal_to_one_process_stops_both(tmp_path):
         assert re.search("^train.py: .*SIGTERM in epoch 1 ", text.splitlines()[-1])
 
 
-def test_a_run_of_two_processes_continues_in_one(tmp_path):
+def test_a_run_of_two_processes_resumes_in_one(tmp_path):
     """Sums over processes stay whole."""
     folder = tmp_path / "run"
     arguments = [*TWO, "--epochs", "1"]
@@ -225,7 +225,7 @@ def test_a_run_of_two_processes_continues_in_one(tmp_path):
     assert 1 < float(row["train_loss"]) < 4
 
 
-def test_alone_there_is_nobody_to_wait_for():
+def test_one_process_needs_no_communication():
     world = DistributedContext(0, 1, torch.device("cpu"))
     values = torch.tensor([1.0, 2.0])
     assert world.sum(values) is values and world.max(3) == 3 and world.gather("a") == ["a"]

@@ -207,11 +207,11 @@ class TestEngine:
             ({"T": 60}, "^T .*from 1 to 48"),
         ],
     )
-    def test_data_that_cannot_be(self, changes, words):
+    def test_unusable_data_settings_are_refused(self, changes, words):
         with pytest.raises(ValueError, match=words):
             load_data(settings(**changes))
 
-    def test_a_stopped_run_continues_to_the_same_end(self, tmp_path):
+    def test_a_stopped_run_resumes_to_the_same_end(self, tmp_path):
         run = settings(T=2, epochs=2, batch_size=16, checkpoint_minutes=0.0, keep_checkpoints=100)
         Training(run, data(), CPU, tmp_path / "whole").run()
         training = Training(run, data(), CPU, tmp_path / "stopped")
@@ -325,7 +325,7 @@ class TestFoldersOfRecordings:
 
     @pytest.mark.parametrize("exists", [True, False])
     @pytest.mark.parametrize(("name", "file"), [("dvs128_gesture", "DvsGesture.tar.gz"), ("cifar10_dvs", "cat.zip")])
-    def test_the_message_says_where_to_put_what(self, name, file, exists, tmp_path):
+    def test_the_message_says_where_files_belong(self, name, file, exists, tmp_path):
         root = tmp_path / "data"
         if exists:
             root.mkdir()
@@ -343,7 +343,7 @@ class TestFoldersOfRecordings:
         assert len(load_datasets("cifar10_dvs", root, T=2, download=False)[1]) == 3
 
     @pytest.mark.parametrize("name", ["dvs128_gesture", "cifar10_dvs"])
-    def test_frames_that_are_not_whole(self, name, tmp_path):
+    def test_incomplete_frames_are_refused(self, name, tmp_path):
         """As an interrupted cutting leaves them."""
         root = write_recordings(tmp_path, name)
         train, _ = load_datasets(name, root, T=2)

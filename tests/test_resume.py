@@ -233,7 +233,7 @@ def test_random_numbers_inside_the_network_are_the_same_after_kills(variant, see
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_moments_that_its_steps_do_not_set(tmp_path, whole):
+def test_a_run_killed_at_random_times(tmp_path, whole):
     """By the clock: also during the start, the test, and the writing of files."""
     folder, draw = tmp_path / "run", random.Random(5)
     for _ in range(12):
@@ -282,7 +282,7 @@ def test_no_worker_outlives_a_killed_run(tmp_path):
             time.sleep(0.1)
 
 
-def test_what_the_checkpoint_of_a_killed_run_holds(tmp_path, whole):
+def test_the_checkpoint_of_a_killed_run_has_the_metrics_of_the_epoch(tmp_path, whole):
     """The numbers of a half epoch, so that the line of its end is that of the whole epoch."""
     folder = tmp_path / "run"
     with started(folder, *RUN) as process:

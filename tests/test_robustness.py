@@ -713,7 +713,7 @@ class TestBadInput:
         settings, tensors = read_weights(weights(trained, "direct"))
         path = tmp_path / "last.safetensors"
         path.write_bytes(save(tensors, {"settings": json.dumps(settings.key() | {"dataset": "folder"})}))
-        refused([path], [], ["needs data_dir"])
+        refused([path], [], ["data"])
         refused([path], ["--data-dir", tmp_path / "nowhere"], ["nowhere", "train/<class>"])
 
     @pytest.mark.parametrize("damage", ["older", "cut"])

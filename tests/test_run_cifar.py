@@ -334,7 +334,7 @@ class TestAnalysis:
 
     def test_of_large_images_fewer_are_analysed(self, finished, digits, monkeypatch):
         run = settings("gac")
-        monkeypatch.setattr(analysis, "NUMBERS", 100 * 2 * 16 * 64)
+        monkeypatch.setattr(analysis, "MAX_VALUES", 100 * 2 * 16 * 64)
         found = analysis.analyse(build_model(run, digits.info), run, digits, HERE.device)
         assert 50 <= found["analysed_images"] <= 100
 
@@ -515,8 +515,8 @@ class TestKilled:
         passes.hook = kill
         assert run_cifar.main(command) == 128 + signal.SIGTERM
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and error.startswith("run_cifar.py: SIGTERM came in epoch 2 after 2 of 3")
-        assert "the same command continues" in error and str(tmp_path / "results.csv") in error
+        assert error.count("\n") == 1 and "SIGTERM in epoch 2 (batch 2 of 3)" in error
+        assert "the same command" in error and str(tmp_path / "results.csv") in error
         assert lasting(tmp_path) == whole[:1]
         assert list(tmp_path.glob("runs/poisson-*/checkpoints/epoch00001-step000000005-*.pt"))
 
@@ -761,7 +761,7 @@ class TestBadInput:
 
     def test_less_than_a_batch(self, output, capsys, monkeypatch):
         monkeypatch.undo()  # the engine finds it
-        self.refused(output, capsys, ["--train-limit", "63"], ["63 images, fewer than a batch of 64"])
+        self.refused(output, capsys, ["--train-limit", "63"], ["batch", "63", "64"])
 
     def test_cuda_without_a_gpu(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

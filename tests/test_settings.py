@@ -66,7 +66,7 @@ def another(name):
     return "word" if "str" in kind else 1 + (default or 0) if "int" in kind else 0.25
 
 
-def test_the_command_line_goes_over_yaml_over_its_base_over_the_defaults(tmp_path):
+def test_the_command_line_overrides_yaml_its_base_and_the_defaults(tmp_path):
     (tmp_path / "deep").mkdir()
     write(tmp_path / "root.yaml", "epochs: 30\nlr: 0.3\nmomentum: 0.3\nmodel_options: {gain: 2.0}")
     write(tmp_path / "deep" / "base.yaml", "base: ../root.yaml\nlr: 0.2\nmomentum: 0.2")
@@ -78,7 +78,7 @@ def test_the_command_line_goes_over_yaml_over_its_base_over_the_defaults(tmp_pat
     assert settings == Settings(epochs=30, lr=0.2, momentum=0.1, seed=7, model_options={"gain": 2.0})
 
 
-def test_yaml_can_set_back_what_a_base_sets(tmp_path):
+def test_yaml_overrides_its_base_with_defaults(tmp_path):
     write(tmp_path / "base.yaml", "clip_grad: 1.0\nsync_bn: true")
     config = write(tmp_path / "run.yaml", "base: base.yaml\nclip_grad: null\nsync_bn: false")
     assert read("-c", config) == Settings()
@@ -87,19 +87,19 @@ def test_yaml_can_set_back_what_a_base_sets(tmp_path):
     assert read("-c", config, "--clip-grad", "null", "--no-sync-bn") == Settings()
 
 
-def test_numbers_are_numbers_however_they_are_written(tmp_path):
+def test_every_notation_of_a_number_is_read(tmp_path):
     for text, value in {"1e-3": 1e-3, "1": 1.0, "5.e-5": 5e-5, "+.5": 0.5}.items():
         for settings in (read("-c", write(tmp_path / "run.yaml", f"lr: {text}")), read("--lr", text)):
             assert settings.lr == value and type(settings.lr) is float
 
 
 @pytest.mark.parametrize("text", ["2024-05-01", "7", "runs #3", "a: b", "[x]", "on", "1e3"])
-def test_words_on_the_command_line_are_taken_as_they_are(text):
+def test_strings_on_the_command_line_are_not_parsed(text):
     assert read("--output", text).output == text
     assert read("--data-dir", text).data_dir == text
 
 
-def test_null_on_the_command_line_is_no_word(tmp_path):
+def test_null_on_the_command_line_is_none(tmp_path):
     config = write(tmp_path / "run.yaml", "auto_augment: rand-m9\noutput: there\ntrain_limit: 10")
     assert read("-c", config, "--auto-augment", "null", "--output", "null", "--train-limit", "null") == Settings()
 
@@ -150,7 +150,7 @@ if not torch.cuda.is_available():
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_wrong_is_said_in_one_sentence(case, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_refused_in_one_sentence(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     files = {
         "broken": "lr: [1",
@@ -212,7 +212,7 @@ def test_every_boolean_can_be_switched_both_ways(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["option"]])
-def test_every_setting_is_an_option_and_decides_about_the_key_unless_it_is_a_place(name, tmp_path):
+def test_every_setting_is_an_option_and_part_of_the_key_unless_it_is_a_place(name, tmp_path):
     # 62 images are even and more than one part
     base = {"batch_size": 64} | ({"mixup": 0.2} if name.startswith("mix_") else {})
     default, value = Settings(**base), another(name)
@@ -242,7 +242,7 @@ def test_the_name_depends_on_values_and_not_on_their_order():
     assert Settings(lr=1).name() == Settings(lr=1.0).name()
 
 
-def test_the_encoder_that_a_model_implies_is_the_same_as_naming_it():
+def test_naming_the_default_encoder_changes_nothing():
     gac, direct = Settings(), Settings(model="ms_resnet18_cifar")
     assert (gac.encoder, gac.form) == ("gac", DEFAULT_FORM)
     assert (direct.encoder, direct.form) == ("direct", None)

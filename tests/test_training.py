@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import io
+import json
 import logging
 import math
 import os
@@ -15,13 +16,14 @@ import threading
 import types
 from pathlib import Path
 
+import evaluate as evaluate_script
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import train as train_script
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -316,7 +318,7 @@ class TestSteps:
         assert moves[1].norm().item() == pytest.approx(rate * 1e-3, rel=2e-3)  # torch adds 1e-6 to the norm
         assert F.cosine_similarity(*moves, dim=0).item() == pytest.approx(1)
 
-    def test_averaged_weights_follow_timm_with_warm_up(self, linear, tmp_path):
+    def test_ema_follows_timm_with_warm_up(self, linear, tmp_path):
         training = run(tmp_path, **linear, ema=0.55, lr=1.0)
         decays = [0.0] + [min(0.55, 1 - (1 + step) ** (-2 / 3)) for step in range(1, 8)]
         assert 0 < decays[1] < decays[2] < 0.55 == decays[-1]
@@ -331,7 +333,7 @@ class TestSteps:
         tested = evaluate(training.step.ema.module, training.test_loader)
         assert tested.loss == training.state.history[-1]["test_loss"]
 
-    def test_the_loss_is_tet_where_asked_for(self, linear):
+    def test_loss_tet(self, linear):
         training = run(**linear | dict(T=3), epochs=1, lr=0.0, loss="tet", tet_lambda=0.2)
         model = Linear(T=3)
         losses = []
@@ -350,7 +352,7 @@ class TestSteps:
 
 
 @pytest.mark.parametrize("decay_all", [True, False])
-def test_what_decays(decay_all):
+def test_weight_decay_excludes_vectors_on_request(decay_all):
     training = prepare(decay_all=decay_all, weight_decay=0.1)
     names = {parameter: name for name, parameter in training.model.named_parameters()}
     decays = {
@@ -362,7 +364,7 @@ def test_what_decays(decay_all):
     assert decays == {name: 0.0 if name in plain and not decay_all else 0.1 for name in decays}
 
 
-def test_the_optimiser_can_be_another():
+def test_another_optimiser():
     training = run(opt="adamw", epochs=1, lr=1e-3)
     assert type(training.step.optimizer).__name__ == "AdamW"
 
@@ -423,7 +425,7 @@ class TestNonFinite:
             "head; the last good checkpoint is kept; lower lr or set clip_grad."
         )
 
-    def test_neurons_hide_what_is_not_finite_from_the_loss_but_not_from_us(self, tmp_path):
+    def test_non_finite_weights_are_found_behind_a_finite_loss(self, tmp_path):
         message = self.fail(tmp_path, lambda model: model.stages[1][0].conv1.weight.data.fill_(math.inf))
         assert "nan" not in message
         assert f"at step 6 (epoch 2, learning rate {self.RATE}); weights or statistics are not finite in" in message
@@ -441,7 +443,7 @@ class TestNonFinite:
         assert kept is None or all(value.isfinite().all() for value in kept["model"].values())
         assert output.out == "" and not (folder / "result.csv").exists()
 
-    def test_a_finite_run_of_the_same_length_is_let_through(self):
+    def test_a_finite_run_is_not_stopped(self):
         assert math.isfinite(run(lr=2.0).state.history[-1]["train_loss"])
 
 
@@ -469,7 +471,7 @@ class TestSignals:
         run(tmp_path, **WHOLE)
         assert_same_run(tmp_path, whole)
 
-    def test_a_second_one_is_not_held_back(self, tmp_path):
+    def test_a_second_signal_acts_at_once(self, tmp_path):
         training = prepare(tmp_path)
 
         def twice():
@@ -483,7 +485,7 @@ class TestSignals:
         assert last_state(tmp_path)["position"] == [0, 2, 2]
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    def test_without_a_folder_nothing_is_promised(self):
+    def test_without_a_folder_nothing_is_saved(self):
         training = prepare()
         at_step(training, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(InterruptedRunError, match="Nothing was saved"):
@@ -612,7 +614,7 @@ class TestOutputs:
         run(tmp_path, **WHOLE)
         assert_same_run(tmp_path, whole)
 
-    def test_each_file_is_replaced_whole(self, tmp_path, monkeypatch):
+    def test_each_file_is_replaced_atomically(self, tmp_path, monkeypatch):
         """Whoever reads while the run writes finds every line complete."""
         replace, seen = os.replace, []
 
@@ -642,7 +644,7 @@ class TestOutputs:
             found = [(event.step, event.value) for event in events.Scalars(name)]
             assert found == [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-5)) for row in rows]
 
-    def test_wandb_is_asked_for_and_not_there(self, tmp_path, monkeypatch, capsys):
+    def test_wandb_that_is_not_installed_is_an_error(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "wandb", None)
         assert train_script.main(command(tmp_path / "run", "--wandb", "project")) == 2
         assert "train.py: --wandb " in capsys.readouterr().err
@@ -729,7 +731,7 @@ class TestCommand:
         after.pop(Path(".lock"), None), before.pop(Path(".lock"), None)
         assert after == before
 
-    def test_places_may_differ_in_a_run_that_continues(self, tmp_path, capsys, finished):
+    def test_places_may_differ_in_a_resumed_run(self, tmp_path, capsys, finished):
         folder = tmp_path / "other"
         settings = Settings(
             **SMALL | dict(batch_size=20, lr=0.1, train_limit=40, output=str(folder), keep_checkpoints=2)
@@ -750,6 +752,14 @@ class TestCommand:
         (folder / "args.yaml").write_text("[1")
         assert train_script.main(command(folder)) == 2
         assert f"{folder / 'args.yaml'}" in capsys.readouterr().err
+
+    def test_weights_of_an_encoder_that_is_not_imported(self, tmp_path, capsys):
+        path = tmp_path / "last.safetensors"
+        settings = {"encoder": "mine", "encoder_source": "affine.py:0123456789ab"}
+        save_file({"weight": torch.zeros(1)}, path, {"settings": json.dumps(settings)})
+        assert evaluate_script.main([str(path), "--device", "cpu"]) == 2
+        error = capsys.readouterr().err
+        assert str(path) in error and "'mine'" in error and "--import affine.py" in error and error.count("\n") == 1
 
     def test_a_batch_larger_than_the_set(self, tmp_path, capsys):
         assert train_script.main(command(tmp_path / "run", "--batch-size", "41")) == 2
@@ -773,7 +783,7 @@ class TestDryRun:
             assert 0 <= float(lines[neuron].replace("silent", "").split()[-1]) <= 1
         assert list(tmp_path.iterdir()) == []
 
-    def test_missing_data_is_replaced_and_said(self, tmp_path, monkeypatch, capsys):
+    def test_missing_data_is_replaced_and_reported(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         arguments = ["--model", "ms_resnet8_cifar", "-T", "2", "--batch-size", "8", "--workers", "0", "--dry-run"]
         data = ["--dataset", "folder", "--data-dir", "nowhere"]

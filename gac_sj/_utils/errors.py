@@ -17,7 +17,7 @@ class UsageError(ValueError):
 
     Args:
         problem: what is wrong: a predicate that follows the argument's name ("must be a positive integer, got 0"), or
-            a whole sentence where ``argument`` is None. Without the final full stop.
+            a complete sentence if ``argument`` is None. Without the final full stop.
         advice: what to do, in the imperative; empty where the problem says it already.
         argument: name of the argument, setting or keyword; None where the error is about something else.
         options: the allowed values, which are listed, with the one nearest to ``given``.
@@ -46,10 +46,10 @@ class UsageError(ValueError):
         return self.message()  # not the arguments of the exception, which pickling passes on as the problem
 
     def message(self, option: Callable[[str], str] = str) -> str:
-        """The whole message.
+        """The complete message.
 
         Args:
-            option: maps the argument's name to what a program calls it, such as ``--batch-size``.
+            option: maps the argument's name to the name of a program's option, such as ``--batch-size``.
         """
         subject = f"{option(self.argument)} " if self.argument else ""
         return f"{subject}{self.problem}{'; ' if self.advice else ''}{self.advice}."

@@ -81,7 +81,7 @@ class DatasetInfo:
         """The record with the size and the number of classes that a network trained on this data set has.
 
         Args:
-            model: timm's name of the network; its defaults fill in what the data set leaves open.
+            model: timm's name of the network; its defaults replace what is None in the record.
             classes: number of classes, where it is known; None: the data set's, or the network's default.
 
         Returns:

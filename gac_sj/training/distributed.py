@@ -117,24 +117,25 @@ def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = device.partition(":")
-    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else int(kind == "cpu")
-    if kind == "cuda" and not index:
+    device_type, _, index = device.partition(":")
+    has_cuda = device_type == "cuda" and torch.cuda.is_available()
+    count = torch.cuda.device_count() if has_cuda else int(device_type == "cpu")
+    if device_type == "cuda" and not index:
         index = os.environ.get("LOCAL_RANK", "0")
     if not count or (index and not (index.isdecimal() and int(index) < count)):
-        given = f"{kind}:{index}" if index else kind
+        given = f"{device_type}:{index}" if index else device_type
         raise UsageError(
             f"must be a device of this machine, got {given!r}", "choose cpu, or auto for the GPU if there is one",
             argument="device",
         )  # fmt: skip
-    place = torch.device(kind, int(index)) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
-        torch.cuda.set_device(place)
+    own = torch.device(device_type, int(index)) if device_type == "cuda" else torch.device(device_type)
+    if device_type == "cuda":
+        torch.cuda.set_device(own)
     if size == 1:
-        yield DistributedContext(rank, size, place)
+        yield DistributedContext(rank, size, own)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
     try:
-        yield DistributedContext(rank, size, place)
+        yield DistributedContext(rank, size, own)
     finally:
         dist.destroy_process_group()

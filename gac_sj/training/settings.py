@@ -38,9 +38,7 @@ class Settings(Augmentation):
     model: str = setting("network", "gac_ms_resnet18_cifar", "a network of gac_sj.models")
     T: int = setting("network", 4, "time steps", least=1)
     encoder: str | None = setting("network", None, "encoder in the place of the network's own", list_encoders)
-    form: str | None = setting(
-        "network", None, "form of the encoder; reference: the whole network as in the published code"
-    )
+    form: str | None = setting("network", None, "form of the encoder; reference: the complete network as published")
     encoder_source: str | None = setting("network", None, "file that defines the encoder, and its digest", option=False)
     model_options: dict[str, Any] = setting("network", {}, "further keywords of the network, '{drop_rate: 0.1}'")
 
