@@ -337,6 +337,15 @@ class TestCompare:
     def test_the_same_settings(self, rows, capsys):
         self.refused(capsys, f"{rows}:direct", f"{rows}:direct", "same settings")
 
+    def test_an_encoder_that_is_not_registered(self, rows, tmp_path, capsys):
+        """Its rows are compared without importing it."""
+        path = tmp_path / "theirs.csv"
+        text = rows.read_text().replace(",gac,reference,None,", ",affine,None,affine.py:0123456789ab,")
+        path.write_text(text.replace("gac_ms_resnet18_cifar", "ms_resnet18_cifar"))
+        assert compare.main([f"{path}:affine", f"{path}:direct"]) == 0
+        printed = capsys.readouterr().out
+        assert "A: ms_resnet18_cifar, affine, 4 seeds" in printed and "A - B = +2.00 points" in printed
+
     def test_an_encoder_that_is_not_there(self, rows, capsys):
         self.refused(capsys, f"{rows}:gac", f"{rows}:direct", "'gac'", "gac:reference, direct")
 
