@@ -181,6 +181,7 @@ class TestLedger:
     def folder(self, tmp_path, monkeypatch):
         """An experiments folder of its own, without rows."""
         monkeypatch.setattr(ledger, "FOLDER", tmp_path)
+        monkeypatch.chdir(tmp_path)
         for name in ("recipes/cifar", "configs/cifar10_gac_T4", "configs/cifar10_direct_T4"):
             (tmp_path / f"{name}.yaml").parent.mkdir(exist_ok=True)
             (tmp_path / f"{name}.yaml").write_bytes((EXPERIMENTS / f"{name}.yaml").read_bytes())
@@ -198,9 +199,8 @@ class TestLedger:
         ]
         return text, [dict(zip(LEDGER_COLUMNS, line, strict=True)) for line in cells[2:]]
 
-    def test_the_checked_in_one_is_printed_by_default(self, tmp_path, monkeypatch, capsys):
-        """From any folder."""
-        monkeypatch.chdir(tmp_path)
+    def test_the_checked_in_one_is_printed_by_default(self, monkeypatch, capsys):
+        monkeypatch.chdir(EXPERIMENTS)
         assert ledger.main([]) == 0
         assert capsys.readouterr().out.strip() in (EXPERIMENTS / "RESULTS.md").read_text(encoding="utf-8")
 
