@@ -1,4 +1,4 @@
-"""experiments/: every config trains, twins differ in the encoder alone, ledger and comparison say what the rows say."""
+"""experiments/: every config trains, counterparts differ in the encoder alone, ledger and comparison agree with the rows."""
 
 import argparse
 import json
@@ -103,20 +103,20 @@ class TestConfigs:
         assert torch.isfinite(loss) and images == 2
         assert not any(torch.equal(*pair) for pair in zip(before, weights))
 
-    @pytest.mark.parametrize(("name", "twin"), PAIRS)
-    def test_twins_differ_in_the_encoder_alone(self, name, twin):
-        run, other = settings(name), settings(twin)
+    @pytest.mark.parametrize(("name", "counterpart"), PAIRS)
+    def test_counterparts_differ_in_the_encoder_alone(self, name, counterpart):
+        run, other = settings(name), settings(counterpart)
         differing = {key for key, value in run.key().items() if other.key()[key] != value}
         assert differing <= {"model", "encoder", "form", "model_options"}
         assert other.form == ("reference" if run.form == "reference" else None)
-        # ImageNet's networks are initialised otherwise where there is no GAC, so their twins say how
+        # ImageNet's networks are initialised differently without GAC, so their counterparts say how
         options = {} if run.model.endswith("_cifar") else {"init": "gac"}
         assert other.model_options == run.model_options | options
 
     @pytest.mark.parametrize(
         "name", ["cifar10_gac_T4", "cifar10_gac_max_T4_timm", "imagenet_gac18_T4", "imagenet_gac34_T4"]
     )
-    def test_networks_of_twins_are_drawn_alike(self, name):
+    def test_networks_of_counterparts_are_initialised_alike(self, name):
         run, other = settings(name), settings(dict(PAIRS)[name])
         network, bare = (build_model(each, data_for(each)) for each in (run, other))
         assert str(network.stages) == str(bare.stages) and str(network.lif) == str(bare.lif)

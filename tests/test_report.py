@@ -157,7 +157,7 @@ class TestTables:
         line = cells(tables(row("gac", 0, analysed=2), row("gac", 1, analysed=4))[2], "gac")
         assert line["time to repeat"] == "3.00 ± 1.41" and line["silent"] == "0.300 ± 0.141"
         assert line["read-out by step (%)"] == "50.0, 30.0"
-        assert line["time to first spike"] == "-"  # it is nan where nothing fires
+        assert line["time to first spike"] == "-"  # it is nan if nothing fires
 
     def test_without_analysis(self):
         accuracy, *rest = tables(*seeds("gac", [60, 61]))

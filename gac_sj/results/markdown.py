@@ -75,7 +75,7 @@ def rewrite(text: str, index: Index, page: str) -> str:
     for marker in _MARKER.finditer(text):
         if (marker[1] == "end") != (name is not None):
             raise UsageError(
-                f"{page} has {marker[0]} where {_END if name else _BEGIN} belongs", "each block needs both"
+                f"{page} has {marker[0]}, and needs {_END if name else _BEGIN} there", "each block needs both"
             )
         if name is None:
             name = marker[1]
