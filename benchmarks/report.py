@@ -20,7 +20,8 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import write_atomically
 from gac_sj.cli.program import program
 from gac_sj.results import load
-from gac_sj.results.markdown import read_index, rewrite_pages
+from gac_sj.results.index import read_index
+from gac_sj.results.markdown import rewrite_pages
 from gac_sj.results.report import html
 
 INDEX = Path(__file__).resolve().parents[1] / "results.yaml"

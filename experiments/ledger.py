@@ -3,7 +3,8 @@
     python experiments/ledger.py                 # rows in experiments/results
     python experiments/ledger.py --runs runs     # every result.csv and results.csv below these folders
 
-experiments/RESULTS.md has the ledger of experiments/results; python benchmarks/report.py --markdown writes it.
+Links are relative to the current folder. experiments/RESULTS.md has the ledger of experiments/results, which
+python benchmarks/report.py --markdown writes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @program(build_parser)
 def main(args: argparse.Namespace) -> None:
-    print(ledger(load(*args.runs).runs, read_configs(FOLDER / "configs"), FOLDER))
+    print(ledger(load(*args.runs).runs, read_configs(FOLDER / "configs"), Path.cwd()))
 
 
 if __name__ == "__main__":

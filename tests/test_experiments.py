@@ -1,4 +1,4 @@
-"""experiments/: every config trains, twins differ in the encoder alone, ledger and comparison say what the rows say."""
+"""experiments/: every config trains, counterparts differ in the encoder alone, ledger and comparison agree with the rows."""
 
 import argparse
 import json
@@ -103,20 +103,20 @@ class TestConfigs:
         assert torch.isfinite(loss) and images == 2
         assert not any(torch.equal(*pair) for pair in zip(before, weights))
 
-    @pytest.mark.parametrize(("name", "twin"), PAIRS)
-    def test_twins_differ_in_the_encoder_alone(self, name, twin):
-        run, other = settings(name), settings(twin)
+    @pytest.mark.parametrize(("name", "counterpart"), PAIRS)
+    def test_counterparts_differ_in_the_encoder_alone(self, name, counterpart):
+        run, other = settings(name), settings(counterpart)
         differing = {key for key, value in run.key().items() if other.key()[key] != value}
         assert differing <= {"model", "encoder", "form", "model_options"}
         assert other.form == ("reference" if run.form == "reference" else None)
-        # ImageNet's networks are initialised otherwise where there is no GAC, so their twins say how
+        # ImageNet's networks are initialised differently without GAC, so their counterparts say how
         options = {} if run.model.endswith("_cifar") else {"init": "gac"}
         assert other.model_options == run.model_options | options
 
     @pytest.mark.parametrize(
         "name", ["cifar10_gac_T4", "cifar10_gac_max_T4_timm", "imagenet_gac18_T4", "imagenet_gac34_T4"]
     )
-    def test_networks_of_twins_are_drawn_alike(self, name):
+    def test_networks_of_counterparts_are_initialised_alike(self, name):
         run, other = settings(name), settings(dict(PAIRS)[name])
         network, bare = (build_model(each, data_for(each).info) for each in (run, other))
         assert str(network.stages) == str(bare.stages) and str(network.lif) == str(bare.lif)
@@ -183,6 +183,7 @@ class TestLedger:
     def folder(self, tmp_path, monkeypatch):
         """An experiments folder of its own, without rows."""
         monkeypatch.setattr(ledger, "FOLDER", tmp_path)
+        monkeypatch.chdir(tmp_path)
         for name in ("recipes/cifar", "configs/cifar10_gac_T4", "configs/cifar10_direct_T4"):
             (tmp_path / f"{name}.yaml").parent.mkdir(exist_ok=True)
             (tmp_path / f"{name}.yaml").write_bytes((EXPERIMENTS / f"{name}.yaml").read_bytes())
@@ -200,9 +201,8 @@ class TestLedger:
         ]
         return text, [dict(zip(LEDGER_COLUMNS, line, strict=True)) for line in cells[2:]]
 
-    def test_the_checked_in_one_is_printed_by_default(self, tmp_path, monkeypatch, capsys):
-        """From any folder."""
-        monkeypatch.chdir(tmp_path)
+    def test_the_checked_in_one_is_printed_by_default(self, monkeypatch, capsys):
+        monkeypatch.chdir(EXPERIMENTS)
         assert ledger.main([]) == 0
         assert capsys.readouterr().out.strip() in (EXPERIMENTS / "RESULTS.md").read_text(encoding="utf-8")
 
@@ -338,6 +338,15 @@ class TestCompare:
 
     def test_the_same_settings(self, rows, capsys):
         self.refused(capsys, f"{rows}:direct", f"{rows}:direct", "same settings")
+
+    def test_an_encoder_that_is_not_registered(self, rows, tmp_path, capsys):
+        """Its rows are compared without importing it."""
+        path = tmp_path / "theirs.csv"
+        text = rows.read_text().replace(",gac,reference,None,", ",affine,None,affine.py:0123456789ab,")
+        path.write_text(text.replace("gac_ms_resnet18_cifar", "ms_resnet18_cifar"))
+        assert compare.main([f"{path}:affine", f"{path}:direct"]) == 0
+        printed = capsys.readouterr().out
+        assert "A: ms_resnet18_cifar, affine, 4 seeds" in printed and "A - B = +2.00 points" in printed
 
     def test_an_encoder_that_is_not_there(self, rows, capsys):
         self.refused(capsys, f"{rows}:gac", f"{rows}:direct", "'gac'", "gac:reference, direct")

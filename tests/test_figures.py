@@ -205,12 +205,12 @@ class TestGradCAM:
     @pytest.mark.parametrize(
         ("name", "classes", "words"),
         [
-            ("feature", None, r"^layer .*got 'feature'.*such as features"),
-            ("conv", None, r"^layer .*\[T, N, C, h, w\].*'conv' is \[2, 2, 1, 2\]"),
-            ("relu", None, r"^layer .*'relu' ran 0 times"),
-            ("features", [0, 2], r"^classes .*0 to 1, got 2"),
-            ("features", [-1, 0], r"^classes .*got -1"),
-            ("features", [0], r"^classes .*2 images.*\[1\]"),
+            ("feature", None, "'feature'.*features"),
+            ("conv", None, r"'conv'.*\[2, 2, 1, 2\]"),
+            ("relu", None, "'relu'.* 0 times"),
+            ("features", [0, 2], "classes.*2"),
+            ("features", [-1, 0], "classes.*-1"),
+            ("features", [0], r"classes.*\[1\]"),
         ],
     )
     def test_refusals(self, name, classes, words):
@@ -632,13 +632,13 @@ class TestNetworkCommand:
         path = weights("direct", encoder="direct")
         refused(capsys, ["network", path, "--image", 360, "--output", out], "image", "360", "0 to 359")
         refused(capsys, ["network", path, "--image", -1, "--output", out], "image", "-1")
-        refused(capsys, ["network", path, "--layer", "stage", "--output", out], "layer ", "'stage'", "stages")
-        refused(capsys, ["network", path, "--layer", "head", "--output", out], "layer ", "'head'", "[T, N, C, h, w]")
-        refused(capsys, ["network", tmp_path / "none", "--output", out], "none cannot be read as weights of a run")
+        refused(capsys, ["network", path, "--layer", "stage", "--output", out], "'stage'", "stages")
+        refused(capsys, ["network", path, "--layer", "head", "--output", out], "'head'", "[T, N, C, h, w]")
+        refused(capsys, ["network", tmp_path / "none", "--output", out], "none", "weights of a run")
         settings, tensors = read_weights(path)
         other = json.dumps(settings.key() | {"model": "ms_resnet18_cifar"})
         save_file(tensors, tmp_path / "other", {"settings": other})
-        refused(capsys, ["network", tmp_path / "other", "--output", out], "do not fit ms_resnet18_cifar")
+        refused(capsys, ["network", tmp_path / "other", "--output", out], "do not fit", "ms_resnet18_cifar")
         assert not out.exists()
         out.write_text("a file")
         refused(capsys, ["network", path, "--output", out], "output", "cannot be written")

@@ -13,7 +13,7 @@ import report
 import yaml
 
 from gac_sj.results import Run, group, load
-from gac_sj.results.markdown import read_index
+from gac_sj.results.index import read_index
 from gac_sj.results.report import write_report
 from gac_sj.results.robustness import ROBUSTNESS, RobustnessTest, robustness_sets, robustness_tables
 from gac_sj.results.run_tables import run_tables
@@ -157,7 +157,7 @@ class TestTables:
         line = cells(tables(row("gac", 0, analysed=2), row("gac", 1, analysed=4))[2], "gac")
         assert line["time to repeat"] == "3.00 ± 1.41" and line["silent"] == "0.300 ± 0.141"
         assert line["read-out by step (%)"] == "50.0, 30.0"
-        assert line["time to first spike"] == "-"  # it is nan where nothing fires
+        assert line["time to first spike"] == "-"  # it is nan if nothing fires
 
     def test_without_analysis(self):
         accuracy, *rest = tables(*seeds("gac", [60, 61]))
@@ -842,16 +842,28 @@ class TestMarkdown:
     @pytest.mark.parametrize(
         ("entries", "words"),
         [
-            ({"mood": "calm"}, ["pages, blocks, pairs, commands"]),
+            ({"mood": "calm"}, ["pages", "nothing else"]),
+            ({"blocks": []}, ["blocks", "mapping"]),
+            ({"blocks": INDEX["blocks"] | {"small": "x"}}, ["'small'", "runs, robustness, speed, ledger"]),
+            (
+                {"blocks": INDEX["blocks"] | {"small": {"runs": "rows/small/results.csv"}}},
+                ["'small'", "tables of runs"],
+            ),
+            ({"commands": {}}, ["no commands", "results.csv"]),
             ({"pages": {"README.md": ["smal"]}}, ["'smal'", "README.md", "did you mean 'small'?"]),
             ({"blocks": INDEX["blocks"] | {"small": {"rows": "x"}}}, ["'small'", "runs, robustness, speed, ledger"]),
-            ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "speed": "y"}}}, ["'small'", "runs, speed"]),
+            ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "speed": "y"}}}, ["'small'", "'speed': 'y'"]),
             ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "benchmark": "y"}}}, ["'small'", "benchmark"]),
         ],
     )
     def test_a_wrong_index(self, entries, words, place, capsys):
         self.change(place, **entries)
         self.refused(capsys, place, "results.yaml", *words)
+
+    def test_an_unknown_table(self, place, capsys):
+        about = self.INDEX["blocks"]["small"] | {"tables": ["Acuracy"]}
+        self.change(place, blocks=self.INDEX["blocks"] | {"small": about})
+        self.refused(capsys, place, "results.yaml", "'Acuracy'", "did you mean 'Accuracy'?")
 
     @pytest.mark.parametrize("content", [None, "- a\n", "a: [\n"])
     def test_no_index(self, content, place, capsys):
@@ -869,12 +881,7 @@ class TestMarkdown:
     def test_the_index_of_the_repository_is_complete(self):
         """Every file of rows in git, but for reruns, fills a block, and its commands are known."""
         index = read_index(REPOSITORY / "results.yaml")
-        used = {
-            path
-            for about in index.blocks.values()
-            for kind in ("runs", "robustness", "speed", "ledger")
-            for path in ([about[kind]] if isinstance(about.get(kind), str) else about.get(kind, ()))
-        }
+        used = {path for block in index.blocks.values() for path in block.paths}
         assert all((REPOSITORY / path).exists() for path in used)
         assert {path for path in used if path.endswith(".csv")} == set(index.commands)
         assert {name for names in index.pages.values() for name in names} == set(index.blocks)

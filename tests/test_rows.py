@@ -1,4 +1,4 @@
-"""Rows of results in a CSV file, and what they say about where they were measured."""
+"""Rows in a CSV file, the columns that are declared for them, and their provenance."""
 
 import csv
 import multiprocessing

@@ -50,7 +50,7 @@ dd { margin: 0 0 .4rem 1rem; }
 }
 """
 
-# numbers by their key, others as text; what was not measured stands last in both directions
+# numbers by their key, others as text; cells without a value come last in both directions
 SCRIPT = """
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
