@@ -254,10 +254,10 @@ def test_classifier_can_be_replaced_and_removed(build, draw):
     model.reset_classifier(0)
     assert model(draw()).shape == (2, model.head_hidden_size)
     assert build(num_classes=0)(draw()).shape == (2, model.head_hidden_size)
-    with pytest.raises(ValueError, match="^global_pool .*'max'"):
+    with pytest.raises(ValueError, match=r"^global_pool .*'max'"):
         model.reset_classifier(3, "max")
     for refused in (lambda: model.reset_classifier(-1), lambda: build(num_classes=-1)):
-        with pytest.raises(ValueError, match="^num_classes .*-1"):
+        with pytest.raises(ValueError, match=r"^num_classes .*-1"):
             refused()
 
 
@@ -395,7 +395,7 @@ def test_timm_adapts_ma_snn_to_another_number_of_classes(tmp_path, num_classes):
 def test_bad_inputs_are_refused():
     with pytest.raises(ValueError, match=r"32 x 32 pixels.*64 x 32.*img_size=\(64, 32\)"):
         small_ma_snn()(torch.rand(4, 1, 2, 64, 32))
-    with pytest.raises(ValueError, match="^kernel_size .*4"):
+    with pytest.raises(ValueError, match=r"^kernel_size .*4"):
         SpatialAttention(4)
     with pytest.raises(ValueError, match=r"T=2.*3 steps"):
         MembraneAttention("TA", T=2, channels=3)(torch.rand(3, 1, 3, 2, 2))

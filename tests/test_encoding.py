@@ -433,7 +433,7 @@ class TestPartsOfTheGate:
         assert not GatedAttentionCoding(form="reference", attention="spatial").is_reference
 
     def test_unknown_part_is_refused(self):
-        with pytest.raises(ValueError, match="^attention .*'channel'.*both, temporal"):
+        with pytest.raises(ValueError, match=r"^attention .*'channel'.*both, temporal"):
             GatedAttentionCoding(attention="channel")
 
 
@@ -472,7 +472,7 @@ class TestAttendedDirectCoding:
             create_encoder(name, T=4)
 
     def test_bad_arguments_are_refused(self):
-        with pytest.raises(ValueError, match="^attention .*'gac'.*choose one of temporal_wise, multi_dimensional"):
+        with pytest.raises(ValueError, match=r"^attention .*'gac'.*choose one of temporal_wise, multi_dimensional"):
             create_encoder("temporal_wise", T=4, attention="gac")
-        with pytest.raises(ValueError, match="^temporal_reduction .*0"):
+        with pytest.raises(ValueError, match=r"^temporal_reduction .*0"):
             create_encoder("temporal_wise", T=4, temporal_reduction=0)

@@ -257,7 +257,7 @@ def test_classifier_can_be_replaced_and_removed():
     assert model.num_classes == 3
     model.reset_classifier(0)
     assert model(images()).shape == (2, model.num_features)
-    with pytest.raises(ValueError, match="^global_pool .*'max'"):
+    with pytest.raises(ValueError, match=r"^global_pool .*'max'"):
         model.reset_classifier(3, "max")
     assert small(num_classes=0)(images()).shape == (2, 64)
 
