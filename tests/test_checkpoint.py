@@ -1,4 +1,4 @@
-"""Published checkpoints, by key names; strict. Equality of what they compute is in test_golden.py."""
+"""Published checkpoints are loaded by key names, strictly; test_golden.py compares what they compute."""
 
 import copy
 
@@ -21,7 +21,7 @@ def build(name="gac_ms_resnet18_cifar", **options):
     return timm.create_model(name, **({"T": 4, "num_classes": 10, "form": "reference"} | options))
 
 
-def test_a_module_prefix_is_ignored(checkpoint):
+def test_module_prefix_is_ignored(checkpoint):
     plain, prefixed = build(), build()
     load_reference_state_dict(plain, checkpoint)
     load_reference_state_dict(prefixed, {f"module.{key}": value for key, value in checkpoint.items()})
@@ -30,7 +30,7 @@ def test_a_module_prefix_is_ignored(checkpoint):
     assert torch.equal(plain.head.weight, checkpoint["fc1.weight"])
 
 
-def test_one_of_several_names_is_enough(checkpoint):
+def test_one_of_several_names_suffices(checkpoint):
     aliases = {key for key, entry in GOLDEN["cifar_ms_resnet18_gac_T4"]["state_dict"].items() if len(entry) > 1}
     load_reference_state_dict(build(), {key: value for key, value in checkpoint.items() if key not in aliases})
 
@@ -56,7 +56,7 @@ def changed(checkpoint, **changes):
     ],
     ids=["missing", "unexpected", "misshapen", "T", "contradictory"],
 )
-def test_what_does_not_fit_is_named_and_changes_nothing(checkpoint, changes, words):
+def test_misfitting_tensors_are_refused_and_change_nothing(checkpoint, changes, words):
     model = build()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=words):
@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing(checkpoint, changes, wor
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_a_wrapped_state_dict_is_found(checkpoint):
+def test_wrapped_state_dict_is_unwrapped(checkpoint):
     model = build()
     load_reference_state_dict(model, {"state_dict": checkpoint, "epoch": 250})
     assert torch.equal(model.head.weight, checkpoint["fc1.weight"])
@@ -73,35 +73,35 @@ def test_a_wrapped_state_dict_is_found(checkpoint):
 @pytest.mark.parametrize(
     "content,words",
     [
-        ({"fc1.bias": 3}, "no state dict"),
-        ({"fc1.bias": torch.zeros(10), "module.fc1.bias": torch.zeros(10)}, "with and without the prefix"),
+        ({"fc1.bias": 3}, "does not contain a state dict.*pass a dict"),
+        ({"fc1.bias": torch.zeros(10), "module.fc1.bias": torch.zeros(10)}, "with and without .*'module.'.*remove one"),
     ],
 )
-def test_what_is_no_state_dict_is_named(content, words):
+def test_non_state_dicts_are_refused(content, words):
     with pytest.raises(ValueError, match=words):
         load_reference_state_dict(build(), content)
 
 
-def test_a_wrapped_model_is_named(checkpoint):
-    with pytest.raises(ValueError, match="DataParallel"):
+def test_wrapped_model_is_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"^model .*DataParallel.*unwrap"):
         load_reference_state_dict(torch.nn.DataParallel(build()), checkpoint)
 
 
-def test_another_recipe_is_refused(checkpoint):
+def test_other_forms_are_refused(checkpoint):
     for options in ({"form": "unit_gate"}, {"gain": 2.0}):
         with pytest.raises(ValueError, match="form='reference'"):
             load_reference_state_dict(build(**options), checkpoint)
 
 
-def test_a_network_that_pools_the_maximum_is_refused(checkpoint):
-    # names and shapes would fit
+def test_max_pooled_network_is_refused(checkpoint):
+    # its names and shapes fit
     with pytest.raises(ValueError, match="downsample='max'"):
         load_reference_state_dict(build(downsample="max"), checkpoint)
 
 
 @pytest.mark.parametrize("options", [{"num_classes": 100}, {"T": 6}, {"encoder": "direct"}])
-def test_a_network_of_another_shape_is_refused(checkpoint, options):
-    with pytest.raises(ValueError, match="does not fit"):
+def test_networks_of_another_shape_are_refused(checkpoint, options):
+    with pytest.raises(ValueError, match=r"does not fit.*create the model"):
         load_reference_state_dict(build(**options), checkpoint)
 
 
@@ -128,26 +128,26 @@ def ms_resnet_names(key: str, stem: int) -> str:
 
 
 @pytest.mark.parametrize("name,stem", [("ms_resnet18", 1), ("ms_resnet104", 3)])
-def test_official_ms_resnet_checkpoints(name, stem):
+def test_official_ms_resnet_checkpoints_are_loaded(name, stem):
     source, target = timm.create_model(name), timm.create_model(name)
     load_reference_state_dict(target, {ms_resnet_names(key, stem): value for key, value in source.state_dict().items()})
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
-def test_reading_a_file(tmp_path, wrap):
+def test_files_are_read_wrapped_or_not(tmp_path, wrap):
     state = {"fc.weight": torch.ones(2, 3)}
     torch.save(wrap(state), tmp_path / "weights.pth")
     assert torch.equal(read_reference(tmp_path / "weights.pth")["fc.weight"], state["fc.weight"])
 
 
-class Surprise:
+class Malicious:
     def __reduce__(self):
         return (print, ("executed",))
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+def test_unreadable_files_are_refused_and_not_executed(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist"):
         read_reference(tmp_path / "nothing.pth")
     path = tmp_path / "weights.pth"
     torch.save({"fc.weight": torch.ones(200, 300)}, path)
@@ -155,9 +155,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"weights\.pth cannot be read.*truncated"):
         read_reference(path)
     torch.save({"epoch": 3}, path)
-    with pytest.raises(ValueError, match="no state dict"):
+    with pytest.raises(ValueError, match=r"weights\.pth.*does not contain a state dict"):
         read_reference(path)
-    torch.save({"fc.weight": Surprise()}, path)
+    torch.save({"fc.weight": Malicious()}, path)
     with pytest.raises(ValueError, match="cannot be read"):
         read_reference(path)
     assert "executed" not in capsys.readouterr().out

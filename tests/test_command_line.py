@@ -206,10 +206,7 @@ class TestSummary:
             ([SMALL, "--options", "{colour: red}"], "colour"),
             ([SMALL, "--options", "{drop_rate: 3}"], "drop_rate .*at least 0 and less than 1.*3"),
             ([SMALL, "--options", "{features_only: true}"], "features_only .*forward_features"),
-            (
-                [SMALL, "--options", "{checkpoint_path: a.safetensors}"],
-                "--options .*checkpoint_path.*for weights, pass",
-            ),
+            ([SMALL, "--options", "{checkpoint_path: a.pth}"], "--options .*checkpoint_path.*for weights, pass"),
             ([SMALL, "--options", "red"], "--options .*YAML.*'red'"),
             ([SMALL, "--options", "{"], "--options .*YAML.*'{'"),
             ([SMALL, "--images", "0"], "--images .*0"),
@@ -380,9 +377,8 @@ class TestPredict:
         said = command("predict", tmp_path / "grey.jpg", "--weights", tmp_path / "net" / "model.safetensors")
         rows = said.splitlines()[2:]
         assert len(rows) == 5 and {row.split()[0] for row in rows} < set("0123456789")
-        assert (
-            command("predict", tmp_path / "grey.jpg", "--weights", tmp_path / "net") == said
-        )  # Poisson draws the same spikes
+        # Poisson draws the same spikes
+        assert command("predict", tmp_path / "grey.jpg", "--weights", tmp_path / "net") == said
 
     def test_bad_images_are_refused(self, command, weights, picture, tmp_path, capsys):
         assert "no.png does not exist" in command("predict", "no.png", "--weights", weights, status=2)

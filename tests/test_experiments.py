@@ -1,4 +1,4 @@
-"""experiments/: every config trains, counterparts differ in the encoder alone, ledger and comparison agree with the rows."""
+"""experiments/: the configs, the result that each asks for, the ledger, the comparison of two sets of runs."""
 
 import argparse
 import json

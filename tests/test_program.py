@@ -1,84 +1,262 @@
-"""The one ``main()`` of every program: exit statuses, options in the place of arguments, ``--import``."""
+"""What all programs share: error messages, exit statuses, --import."""
 
 import argparse
+import subprocess
+import sys
 
 import pytest
 
-from gac_sj._utils.errors import ExitError, UsageError
+from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj.cli.program import program
+from gac_sj.encoders import list_encoders, plugins, registry
+
+PLUGIN = """
+import gac_sj
+
+@gac_sj.register_encoder("plugged_in")
+class PluggedIn(gac_sj.Encoder):
+    pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_registry(monkeypatch):
+    """Encoders that a test registers are forgotten after it."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(plugins, "_imported", set(plugins._imported))
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    path = tmp_path / "plugin.py"
+    path.write_text(PLUGIN)
+    return path
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="tool")
-    parser.add_argument("-T", type=int)
+    parser = argparse.ArgumentParser(prog="bench.py")
+    parser.add_argument("weights", nargs="?")
+    parser.add_argument("-T", type=int, default=4)
     parser.add_argument("-c", "--config")
-    parser.add_argument("--seeds", nargs="+")
-    parser.add_argument("--sync-bn", action=argparse.BooleanOptionalAction)
-    commands = parser.add_subparsers()
-    commands.add_parser("convert").add_argument("--num-classes")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--encoder", default="direct", choices=list_encoders())
     return parser
 
 
-def run(result, arguments=(), **options):
-    """Exit status of a program that returns or raises ``result``."""
+def build_parser_with_commands():
+    parser = argparse.ArgumentParser(prog="tool")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("train").add_argument("--batch-size", type=int)
+    commands.add_parser("list").add_argument("--encoder", choices=list_encoders())
+    return parser
 
-    @program(build_parser, **options)
+
+def raising(error, parser=build_parser, **options):
+    """A program that raises ``error``."""
+
+    @program(parser, **options)
     def main(args):
-        if isinstance(result, BaseException):
-            raise result
-        return result
+        raise error
 
-    return main([*arguments])
+    return main
+
+
+class TestUsageError:
+    def test_message_is_argument_problem_advice(self):
+        error = UsageError("must be even, got 3", "add one", argument="batch_size")
+        assert str(error) == error.message() == "batch_size must be even, got 3; add one."
+        assert str(UsageError("must be even, got 3", argument="batch_size")) == "batch_size must be even, got 3."
+        assert str(UsageError("The file is damaged", "replace it")) == "The file is damaged; replace it."
+
+    def test_option_replaces_the_argument_only(self):
+        error = UsageError("must exceed T, got T=3", argument="T")
+        assert error.message(lambda argument: f"-{argument}") == "-T must exceed T, got T=3."
+        assert UsageError("T is unclear").message(lambda argument: "never used") == "T is unclear."
+
+    def test_options_are_listed_with_the_nearest(self):
+        error = UsageError("is unknown", "see --help", argument="encoder", options=["gac", "latency"], given="latenzy")
+        assert error.options == ("gac", "latency")
+        for words in ("choose one of gac, latency", "did you mean 'latency'?", "see --help"):
+            assert words in str(error)
+
+    def test_nothing_is_suggested_for_a_distant_or_missing_value(self):
+        for given in ("xyz", None, 3):
+            error = UsageError("is unknown", argument="encoder", options=["gac", "latency"], given=given)
+            assert str(error) == "encoder is unknown; choose one of gac, latency."
+
+    def test_it_is_a_value_error(self):
+        assert issubclass(UsageError, ValueError)
 
 
 @pytest.mark.parametrize(
-    "result, status",
+    "text, expected",
     [
-        (None, 0),
-        (3, 3),
-        (UsageError("The file is empty", "give another"), 2),
-        (ValueError("wrong."), 2),
-        (OSError("not there."), 2),
-        (FloatingPointError("The loss is nan."), 1),
-        (ExitError("Stopped.", 143), 143),
-        (KeyboardInterrupt(), 130),
-    ],
-    ids=str,
-)
-def test_exit_statuses(result, status, capfd):
-    assert run(result) == status
-    lines = capfd.readouterr().err.splitlines()
-    said = isinstance(result, BaseException)
-    assert [line.startswith("tool: ") for line in lines] == [True] * said
-
-
-@pytest.mark.parametrize(
-    "argument, option",
-    [
-        ("T", "-T"),
-        ("config", "--config"),
-        ("seed", "--seeds"),
-        ("sync_bn", "--sync-bn"),
-        ("num_classes", "--num-classes"),
-        ("unheard_of", "unheard_of"),
+        ("It broke.", "It broke"),
+        ("It broke. Badly.", "It broke"),
+        ("It broke.\nBadly.", "It broke"),
+        ("It broke\n  in detail", "It broke"),
+        ("\n It broke \n", "It broke"),
+        ("got 1.5 of file.py", "got 1.5 of file.py"),
+        ("", "RuntimeError"),
     ],
 )
-def test_an_error_names_the_option(argument, option, capsys):
-    assert run(UsageError("must be a seed, got T", "leave it out", argument=argument)) == 2
-    assert capsys.readouterr().err == f"tool: {option} must be a seed, got T; leave it out.\n"
+def test_first_sentence_of_an_error(text, expected):
+    assert first_sentence(RuntimeError(text)) == expected
 
 
-def test_several_lines_of_other_packages_become_one(capsys):
-    run(ValueError("first\n   second"))
-    assert capsys.readouterr().err == "tool: first second\n"
+def test_first_sentence_without_a_message_is_the_class():
+    assert first_sentence(TimeoutError()) == "TimeoutError"
 
 
-def test_what_is_said_after_an_interruption(capsys):
-    run(KeyboardInterrupt(), interrupted="interrupted; run the same command to resume.")
-    assert capsys.readouterr().err == "tool: interrupted; run the same command to resume.\n"
+class TestExitStatus:
+    @pytest.mark.parametrize("returned, status", [(None, 0), (0, 0), (3, 3)])
+    def test_status_is_what_the_function_returns(self, returned, status, capsys):
+        @program(build_parser)
+        def main(args):
+            print(args.T)
+            return returned
+
+        assert main(["-T", "2"]) == status
+        assert capsys.readouterr() == ("2\n", "")
+
+    @pytest.mark.parametrize(
+        "error, status",
+        [
+            (UsageError("The file is damaged", "replace it"), 2),
+            (ValueError("The file is damaged; replace it."), 2),
+            (OSError("The file is damaged;\n  replace it."), 2),
+            (FileNotFoundError("The file is damaged; replace it."), 2),
+            (FloatingPointError("The file is damaged; replace it."), 1),
+            (ExitError("The file is damaged; replace it.", 143), 143),
+        ],
+        ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+    )
+    def test_errors_are_one_line_on_stderr(self, error, status, capsys):
+        assert raising(error)([]) == status
+        assert capsys.readouterr() == ("", "bench.py: The file is damaged; replace it.\n")
+
+    def test_ctrl_c_ends_with_status_130_and_the_programs_message(self, capsys):
+        assert raising(KeyboardInterrupt())([]) == 130
+        assert raising(KeyboardInterrupt(), interrupted="run it again.")([]) == 130
+        assert capsys.readouterr().err == "bench.py: interrupted.\nbench.py: run it again.\n"
+
+    def test_closed_pipe_ends_quietly_with_status_141(self):
+        script = """
+import argparse, sys
+from gac_sj.cli.program import program
+@program(argparse.ArgumentParser)
+def main(args):
+    sys.stdin.read()  # until the reader of the output is gone
+    print("unread " * 10000)
+sys.exit(main([]))
+"""
+        command = [sys.executable, "-W", "ignore", "-c", script]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen(command, text=True, **pipes) as process:
+            process.stdout.close()
+            process.stdin.close()
+            assert (process.stderr.read(), process.wait(timeout=120)) == ("", 141)
+
+    @pytest.mark.parametrize("error", [ZeroDivisionError("mine"), TypeError("mine"), RuntimeError("mine")], ids=str)
+    def test_programming_errors_are_not_hidden(self, error):
+        with pytest.raises(type(error), match="mine"):
+            raising(error)([])
+
+    def test_wrong_usage_is_left_to_argparse(self, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            raising(AssertionError)(["--colour"])
+        assert "usage: bench.py" in capsys.readouterr().err
+
+    def test_docstring_is_that_of_the_function(self):
+        @program(build_parser)
+        def main(args):
+            """Compare encoders."""
+
+        assert main.__doc__ == "Compare encoders."
 
 
-def test_an_import_that_does_not_exist(tmp_path, capsys):
-    assert run(None, ["--import", str(tmp_path / "nowhere.py")]) == 2
-    error = capsys.readouterr().err
-    assert "--import" in error and "nowhere.py" in error and error.count("\n") == 1
+class TestOptions:
+    @pytest.mark.parametrize(
+        "argument, shown",
+        [
+            ("T", "-T"),
+            ("batch_size", "--batch-size"),
+            ("seed", "--seeds"),
+            ("seeds", "--seeds"),
+            ("config", "--config"),
+            ("encoder", "--encoder"),
+            ("import", "--import"),
+            ("weights", "weights"),
+            ("stem", "stem"),
+        ],
+    )
+    def test_argument_is_shown_as_the_programs_option(self, argument, shown, capsys):
+        assert raising(UsageError("must be something else", argument=argument))([]) == 2
+        assert capsys.readouterr().err == f"bench.py: {shown} must be something else.\n"
+
+    @pytest.mark.parametrize("command, shown", [("train", "--batch-size"), ("list", "batch_size")])
+    def test_options_are_those_of_the_chosen_command(self, command, shown, capsys):
+        main = raising(UsageError("must be something else", argument="batch_size"), build_parser_with_commands)
+        assert main([command]) == 2
+        assert capsys.readouterr().err == f"tool: {shown} must be something else.\n"
+
+
+class TestImport:
+    @pytest.mark.parametrize("option", ["--import", "--imp"])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_imported_encoders_are_among_the_choices(self, plugin, option, first, capsys):
+        @program(build_parser)
+        def main(args):
+            print(args.encoder, args.imports)
+
+        imports, encoder = [option, str(plugin)], ["--encoder", "plugged_in"]
+        assert main([*imports, *encoder] if first else [*encoder, *imports]) == 0
+        assert capsys.readouterr().out == f"plugged_in {[str(plugin)]}\n"
+
+    def test_every_command_imports(self, plugin, capsys):
+        @program(build_parser_with_commands)
+        def main(args):
+            print(args.command, "plugged_in" in list_encoders(), args.imports)
+
+        assert main(["list", "--import", str(plugin), "--encoder", "plugged_in"]) == 0
+        assert main(["train", "--batch-size", "3", "--import", str(plugin)]) == 0
+        assert main(["train"]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"list True {[str(plugin)]}",
+            f"train True {[str(plugin)]}",
+            "train True []",
+        ]
+
+    def test_import_may_be_repeated(self, plugin, tmp_path):
+        other = tmp_path / "other.py"
+        other.write_text(PLUGIN.replace("plugged_in", "other"))
+
+        @program(build_parser)
+        def main(args):
+            assert args.imports == [str(plugin), str(other)]
+
+        assert main(["--import", str(plugin), "-T", "2", "--import", str(other)]) == 0
+        assert list_encoders()[-2:] == ["plugged_in", "other"]
+
+    @pytest.mark.parametrize("parser, arguments", [(build_parser, []), (build_parser_with_commands, ["train"])])
+    def test_failing_import_ends_with_status_2(self, parser, arguments, tmp_path, capsys):
+        main = raising(AssertionError("it runs"), parser)
+        assert main([*arguments, "--import", str(tmp_path / "absent.py")]) == 2
+        out, error = capsys.readouterr()
+        assert out == "" and error.count("\n") == 1
+        assert error.startswith(f"{parser().prog}: --import ") and "absent.py" in error and "does not exist" in error
+
+    def test_missing_value_is_wrong_usage(self, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            raising(AssertionError("it runs"))(["--import"])
+        assert "bench.py: error: argument --import" in capsys.readouterr().err
+
+    def test_help_explains_import(self, capsys):
+        for main, arguments in (
+            (raising(AssertionError), ["--help"]),
+            (raising(AssertionError, build_parser_with_commands), ["list", "--help"]),
+        ):
+            with pytest.raises(SystemExit, match="0"):
+                main(arguments)
+            assert "--import FILE_OR_MODULE" in capsys.readouterr().out

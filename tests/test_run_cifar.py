@@ -1,4 +1,4 @@
-"""The benchmark, benchmarks/run_cifar.py and report.py: what they train, write, continue and refuse."""
+"""The benchmark, run_cifar.py with its report: training, rows, resuming, bad input."""
 
 import contextlib
 import csv
@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -52,8 +53,8 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
-def lasting(folder):
-    """results.csv without what depends on time or place."""
+def reproducible(folder):
+    """results.csv without the columns that depend on time or place."""
     return [
         {name: value for name, value in row.items() if name not in (*VOLATILE_COLUMNS, "commit")}
         for row in table(folder)
@@ -77,13 +78,14 @@ def write_folder(root, seed=0, classes=("ant", "cat"), train=32, test=2):
 
 
 def settings(encoder="direct", *arguments, seed=0):
-    """The settings of a run, on digits where the arguments do not name other data."""
-    return run_cifar.settings(run_cifar.parse([*DIGITS, "--output", "unused", *arguments]), encoder, seed)
+    """The settings of a run, on digits unless the arguments name other data."""
+    args = run_cifar.build_parser().parse_args([*DIGITS, "--output", "unused", *arguments])
+    return run_cifar.settings(args, encoder, seed)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """On busy machines: threads of such small networks wait for each other, and every small file for the disk."""
+    """One thread, because those of small networks wait for each other; files do not wait for the disk."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -99,7 +101,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished comparison of all encoders with two seeds: its command and folder, and what it printed."""
+    """A finished comparison of all encoders with two seeds: its command, folder and output."""
     folder = tmp_path_factory.mktemp("finished")
     command = [*DIGITS, "--seeds", "0", "1", "--output", str(folder)]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -119,15 +121,15 @@ def no_plots(monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch, no_plots):
-    """Training is played; the list of what is trained: (settings, data, folder)."""
+    """A stand-in for training; the list of its calls: (settings, data, folder)."""
     calls = []
 
     def train(run, data, world, folder):
         calls.append((run, data, folder))
         accuracy = 50.0 + len(calls)
-        played = {"accuracy_best": accuracy, "accuracy_last": accuracy, "accuracy_by_epoch": f'{{"1": {accuracy}}}'}
-        played |= {"accuracy_by_steps": "[1.0]", "firing_rates": "{}"}
-        return run_key(run, data) | dict.fromkeys(MEASURED_COLUMNS, "1") | NOT_ANALYSED | played
+        found = {"accuracy_best": accuracy, "accuracy_last": accuracy, "accuracy_by_epoch": f'{{"1": {accuracy}}}'}
+        found |= {"accuracy_by_steps": "[1.0]", "firing_rates": "{}"}
+        return run_key(run, data) | dict.fromkeys(MEASURED_COLUMNS, "1") | NOT_ANALYSED | found
 
     monkeypatch.setattr(run_cifar, "train", train)
     return calls
@@ -135,7 +137,7 @@ def trained(monkeypatch, no_plots):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """What is trained on: a list of batches of labels for each pass. ``passes.hook`` is called before each step."""
+    """The labels of every batch, in a list for each pass over the data; ``passes.hook`` runs before each step."""
 
     class Passes(list):
         hook = staticmethod(lambda: None)
@@ -158,7 +160,7 @@ def passes(monkeypatch):
 
 
 class TestResults:
-    def test_a_row_for_each_encoder_and_seed(self, finished):
+    def test_each_encoder_and_seed_has_a_row(self, finished):
         rows = table(finished[1])
         assert [(row["encoder"], row["seed"]) for row in rows] == [
             (name, seed) for seed in "01" for name in ENCODERS_IN_COMPARISON
@@ -167,16 +169,16 @@ class TestResults:
         for row in rows:
             assert all(row.values()), row
 
-    def test_settings(self, finished):
+    def test_settings_are_recorded(self, finished):
         for row in table(finished[1]):
             names = ("dataset", "train_limit", "train_images", "test_images", "T", "epochs", "processes")
             assert [row[name] for name in names] == ["digits", "130", "130", "360", "2", "2", "1"]
             assert row["form"] == (DEFAULT_FORM if row["encoder"] == "gac" else "None")
-            form = {name: float(row[name]) for name in ("batch_size", "lr", "momentum", "weight_decay")}
-            assert form == {"batch_size": 64, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+            recipe = {name: float(row[name]) for name in ("batch_size", "lr", "momentum", "weight_decay")}
+            assert recipe == {"batch_size": 64, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
             assert (row["crop"], row["hflip"], row["warmup_epochs"]) == ("none", "0.0", "1.0")
 
-    def test_accuracies(self, finished):
+    def test_accuracies_are_consistent(self, finished):
         for row in table(finished[1]):
             by_epoch, by_steps = json.loads(row["accuracy_by_epoch"]), json.loads(row["accuracy_by_steps"])
             last = float(row["accuracy_last"])
@@ -187,7 +189,7 @@ class TestResults:
             # thousandths of a percent of 360 images are whole images
             assert last * 3.6 == pytest.approx(round(last * 3.6), abs=0.01)
 
-    def test_firing_rates_of_every_neuron_layer(self, finished, digits):
+    def test_every_neuron_layer_has_a_firing_rate(self, finished, digits):
         for row in table(finished[1]):
             rates = json.loads(row["firing_rates"])
             model = build_model(settings(row["encoder"]), digits.info)
@@ -196,12 +198,12 @@ class TestResults:
             assert all(0 <= rate <= 1 for rate in rates.values()) and rates["stages.0.0.lif1"] > 0
             assert float(row["firing_rate_mean"]) == pytest.approx(statistics.mean(rates.values()), abs=2e-5)
 
-    def test_parameters(self, finished, digits):
+    def test_parameter_count_is_that_of_the_network(self, finished, digits):
         for row in table(finished[1]):
             model = build_model(settings(row["encoder"]), digits.info)
             assert int(row["parameters"]) == sum(p.numel() for p in model.parameters())
 
-    def test_report(self, finished):
+    def test_report_has_the_printed_table_and_provenance(self, finished):
         _, folder, printed = finished
         text = (folder / "report.md").read_text()
         lines = [line for line in printed.splitlines() if line.startswith("|")]
@@ -213,7 +215,7 @@ class TestResults:
         assert "weight_decay=0.0005" in text
 
     @pytest.mark.parametrize("name", ["learning_curves", "accuracy_against_energy", "firing_rates_by_step"])
-    def test_plots(self, name, finished):
+    def test_plots_are_drawn(self, name, finished):
         assert f"]({name}.png)" in (finished[1] / "report.md").read_text()
         assert (finished[1] / f"{name}.svg").exists()
         with Image.open(finished[1] / f"{name}.png") as image:
@@ -239,8 +241,7 @@ class TestResults:
         accuracy = 100 * evaluate(model, digits.testing(run, model, HERE)).top1
         assert f"{accuracy:.3f}" == f"{float(table(finished[1])[0]['accuracy_last']):.3f}"
 
-    def test_an_image_folder(self, tmp_path, monkeypatch):
-        """From any folder."""
+    def test_image_folder_is_trained_on_from_any_working_directory(self, tmp_path, monkeypatch):
         write_folder(tmp_path / "images")
         monkeypatch.chdir(tmp_path)
         command = ["--dataset", "folder", "--data-dir", "images", "--epochs", "1", "-T", "1", "--device", "cpu"]
@@ -253,19 +254,19 @@ class TestResults:
 
 @pytest.mark.usefixtures("no_plots")
 class TestSeeds:
-    def test_the_same_seed_gives_the_same_numbers(self, finished, tmp_path):
-        """Whatever was trained before in the process."""
+    def test_same_seed_gives_the_same_numbers(self, finished, tmp_path):
+        """Independently of what the process trained before."""
         torch.rand(3)
         run_cifar.main([*DIGITS, "--encoders", "poisson", "gac", "--seeds", "1", "--output", str(tmp_path)])
-        first = {(row["encoder"], row["seed"]): row for row in lasting(finished[1])}
-        assert lasting(tmp_path) == [first["poisson", "1"], first["gac", "1"]]
+        first = {(row["encoder"], row["seed"]): row for row in reproducible(finished[1])}
+        assert reproducible(tmp_path) == [first["poisson", "1"], first["gac", "1"]]
 
-    def test_another_seed_gives_other_numbers(self, finished):
+    def test_other_seed_gives_other_numbers(self, finished):
         for name in ENCODERS_IN_COMPARISON:
             first, second = (row for row in table(finished[1]) if row["encoder"] == name)
             assert first["train_loss_last"] != second["train_loss_last"]
 
-    def test_every_seed_trains_on_the_same_balanced_images(self, trained, tmp_path):
+    def test_all_runs_train_on_the_same_balanced_images(self, trained, tmp_path):
         run_cifar.main([*DIGITS, "--encoders", "gac", "direct", "--output", str(tmp_path)])
         assert [(run.encoder, run.seed) for run, _, _ in trained] == [
             (name, seed) for seed in (0, 1, 2) for name in ("gac", "direct")
@@ -275,7 +276,7 @@ class TestSeeds:
         assert all(torch.equal(data.images[0][0], images) for _, data, _ in trained)
 
     def test_every_encoder_sees_the_images_in_the_same_order(self, passes, tmp_path):
-        """In training, where every encoder needs other random numbers."""
+        """Although each encoder draws another amount of random numbers."""
         run_cifar.main([*DIGITS, "--encoders", "direct", "gac", "poisson", "--seeds", "0", "--output", str(tmp_path)])
         first, second, *others = passes
         assert len(first) == 2 and first != second
@@ -286,7 +287,7 @@ class TestAnalysis:
     """Energy, dynamics and speed of the trained networks."""
 
     @pytest.mark.parametrize("name", ["gac", "direct", "direct_lif"])
-    def test_the_columns_are_those_of_the_kept_weights(self, name, finished, digits):
+    def test_columns_are_those_of_the_saved_weights(self, name, finished, digits):
         row = next(row for row in table(finished[1]) if (row["encoder"], row["seed"]) == (name, "1"))
         (path,) = finished[1].glob(f"runs/{name}-seed1-*/last.safetensors")
         run, weights = read_weights(path)
@@ -309,21 +310,21 @@ class TestAnalysis:
         assert list(rates) == list(json.loads(row["firing_rates"])) and all(len(steps) == 2 for steps in rates.values())
         assert min(float(row["inference_images_per_second"]), float(row["encoder_images_per_second"])) > 0
 
-    def test_direct_coding_has_no_dynamics(self, finished):
+    def test_direct_coding_repeats_from_the_first_step(self, finished):
         row = next(row for row in table(finished[1]) if row["encoder"] == "direct")
         assert (row["time_to_repeat"], row["silent"], row["time_to_first_spike"]) == ("1.0", "0.0", "1.0")
-        assert float(row["duration_not_shorter"]) < 1  # than with a neuron, whose patterns repeat later
+        assert float(row["duration_not_shorter"]) < 1  # with a neuron, patterns repeat later
 
-    def test_rows_from_before_the_analysis_get_it_and_nothing_is_trained(self, finished, no_training, tmp_path):
+    def test_rows_without_an_analysis_are_analysed_without_training(self, finished, no_training, tmp_path):
         shutil.copytree(finished[1], tmp_path / "out")
         with open(tmp_path / "out" / "results.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, KEY_COLUMNS + MEASURED_COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(table(finished[1]))
         assert run_cifar.main([*finished[0], "--output", str(tmp_path / "out")]) == 0
-        assert lasting(tmp_path / "out") == lasting(finished[1])
+        assert reproducible(tmp_path / "out") == reproducible(finished[1])
 
-    def test_without_the_weights_a_row_stays_as_it_is(self, finished, no_training, tmp_path):
+    def test_rows_without_weights_stay_unanalysed(self, finished, no_training, tmp_path):
         rows = [row | NOT_ANALYSED for row in table(finished[1])]
         with open(tmp_path / "results.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
@@ -332,13 +333,13 @@ class TestAnalysis:
         assert run_cifar.main([*finished[0], "--output", str(tmp_path)]) == 0
         assert table(tmp_path) == rows
 
-    def test_of_large_images_fewer_are_analysed(self, finished, digits, monkeypatch):
+    def test_fewer_large_images_are_analysed(self, finished, digits, monkeypatch):
         run = settings("gac")
         monkeypatch.setattr(analysis, "MAX_VALUES", 100 * 2 * 16 * 64)
         found = analysis.analyse(build_model(run, digits.info), run, digits, HERE.device)
         assert 50 <= found["analysed_images"] <= 100
 
-    def test_a_spike_driven_network(self, tmp_path):
+    def test_spike_driven_network_has_spiking_layers_only(self, tmp_path):
         command = [*DIGITS, "--encoders", "gac", "--seeds", "0", "--model-options", "{spike_driven: true}"]
         assert run_cifar.main([*command, "--output", str(tmp_path)]) == 0
         (row,) = table(tmp_path)
@@ -356,7 +357,7 @@ class TestEncoderNames:
             ("direct_matched:kernel_size=5", None, {"kernel_size": 5}),
         ],
     )
-    def test_options(self, name, form, options, digits):
+    def test_options_reach_settings_and_network(self, name, form, options, digits):
         run = settings(name)
         assert (run.form, run.model_options) == (form, options)
         encoder = build_model(run, digits.info).encoder
@@ -368,23 +369,19 @@ class TestEncoderNames:
                 "depth", 2
             )
 
-    def test_the_order_of_options_makes_no_other_run(self):
+    def test_order_of_options_does_not_matter(self):
         assert settings("gac:kernel_size=3,depth=1").dump() == settings("gac:depth=1,kernel_size=3").dump()
 
-    def test_the_label_is_such_a_name(self):
-        for name in (
-            "gac",
-            "gac:current",
-            "gac:current,attention=spatial",
-            "gac:kernel_size=3",
-            "direct_matched:depth=1",
-        ):
-            run = settings(name)
-            assert encoder_label(run.encoder, run.form, run.model_options) == name
+    @pytest.mark.parametrize(
+        "name", ["gac", "gac:current", "gac:current,attention=spatial", "gac:kernel_size=3", "direct_matched:depth=1"]
+    )
+    def test_label_of_a_run_is_its_name(self, name):
+        run = settings(name)
+        assert encoder_label(run.encoder, run.form, run.model_options) == name
 
 
-class TestContinue:
-    def test_a_finished_command_trains_nothing_and_reports_the_same(self, finished, no_training):
+class TestResume:
+    def test_finished_command_trains_nothing_and_writes_the_same_report(self, finished, no_training):
         command, folder, _ = finished
         before = contents(folder)
         assert run_cifar.main(command) == 0
@@ -392,8 +389,8 @@ class TestContinue:
         for name in ("results.csv", "report.md"):
             assert after[folder / name] == before[folder / name]
 
-    def test_rows_of_another_place_commit_and_machine_are_kept(self, finished, no_training, tmp_path):
-        """As in a copy of results.csv that a colleague sent."""
+    def test_rows_of_another_commit_and_machine_are_reused(self, finished, no_training, tmp_path):
+        """As in a results.csv that a colleague sent."""
         rows = table(finished[1])
         for row in rows:
             row |= dict(commit="0123456789ab", device="abacus", versions="torch 9.9", date="2020-01-01", processes="8")
@@ -404,13 +401,13 @@ class TestContinue:
         assert run_cifar.main([*finished[0], "--output", str(tmp_path)]) == 0
         assert table(tmp_path) == rows and "abacus" in (tmp_path / "report.md").read_text()
 
-    def test_after_an_interruption_between_runs(self, trained, tmp_path, monkeypatch, capsys):
-        played = run_cifar.train
+    def test_command_continues_after_an_interruption_between_runs(self, trained, tmp_path, monkeypatch, capsys):
+        original = run_cifar.train
 
         def train(*args):
             if len(trained) == 1:
                 raise KeyboardInterrupt
-            return played(*args)
+            return original(*args)
 
         command = [*DIGITS, "--encoders", "gac", "direct", "--seeds", "0", "1", "--output", str(tmp_path)]
         monkeypatch.setattr(run_cifar, "train", train)
@@ -419,7 +416,7 @@ class TestContinue:
         (first,) = table(tmp_path)
         assert (first["encoder"], first["seed"]) == ("gac", "0")
 
-        monkeypatch.setattr(run_cifar, "train", played)
+        monkeypatch.setattr(run_cifar, "train", original)
         trained.clear()
         assert run_cifar.main(command) == 0
         assert [(run.encoder, run.seed) for run, _, _ in trained] == [("direct", 0), ("gac", 1), ("direct", 1)]
@@ -439,7 +436,7 @@ class TestContinue:
         ],
         ids=" ".join,
     )
-    def test_other_settings_reuse_nothing_and_keep_what_is_there(self, change, trained, tmp_path):
+    def test_other_settings_train_anew_and_keep_existing_rows(self, change, trained, tmp_path):
         command = [*DIGITS, "--encoders", "gac", "--seeds", "0", "--output", str(tmp_path)]
         run_cifar.main(command)
         before = table(tmp_path)
@@ -449,7 +446,7 @@ class TestContinue:
         text = (tmp_path / "report.md").read_text()
         assert "| 1 | 52.00 |" in text and "51.00" not in text
 
-    def test_other_images_reuse_neither_rows_nor_checkpoints(self, trained, tmp_path):
+    def test_other_images_train_anew(self, trained, tmp_path):
         for seed, test in enumerate((2, 3)):
             folder = write_folder(tmp_path / f"images{test}", seed, test=test)
             command = ["--dataset", "folder", "--data-dir", str(folder), "--encoders", "gac", "--seeds", "0"]
@@ -457,7 +454,7 @@ class TestContinue:
         assert len(trained) == 2 and trained[0][2] != trained[1][2]
 
     @pytest.mark.parametrize("names", [["gac", "gac"], ["gac", f"gac:{DEFAULT_FORM}"]], ids=" ".join)
-    def test_the_same_run_twice_counts_once(self, names, trained, tmp_path):
+    def test_repeated_run_is_trained_once(self, names, trained, tmp_path):
         run_cifar.main([*DIGITS, "--encoders", *names, "--seeds", "0", "0", "--output", str(tmp_path)])
         run_cifar.main([*DIGITS, "--encoders", names[1], "--seeds", "0", "--output", str(tmp_path)])
         assert len(trained) == len(table(tmp_path)) == 1
@@ -467,15 +464,13 @@ class TestContinue:
         "error, code",
         [(NonFiniteLossError("The loss is nan at step 7; lower it."), 1), (OSError(28, "No space left"), 2)],
     )
-    def test_a_run_that_fails_is_named_and_the_rows_before_it_stay(
-        self, error, code, trained, tmp_path, monkeypatch, capsys
-    ):
-        played = run_cifar.train
+    def test_failing_run_is_named_and_earlier_rows_stay(self, error, code, trained, tmp_path, monkeypatch, capsys):
+        original = run_cifar.train
 
         def train(run, *args):
             if run.seed == 1:
                 raise error
-            return played(run, *args)
+            return original(run, *args)
 
         monkeypatch.setattr(run_cifar, "train", train)
         command = [*DIGITS, "--encoders", "gac:reference", "--seeds", "0", "1", "--output", str(tmp_path)]
@@ -485,27 +480,27 @@ class TestContinue:
 
 
 class TestKilled:
-    """Inside a run; the same command continues there, and the row is that of a run that was not interrupted."""
+    """After a signal inside a run, the same command continues there and writes the row of an uninterrupted run."""
 
     ARGUMENTS = [*DIGITS, "--train-limit", "192", "--encoders", "gac", "poisson", "--seeds", "0"]
 
     @pytest.fixture(scope="class")
     @classmethod
     def whole(cls, tmp_path_factory):
-        """The rows of the same command, not interrupted."""
+        """The rows of the uninterrupted command."""
         folder = tmp_path_factory.mktemp("whole")
         assert run_cifar.main([*cls.ARGUMENTS, "--output", str(folder)]) == 0
-        return lasting(folder)
+        return reproducible(folder)
 
     def continues(self, command, folder, whole):
         assert run_cifar.main(command) == 0
-        assert lasting(folder) == whole
+        assert reproducible(folder) == whole
         assert not list(folder.rglob("checkpoints"))
         for name in ("report.md", "report.html", "learning_curves.png"):
             assert (folder / name).exists()
 
-    def test_by_sigterm_between_steps(self, whole, passes, tmp_path, capsys):
-        """As queues do it."""
+    def test_sigterm_between_steps(self, whole, passes, tmp_path, capsys):
+        """As batch queues send it."""
 
         def kill():
             if len(passes) == 4 and len(passes[-1]) == 2:  # poisson's second
@@ -515,17 +510,17 @@ class TestKilled:
         passes.hook = kill
         assert run_cifar.main(command) == 128 + signal.SIGTERM
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "SIGTERM in epoch 2 (batch 2 of 3)" in error
-        assert "the same command" in error and str(tmp_path / "results.csv") in error
-        assert lasting(tmp_path) == whole[:1]
+        assert error.count("\n") == 1 and re.search(r"^run_cifar\.py: .*SIGTERM .*epoch 2 .*2 of 3", error)
+        assert "same command" in error and str(tmp_path / "results.csv") in error
+        assert reproducible(tmp_path) == whole[:1]
         assert list(tmp_path.glob("runs/poisson-*/checkpoints/epoch00001-step000000005-*.pt"))
 
         passes.clear()
         self.continues(command, tmp_path, whole)
         assert [len(batches) for batches in passes] == [1]
 
-    def test_by_ctrl_c_in_the_last_test(self, whole, passes, tmp_path, monkeypatch):
-        """Which is done again, without training."""
+    def test_ctrl_c_in_the_last_evaluation(self, whole, passes, tmp_path, monkeypatch):
+        """The evaluation is done again, without training."""
         tests = []
 
         def kill(*args):
@@ -537,13 +532,13 @@ class TestKilled:
         command = [*self.ARGUMENTS, "--output", str(tmp_path)]
         monkeypatch.setattr(engine, "evaluate", kill)
         assert run_cifar.main(command) == 130
-        assert lasting(tmp_path) == whole[:1]
+        assert reproducible(tmp_path) == whole[:1]
         passes.clear()
         self.continues(command, tmp_path, whole)
         assert not any(passes) and len(tests) == 5
 
-    def test_by_sigkill(self, whole, passes, tmp_path):
-        """A process like the users', after the checkpoint of the first epoch."""
+    def test_sigkill_after_the_first_checkpoint(self, whole, passes, tmp_path):
+        """In a process of its own, as users start it."""
         command = [*COMMAND, *self.ARGUMENTS, "--output", "out"]
         with open(tmp_path / "err", "w") as errors:
             child = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=errors)
@@ -557,65 +552,65 @@ class TestKilled:
         assert child.wait() == -signal.SIGKILL
         assert "Traceback" not in (text := (tmp_path / "err").read_text()) and "Warning" not in text
         self.continues([*self.ARGUMENTS, "--output", str(tmp_path / "out")], tmp_path / "out", whole)
-        assert sum(map(len, passes)) < 12, "it begins anew"
+        assert sum(map(len, passes)) < 12, "it starts again from the beginning"
 
 
 @pytest.mark.usefixtures("no_plots")
 class TestRecipe:
     @pytest.mark.parametrize("form", FORMS)
-    def test_gac_in_a_named_form(self, form, digits):
+    def test_named_form_builds_gac_in_that_form(self, form, digits):
         model = build_model(settings(f"gac:{form}"), digits.info)
         assert model.encoder.form == form and model.encoder.T == 2
         assert model.encoder.is_reference == (form == "reference")
         strict = [getattr(m.surrogate_function, "strict", None) for m in model.modules() if hasattr(m, "v_threshold")]
         assert strict[-1] == (form == "reference")
 
-    def test_the_default_form_has_no_name_of_its_own(self, digits):
+    def test_default_form_and_its_name_are_the_same_run(self, digits):
         assert settings("gac") == settings(f"gac:{DEFAULT_FORM}")
         assert build_model(settings("gac"), digits.info).encoder.form == DEFAULT_FORM
 
-    def test_learning_rate(self, monkeypatch, tmp_path):
-        """One epoch of warm-up, then a cosine that would reach zero one step after the last."""
+    def test_learning_rate_warms_up_then_follows_a_cosine(self, monkeypatch, tmp_path):
+        """One epoch of warm-up; the cosine would reach zero one step after the last."""
         rates = self.rates(monkeypatch, tmp_path, 256, 4)
         assert rates[:4] == pytest.approx([0.025 * step for step in range(1, 5)])
         assert rates[4:] == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 13)) for step in range(1, 13)])
 
     @pytest.mark.parametrize("images, epochs", [(70, 1), (70, 3), (320, 1)])
-    def test_every_step_trains(self, images, epochs, monkeypatch, tmp_path):
+    def test_every_step_has_a_positive_learning_rate(self, images, epochs, monkeypatch, tmp_path):
         rates = self.rates(monkeypatch, tmp_path, images, epochs)
         assert len(rates) == images // 64 * epochs and min(rates) > 0
 
-    def test_images_left_out_at_the_end_do_not_stretch_the_schedule(self, monkeypatch, tmp_path):
+    def test_dropped_last_images_do_not_stretch_the_schedule(self, monkeypatch, tmp_path):
         rates = self.rates(monkeypatch, tmp_path, 127, 10)
         assert len(rates) == 10 and rates[-1] < 0.01
 
     def rates(self, monkeypatch, folder, images, epochs, every=100):
-        """The learning rate of every step; the steps themselves are left out."""
+        """The learning rate of every step, without taking the steps."""
         rates = []
         monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args: rates.append(self.param_groups[0]["lr"]))
         command = [*DIGITS, "--train-limit", str(images), "--epochs", str(epochs), "--eval-every", str(every)]
         run_cifar.main([*command, "-T", "1", "--encoders", "direct", "--seeds", "0", "--output", str(folder)])
         return rates
 
-    def test_eval_every(self, monkeypatch, tmp_path):
+    def test_eval_every_includes_the_last_epoch(self, monkeypatch, tmp_path):
         self.rates(monkeypatch, tmp_path, 70, 3, every=2)
         assert list(json.loads(table(tmp_path)[0]["accuracy_by_epoch"])) == ["2", "3"]
 
-    def test_the_best_and_the_last_epoch(self, monkeypatch, tmp_path):
+    def test_best_and_last_epoch_are_recorded(self, monkeypatch, tmp_path):
         tested = iter([(0.3, 2.0), (0.5, 1.5), (0.4, 1.75)])
 
-        def played(*args):
+        def scripted(*args):
             top1, loss = next(tested)
             return dataclasses.replace(evaluate(*args), top1=top1, loss=loss)
 
-        monkeypatch.setattr(engine, "evaluate", played)
+        monkeypatch.setattr(engine, "evaluate", scripted)
         self.rates(monkeypatch, tmp_path, 70, 3, every=1)
         (row,) = table(tmp_path)
         assert (row["accuracy_best"], row["best_epoch"]) == ("50.0", "2")
         assert (row["accuracy_last"], row["test_loss_last"]) == ("40.0", "1.75")
         assert json.loads(row["accuracy_by_epoch"]) == {"1": 30.0, "2": 50.0, "3": 40.0}
 
-    def test_all_of_the_data_and_its_own_epochs_by_default(self, trained, tmp_path):
+    def test_defaults_are_all_images_and_the_data_sets_epochs(self, trained, tmp_path):
         run_cifar.main(["--dataset", "digits", "--seeds", "0", "--output", str(tmp_path)])
         assert [run.encoder for run, _, _ in trained] == ENCODERS_IN_COMPARISON
         assert {(run.epochs, run.T, len(data.train)) for run, data, _ in trained} == {
@@ -625,16 +620,16 @@ class TestRecipe:
     @pytest.mark.parametrize(
         "dataset, crop, hflip", [("digits", "none", 0), ("cifar10", "pad", 0.5), ("folder", "pad", 0.5)]
     )
-    def test_augmentation_of_each_data_set(self, dataset, crop, hflip):
+    def test_augmentation_depends_on_the_data_set(self, dataset, crop, hflip):
         run = settings("direct", "--dataset", dataset)
         assert (run.crop, run.crop_padding, run.hflip) == (crop, 4, hflip)
 
 
 class TestImages:
-    """What a network gets to see."""
+    """The inputs of the network."""
 
     def noise(self, count=64):
-        """One and the same image of noise ``count`` times, as CIFAR."""
+        """A CIFAR of ``count`` equal images of noise."""
         image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(count) % 10
         images = image.repeat(count, 1, 1, 1), labels
@@ -649,12 +644,12 @@ class TestImages:
 
     @pytest.mark.parametrize("name", AVAILABLE)
     @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
-    def test_normalisation_is_what_the_encoder_needs(self, name, dataset, digits):
+    def test_normalisation_follows_the_encoder(self, name, dataset, digits):
         data = digits if dataset == "digits" else self.noise()
         ((images, labels), *_) = self.batches(data, settings(name, "--dataset", dataset), train=False)
         test, truth = data.images[1]
         pixels = test[: len(images)].float() / 255
-        if not list_encoders()[name].needs_unit_range:
+        if not encoder_info(name).needs_unit_range:
             info = DATASETS[dataset]
             mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
             pixels = (pixels - mean) / std
@@ -662,11 +657,7 @@ class TestImages:
         torch.testing.assert_close(images, pixels)
         assert torch.equal(labels, truth[: len(labels)])
 
-    def test_encoders_that_need_pixels(self):
-        needy = {name for name in list_encoders() if list_encoders()[name].needs_unit_range}
-        assert needy == {"poisson", "latency", "weighted_phase"}
-
-    def test_each_image_of_cifar_is_cropped_and_flipped_by_itself(self):
+    def test_cifar_images_are_cropped_and_flipped_independently(self):
         data = self.noise()
         padded = torch.nn.functional.pad(data.images[0][0][0], (4, 4, 4, 4))
         crops = {}
@@ -681,13 +672,13 @@ class TestImages:
         assert {top for top, _, _ in drawn} == {left for _, left, _ in drawn} == set(range(9))
         assert 16 <= sum(flipped for _, _, flipped in drawn) <= 48
 
-    def test_the_test_set_is_left_as_it_is(self):
+    def test_test_images_are_not_augmented(self):
         data = self.noise(131)
         batches = self.batches(data, settings("poisson", "--dataset", "cifar10"), train=False)
         assert torch.equal(torch.cat([images for images, _ in batches]).mul(255).round().byte(), data.images[1][0])
         assert torch.equal(torch.cat([labels for _, labels in batches]), data.images[1][1])
 
-    def test_digits_are_shuffled_and_nothing_else(self):
+    def test_digits_are_shuffled_but_not_augmented(self):
         run = settings("poisson", "--train-limit", "640")
         data = load_data(run)
         batches = self.batches(data, run, train=True)
@@ -701,7 +692,7 @@ class TestImages:
 
 
 class TestBadInput:
-    """Status 2, one line that names what is wrong, and nothing trained or changed."""
+    """Bad input ends with status 2 and one line; nothing is trained or changed."""
 
     @pytest.fixture
     def output(self, trained, tmp_path, monkeypatch):
@@ -725,91 +716,93 @@ class TestBadInput:
         "arguments, words",
         [
             (["--encoders", "gac", "rate"], ["--encoders", "'rate'", "weighted_phase"]),
+            (["--encoders", "latenzy"], ["--encoders", "'latenzy'", "did you mean 'latency'"]),
             (["--encoders", "gac:nope"], ["--encoders", "'gac:nope'", "gac:reference"]),
             (["--encoders", "gac:"], ["--encoders", "'gac:'"]),
             (["--encoders", "direct:reference"], ["--encoders", "'direct:reference'"]),
             (["--encoders", "direct:spatial"], ["--encoders", "'direct:spatial'"]),
-            (["--encoders", "gac:kernel_size=0"], ["kernel_size is 0"]),
+            (["--encoders", "gac:kernel_size=0"], ["kernel_size ", "0"]),
             (["--encoders", "gac", "gac:kernels=3"], ["kernels"]),
-            (["--encoders", "gac:form=current"], ["--model-options has form"]),
+            (["--encoders", "gac:form=current"], ["model", "options", "form"]),
             (["--encoders", "gac:temporal,spatial"], ["'gac:temporal,spatial'"]),
             (["--encoders", "gac:drop_rate=2"], ["drop"]),
             (["--encoders", "gac:pretrained=true"], ["pretrained"]),
             (["--encoders", "gac:gain={"], ["--encoders", "'gac:gain={'"]),
             (["--encoders", "gac:gain=much"], ["gain"]),
             (["--model-options", "{depth: 3}", "--encoders", "direct"], ["depth"]),
-            (["--model", "resnet18"], ["--model is 'resnet18'", "ms_resnet8_cifar"]),
-            (["--dataset", "mnist"], ["--dataset is 'mnist'", "digits"]),
-            (["-T", "0"], [" -T is 0"]),
-            (["--epochs", "0"], ["--epochs is 0"]),
-            (["--epochs", "-1"], ["--epochs is -1"]),
-            (["--eval-every", "0"], ["--eval-every is 0"]),
-            (["--train-limit", "0"], ["--train-limit is 0"]),
+            (["--model", "resnet18"], ["model ", "'resnet18'", "ms_resnet8_cifar"]),
+            (["--dataset", "mnist"], ["--dataset ", "'mnist'", "digits"]),
+            (["-T", "0"], [" -T ", "0"]),
+            (["--epochs", "0"], ["--epochs ", "0"]),
+            (["--epochs", "-1"], ["--epochs ", "-1"]),
+            (["--eval-every", "0"], ["--eval-every ", "0"]),
+            (["--train-limit", "0"], ["--train-limit ", "0"]),
             (["--train-limit", "5000"], ["5000"]),
-            (["--seeds", "0", "-1"], ["--seeds is -1"]),
-            (["--seeds", "0", "99999999999999999999"], ["--seeds is 99999999999999999999"]),
-            (["--device", "nonsense"], ["--device is 'nonsense'"]),
-            (["--device", "cpu:x"], ["--device is 'cpu:x'"]),
-            (["--dataset", "folder"], ["data_dir", "train/<class>"]),
+            (["--seeds", "0", "-1"], ["--seeds ", "-1"]),
+            (["--seeds", "0", "99999999999999999999"], ["--seeds ", "99999999999999999999"]),
+            (["--device", "nonsense"], ["device ", "'nonsense'"]),
+            (["--device", "cpu:x"], ["device ", "'cpu:x'"]),
+            (["--dataset", "folder"], ["train/<class>"]),
             (["--dataset", "folder", "--data-dir", "/does/not/exist"], ["/does/not/exist"]),
             (["--data-dir", "/anywhere"], ["/anywhere", "digits"]),
         ],
         ids=" ".join,
     )
-    def test_arguments(self, arguments, words, output, capsys):
+    def test_bad_arguments_are_refused(self, arguments, words, output, capsys):
         self.refused(output, capsys, arguments, words)
 
-    def test_less_than_a_batch(self, output, capsys, monkeypatch):
-        monkeypatch.undo()  # the engine finds it
+    def test_fewer_images_than_a_batch_are_refused(self, output, capsys, monkeypatch):
+        monkeypatch.undo()  # the engine checks it
         self.refused(output, capsys, ["--train-limit", "63"], ["batch", "63", "64"])
 
-    def test_cuda_without_a_gpu(self, output, capsys, monkeypatch):
+    def test_cuda_without_a_gpu_is_refused(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        self.refused(output, capsys, ["--device", "cuda"], ["--device is 'cuda"])
+        self.refused(output, capsys, ["--device", "cuda"], ["device ", "'cuda"])
 
-    def test_a_gpu_too_far(self, output, capsys, monkeypatch):
+    def test_missing_gpu_is_refused(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        self.refused(output, capsys, ["--device", "cuda:7"], ["--device is 'cuda:7'"])
+        self.refused(output, capsys, ["--device", "cuda:7"], ["device ", "'cuda:7'"])
 
     @pytest.mark.parametrize("dataset", ["folder", "cifar10"])
-    def test_a_half_written_folder(self, dataset, output, capsys, tmp_path):
+    def test_incomplete_folder_is_refused(self, dataset, output, capsys, tmp_path):
         root = write_folder(tmp_path / "images")
         (root / "test").rename(tmp_path / "elsewhere")
         self.refused(output, capsys, ["--dataset", dataset, "--data-dir", str(root)], [str(root)])
 
-    def test_an_empty_folder(self, output, capsys, tmp_path):
+    def test_empty_folder_is_refused(self, output, capsys, tmp_path):
         (tmp_path / "images").mkdir()
-        self.refused(output, capsys, ["--dataset", "folder", "--data-dir", str(tmp_path / "images")], ["images is not"])
+        arguments = ["--dataset", "folder", "--data-dir", str(tmp_path / "images")]
+        self.refused(output, capsys, arguments, [str(tmp_path / "images"), "train/<class>"])
 
-    def test_a_truncated_image(self, output, capsys, tmp_path):
+    def test_truncated_image_is_named(self, output, capsys, tmp_path):
         root = write_folder(tmp_path / "images")
         path = root / "test" / "cat" / "1.png"
         path.write_bytes(path.read_bytes()[:1000])
         self.refused(output, capsys, ["--dataset", "folder", "--data-dir", str(root)], [str(path)])
 
-    def test_results_of_another_version(self, output, capsys):
+    def test_results_with_other_columns_are_refused(self, output, capsys):
         (output / "results.csv").write_text("encoder,accuracy\ngac,99\n")
         self.refused(output, capsys, [], [str(output / "results.csv"), "unknown columns: accuracy"])
 
     @pytest.mark.parametrize(
         "damage",
         [lambda b: b[:-30], lambda b: b + b"\xff\xfe\n", lambda b: b.replace(b"\n", b",1,2\n")],
-        ids=["cut off", "no text", "more columns"],
+        ids=["truncated", "not text", "more cells"],
     )
-    def test_damaged_results(self, damage, finished, output, capsys):
+    def test_damaged_results_are_refused(self, damage, finished, output, capsys):
         (output / "results.csv").write_bytes(damage((finished[1] / "results.csv").read_bytes()))
-        self.refused(output, capsys, [], [str(output / "results.csv"), "move it away"])
+        self.refused(output, capsys, [], [str(output / "results.csv"), "move it"])
 
     @pytest.mark.parametrize("name", ["file", "file/out"])
-    def test_an_output_folder_that_cannot_be(self, name, output, capsys, tmp_path):
+    def test_unusable_output_folder_is_refused(self, name, output, capsys, tmp_path):
         (tmp_path / "file").write_text("mine")
         self.refused(output, capsys, ["--output", str(tmp_path / name)], [str(tmp_path / "file"), "--output"])
         assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_help(capsys):
+def test_help_lists_encoders_forms_and_data_sets(capsys):
     with pytest.raises(SystemExit, match="0"):
-        run_cifar.parse(["--help"])
+        run_cifar.main(["--help"])
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (*list_encoders(), *FORMS, *run_cifar.DEFAULT_EPOCHS))
+    assert all(name in printed for name in (*list_encoders(), *FORMS, *run_cifar.DEFAULT_EPOCHS, "--import"))

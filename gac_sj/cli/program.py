@@ -18,9 +18,9 @@ def program(
 ) -> Callable[[Callable[[argparse.Namespace], int | None]], Callable[..., int]]:
     """Decorator: make a function of parsed arguments the ``main`` of a program.
 
-    The program takes ``--import FILE_OR_MODULE`` (repeatable), which runs before the parser is built, so that what it
-    registers is among the choices. Errors that a user can fix are one sentence on stderr. Exit statuses: 0, or what the
-    function returns; 2 for such an error; 1 for numbers that stopped being finite; that of an
+    The program takes ``--import FILE_OR_MODULE`` (repeatable), which runs before all other arguments are read, so that
+    what it registers is among their choices. Errors that a user can fix are one sentence on stderr. Exit statuses: 0,
+    or what the function returns; 2 for such an error; 1 for numbers that stopped being finite; that of an
     :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 141 if the reader of the output went away.
 
     Args:
@@ -34,15 +34,16 @@ def program(
 
     def decorate(run: Callable[[argparse.Namespace], int | None]) -> Callable[..., int]:
         def main(arguments: Sequence[str] | None = None) -> int:
-            parser = argparse.ArgumentParser()
+            parser = build_parser()
             args = argparse.Namespace()
 
             def option(argument: str) -> str:
                 return _option(_actions(parser, args), argument)
 
             try:
-                import_plugins(_places(arguments))
-                parser = build_parser()
+                if places := _places(parser.prog, arguments):
+                    import_plugins(places)
+                    parser = build_parser()  # its choices and defaults now include what was registered
                 _add_import(parser)
                 args = parser.parse_args(arguments)
                 status = run(args)
@@ -69,9 +70,9 @@ def program(
     return decorate
 
 
-def _places(arguments: Sequence[str] | None) -> list[str]:
-    """The values of ``--import``, before the parser is built."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def _places(prog: str, arguments: Sequence[str] | None) -> list[str]:
+    """The values of ``--import``, abbreviated or not, whatever the other arguments are."""
+    parser = argparse.ArgumentParser(prog, add_help=False)
     _add_import(parser)
     found, _ = parser.parse_known_args(arguments)
     return found.imports

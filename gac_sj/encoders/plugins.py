@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj.encoders.registry import list_encoders
+from gac_sj.encoders.registry import list_encoders, unregister_encoders
 
 __all__ = ["import_plugins"]
 
@@ -24,7 +24,7 @@ def import_plugins(places: Iterable[str]) -> None:
         places: paths of Python files (``affine.py``), or names of importable modules (``package.affine``).
 
     Raises:
-        UsageError: one does not exist, raises, or registers no encoder.
+        UsageError: one does not exist, raises, or registers no encoder. Nothing of it stays registered then.
     """
     for place in places:
         is_file = place.endswith(".py") or "/" in place
@@ -34,21 +34,9 @@ def import_plugins(places: Iterable[str]) -> None:
         before = set(list_encoders())
         try:
             _run_file(Path(place)) if is_file else importlib.import_module(place)
-        except UsageError as error:
-            raise UsageError(f"cannot use {place}: {str(error).rstrip('.')}", argument="import") from error
         except Exception as error:  # a user's code raises whatever it likes
-            missing = isinstance(error, ModuleNotFoundError) and not is_file and place.startswith(error.name or "?")
-            if missing or (is_file and not Path(place).is_file()):
-                raise UsageError(
-                    f"must be a Python file or an importable module, and {place!r} does not exist",
-                    "give the path of the file that registers the encoder",
-                    argument="import",
-                ) from error
-            raise UsageError(
-                f"cannot use {place}: it raises {type(error).__name__} ({first_sentence(error)})",
-                "correct the file",
-                argument="import",
-            ) from error
+            unregister_encoders(set(list_encoders()) - before)
+            raise _refusal(place, is_file, error) from error
         if not set(list_encoders()) - before:
             raise UsageError(
                 f"cannot use {place}: it registers no encoder",
@@ -56,6 +44,24 @@ def import_plugins(places: Iterable[str]) -> None:
                 argument="import",
             )
         _imported.add(key)
+
+
+def _refusal(place: str, is_file: bool, error: Exception) -> UsageError:
+    """What to say about a file or module that raised."""
+    if isinstance(error, UsageError):
+        return UsageError(f"cannot use {place}: {str(error).rstrip('.')}", argument="import")
+    missing = isinstance(error, ModuleNotFoundError) and not is_file and place.startswith(error.name or "?")
+    if missing or (is_file and not Path(place).is_file()):
+        return UsageError(
+            f"must be a Python file or an importable module, and {place!r} does not exist",
+            "give the path of the file that registers the encoder",
+            argument="import",
+        )
+    return UsageError(
+        f"cannot use {place}: it raises {type(error).__name__} ({first_sentence(error)})",
+        "correct the file",
+        argument="import",
+    )
 
 
 def _run_file(path: Path) -> ModuleType:

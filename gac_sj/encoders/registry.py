@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -151,6 +152,12 @@ def register_encoder(
     return register
 
 
+def unregister_encoders(names: Iterable[str]) -> None:
+    """Forget encoders, such as those of a file that failed."""
+    for name in names:
+        del _REGISTRY[name]
+
+
 def list_encoders() -> list[str]:
     """Names of the registered encoders, those of this package first."""
     return list(_REGISTRY)
@@ -230,7 +237,8 @@ def parse_encoder(text: str) -> tuple[str, str | None, dict[str, Any]]:
     info = encoder_info(name)
     form: str | None = None
     keywords: dict[str, Any] = {}
-    for option in rest.split(",") if colon else []:
+    # at commas outside of lists and mappings
+    for option in re.split(r",(?![^\[{]*[\]}])", rest) if colon else []:
         keyword, equals, value = option.partition("=")
         if equals and keyword:
             try:
@@ -260,11 +268,22 @@ def encoder_label(name: str, form: str | None, options: Mapping[str, Any]) -> st
         options: further keywords.
     """
     info = find_encoder(name)
-    parts = [f"{keyword}={value}" for keyword, value in options.items()]
+    parts = [f"{keyword}={_as_yaml(value)}" for keyword, value in options.items()]
     # the form of an encoder without forms is that of the network's neurons
     if form is not None and (info is None or (info.forms and form != info.default_form)):
         parts.insert(0, form)
     return f"{name}:{','.join(parts)}" if parts else name
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as Python writes it, or as YAML does if YAML would read that as another one (None, 1e-05, "3")."""
+    text = str(value)
+    try:
+        if yaml.safe_load(text) == value:
+            return text
+    except yaml.YAMLError:
+        pass
+    return yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("...\n").rstrip()
 
 
 def _source_of(cls: type[Encoder]) -> str | None:
