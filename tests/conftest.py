@@ -1,11 +1,9 @@
 """Settings and fixtures that all tests share."""
 
 import os
-import re
 
 import pytest
 import torch
-from helpers.files import contents
 from helpers.registry import forgotten_afterwards
 
 # for the commands that tests start: SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
@@ -54,24 +52,3 @@ def clean_registry():
     """Encoders that a test registers are forgotten after it."""
     with forgotten_afterwards():
         yield
-
-
-@pytest.fixture
-def refused(capsys):
-    """``refused(main, arguments, *words, folder=None)``: the program refuses its arguments.
-
-    Exit status 2, nothing on stdout, one sentence on stderr that has all the words, and the folder left as it was.
-    Returns the sentence.
-    """
-
-    def run(main, arguments, *words, folder=None):
-        before = folder and contents(folder, times=True)
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == 2
-        out, error = capsys.readouterr()
-        assert out == "" and re.fullmatch(r"[\w.-]+: .+\.\n", error), error
-        assert all(word in error for word in words), error
-        assert (folder and contents(folder, times=True)) == before
-        return error
-
-    return run

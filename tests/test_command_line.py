@@ -26,13 +26,9 @@ from gac_sj.cli import main as command_line
 from gac_sj.cli import predict
 from gac_sj.ops.dispatch import why_not
 
+pytestmark = pytest.mark.usefixtures("default_ops")
+
 SMALL = "gac_ms_resnet8_cifar"
-
-
-@pytest.fixture(autouse=True)
-def default_ops(monkeypatch):
-    """Operators choose their paths themselves, whatever the shell asks for."""
-    monkeypatch.delenv("GAC_SJ_OPS", raising=False)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from neuron_cases import CIFAR
+from helpers.neuron_cases import CIFAR
 from spikingjelly.activation_based import functional, surrogate
 from torch import nn
 
@@ -22,9 +22,8 @@ CACHED = (cpp.cache_folder, cpp.load, cpp.why_not, cupy.why_not, dispatch._repor
 
 
 @pytest.fixture(autouse=True)
-def empty_caches(monkeypatch):
+def empty_caches(default_ops):
     """What is known about this machine is found out again, in this test and after it."""
-    monkeypatch.delenv("GAC_SJ_OPS", raising=False)
     for function in CACHED:
         function.cache_clear()
     yield

@@ -14,13 +14,9 @@ from gac_sj.cli import environment as env
 from gac_sj.ops import cpp, cupy
 from gac_sj.ops.dispatch import choose, why_not
 
+pytestmark = pytest.mark.usefixtures("default_ops")
+
 DRIVER = "the driver knows CUDA 12 only, and CuPy needs CUDA 13; update the driver"
-
-
-@pytest.fixture(autouse=True)
-def default_ops(monkeypatch):
-    """Operators choose their paths themselves, whatever the shell asks for."""
-    monkeypatch.delenv("GAC_SJ_OPS", raising=False)
 
 
 def facts():

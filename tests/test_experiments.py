@@ -14,6 +14,7 @@ import compare
 import ledger
 import pytest
 import torch
+from helpers.programs import refused
 
 from gac_sj._utils.configuration import read_yaml
 from gac_sj.checkpoint.runs import build_model
@@ -253,20 +254,15 @@ class TestLedger:
         assert line["still rising"] == expected
 
     def test_refusals(self, folder, capsys):
-        def refused(*words, places=(folder / "one.csv", folder / "two.csv")):
-            assert ledger.main(["--runs", *map(str, places)]) == 2
-            captured = capsys.readouterr()
-            assert captured.out == "" and captured.err.count("\n") == 1
-            assert all(word in captured.err for word in words), captured.err
-
-        refused("nowhere", places=[folder / "nowhere"])
+        places = ["--runs", folder / "one.csv", folder / "two.csv"]
+        refused(capsys, ledger.main, ["--runs", folder / "nowhere"], "nowhere")
         write_rows(folder / "one.csv", "cifar10_gac_T4", [90.0])
         write_rows(folder / "two.csv", "cifar10_gac_T4", [91.0])
-        refused("one.csv", "two.csv", "seed 0")
+        refused(capsys, ledger.main, places, "one.csv", "two.csv", "seed 0", folder=folder)
         (folder / "two.csv").write_text("encoder,accuracy_last\ngac,9\n")
-        refused("two.csv", "lacks columns")
+        refused(capsys, ledger.main, places, "two.csv", "lacks columns", folder=folder)
         (folder / "two.csv").write_bytes((folder / "one.csv").read_bytes()[:-30])
-        refused("two.csv", "damaged")
+        refused(capsys, ledger.main, places, "two.csv", "damaged", folder=folder)
 
 
 class TestCompare:
@@ -277,13 +273,6 @@ class TestCompare:
         write_rows(path, "cifar10_gac_T4", [91.0, 93.0, 95.0, 50.0], [91.0, 92.5, 94.0, 50.0])
         write_rows(path, "cifar10_direct_T4", [90.0, 91.0, 92.0], [92.0, 94.0, 96.0])
         return path
-
-    @staticmethod
-    def refused(capsys, a, b, *words):
-        assert compare.main([str(a), str(b)]) == 2
-        captured = capsys.readouterr()
-        assert captured.out == "" and captured.err.count("\n") == 1
-        assert all(word in captured.err for word in words), captured.err
 
     def test_interval_by_hand(self):
         # mean 2, std 1, n = 3; Student's t with 2 degrees of freedom is 4.302653 at 0.975
@@ -322,22 +311,22 @@ class TestCompare:
         assert f"excludes 0: A is {word} B" in capsys.readouterr().out
 
     def test_a_file_with_several_settings(self, rows, capsys):
-        self.refused(capsys, rows, f"{rows}:direct", "mixes", "encoder: gac, direct", ":ENCODER")
+        refused(capsys, compare.main, [rows, f"{rows}:direct"], "mixes", "encoder: gac, direct", ":ENCODER")
 
     def test_several_epochs_under_one_name(self, rows, capsys):
         write_rows(rows, "cifar10_direct_T4", [80.0], first_seed=7, epochs=3)
-        self.refused(capsys, f"{rows}:gac:reference", f"{rows}:direct", "mixes", "epochs: 250, 3")
+        refused(capsys, compare.main, [f"{rows}:gac:reference", f"{rows}:direct"], "mixes", "epochs: 250, 3")
 
     def test_other_settings(self, rows, tmp_path, capsys):
         other = write_rows(tmp_path / "other.csv", "cifar10_direct_T4", [1.0, 2.0, 3.0], lr=0.2, T=2)
-        self.refused(capsys, f"{rows}:gac:reference", other, "T: 4, 2", "lr: 0.1, 0.2")
+        refused(capsys, compare.main, [f"{rows}:gac:reference", other], "T: 4, 2", "lr: 0.1, 0.2")
 
     def test_too_few_common_seeds(self, rows, tmp_path, capsys):
         other = write_rows(tmp_path / "other.csv", "cifar10_direct_T4", [1.0, 2.0, 3.0], first_seed=2)
-        self.refused(capsys, f"{rows}:gac:reference", other, "2 seeds (2, 3)", f"needs {MIN_SEEDS}")
+        refused(capsys, compare.main, [f"{rows}:gac:reference", other], "2 seeds (2, 3)", f"needs {MIN_SEEDS}")
 
     def test_the_same_settings(self, rows, capsys):
-        self.refused(capsys, f"{rows}:direct", f"{rows}:direct", "same settings")
+        refused(capsys, compare.main, [f"{rows}:direct", f"{rows}:direct"], "same settings")
 
     def test_an_encoder_that_is_not_registered(self, rows, tmp_path, capsys):
         """Its rows are compared without importing it."""
@@ -349,7 +338,7 @@ class TestCompare:
         assert "A: ms_resnet18_cifar, affine, 4 seeds" in printed and "A - B = +2.00 points" in printed
 
     def test_an_encoder_that_is_not_there(self, rows, capsys):
-        self.refused(capsys, f"{rows}:gac", f"{rows}:direct", "'gac'", "gac:reference, direct")
+        refused(capsys, compare.main, [f"{rows}:gac", f"{rows}:direct"], "'gac'", "gac:reference, direct")
 
     @pytest.mark.parametrize("content", [None, "", "epoch,top1\n1,90\n", "encoder,accuracy_last\ngac,9\n"])
     def test_no_rows(self, rows, tmp_path, capsys, content):
@@ -357,7 +346,7 @@ class TestCompare:
         path.parent.mkdir()
         if content is not None:
             path.write_text(content)
-        self.refused(capsys, path.parent, f"{rows}:direct", str(path.parent))
+        refused(capsys, compare.main, [path.parent, f"{rows}:direct"], str(path.parent))
 
 
 def test_rows_have_the_settings_of_their_config():

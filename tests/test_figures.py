@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers.programs import refused
 from matplotlib.text import Text
 from safetensors.torch import save_file
 from spikingjelly.activation_based import functional, layer, neuron
@@ -479,13 +480,6 @@ def write_rows(path, encoders=("gac", "direct"), seeds=2, analysed=True, data="i
     return path
 
 
-def refused(capsys, arguments, *words):
-    assert command.main([str(argument) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("figures.py: ") and error.count("\n") == 1
-    assert all(word in error for word in words), error
-
-
 @pytest.fixture
 def unrendered(monkeypatch):
     """Figures are drawn and their files written, without the time that rendering takes."""
@@ -553,13 +547,13 @@ class TestRowsCommand:
 
     def test_refusals(self, tmp_path, capsys):
         out = ["--output", tmp_path / "out"]
-        refused(capsys, ["rows", tmp_path / "nowhere", *out], "nowhere", "cannot be read")
+        refused(capsys, command.main, ["rows", tmp_path / "nowhere", *out], "nowhere", "cannot be read")
         (tmp_path / "log.csv").write_text("epoch,top1\n1,90\n")
-        refused(capsys, ["rows", tmp_path / "log.csv", *out], "unknown columns: epoch, top1")
+        refused(capsys, command.main, ["rows", tmp_path / "log.csv", *out], "unknown columns: epoch, top1")
         path = write_rows(tmp_path / "results.csv")
-        refused(capsys, ["rows", path, "--output", path], "output", str(path), "cannot be written")
+        refused(capsys, command.main, ["rows", path, "--output", path], "output", str(path), "cannot be written")
         (tmp_path / "damaged.csv").write_bytes(path.read_bytes()[:-30])
-        refused(capsys, ["rows", tmp_path / "damaged.csv", *out], "damaged.csv is damaged")
+        refused(capsys, command.main, ["rows", tmp_path / "damaged.csv", *out], "damaged.csv is damaged")
         assert not (tmp_path / "out").exists()
 
 
@@ -630,18 +624,22 @@ class TestNetworkCommand:
     def test_refusals(self, weights, tmp_path, capsys):
         out = tmp_path / "out"
         path = weights("direct", encoder="direct")
-        refused(capsys, ["network", path, "--image", 360, "--output", out], "image", "360", "0 to 359")
-        refused(capsys, ["network", path, "--image", -1, "--output", out], "image", "-1")
-        refused(capsys, ["network", path, "--layer", "stage", "--output", out], "'stage'", "stages")
-        refused(capsys, ["network", path, "--layer", "head", "--output", out], "'head'", "[T, N, C, h, w]")
-        refused(capsys, ["network", tmp_path / "none", "--output", out], "none", "weights of a run")
+        refused(capsys, command.main, ["network", path, "--image", 360, "--output", out], "image", "360", "0 to 359")
+        refused(capsys, command.main, ["network", path, "--image", -1, "--output", out], "image", "-1")
+        refused(capsys, command.main, ["network", path, "--layer", "stage", "--output", out], "'stage'", "stages")
+        refused(
+            capsys, command.main, ["network", path, "--layer", "head", "--output", out], "'head'", "[T, N, C, h, w]"
+        )
+        refused(capsys, command.main, ["network", tmp_path / "none", "--output", out], "none", "weights of a run")
         settings, tensors = read_weights(path)
         other = json.dumps(settings.key() | {"model": "ms_resnet18_cifar"})
         save_file(tensors, tmp_path / "other", {"settings": other})
-        refused(capsys, ["network", tmp_path / "other", "--output", out], "do not fit", "ms_resnet18_cifar")
+        refused(
+            capsys, command.main, ["network", tmp_path / "other", "--output", out], "do not fit", "ms_resnet18_cifar"
+        )
         assert not out.exists()
         out.write_text("a file")
-        refused(capsys, ["network", path, "--output", out], "output", "cannot be written")
+        refused(capsys, command.main, ["network", path, "--output", out], "output", "cannot be written")
 
     def test_an_interrupt(self, weights, tmp_path, capsys, monkeypatch):
         def interrupt(*arguments):

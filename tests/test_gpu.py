@@ -313,8 +313,7 @@ class TestWithPyTorch:
 @on_cuda
 @pytest.mark.usefixtures("any_algorithm")
 class TestOnCuda:
-    def test_operators_choose_the_kernels(self, monkeypatch):
-        monkeypatch.delenv("GAC_SJ_OPS", raising=False)
+    def test_operators_choose_the_kernels(self, default_ops):
         x = torch.empty(0, device=DEVICE)
         for surrogate in (Triangle(), Rectangle(), surrogates.Sigmoid()):
             assert dispatch.choose("lif", x, surrogate) == dispatch.choose("gated_lif", x, surrogate) == "cupy"
@@ -394,13 +393,12 @@ class TestOnCuda:
         assert spikes.device == torch.device("cuda:1")
         assert torch.equal(spikes.cpu(), lif(x, CIFAR, Triangle(), path="torch")[0])
 
-    def test_a_surrogate_without_cuda_text_takes_another_path_and_says_so(self, monkeypatch):
+    def test_a_surrogate_without_cuda_text_takes_another_path_and_says_so(self, default_ops):
         class Mine(nn.Module):
             def forward(self, x):
                 return Rectangle()(x)
 
         surrogate = Mine()
-        monkeypatch.delenv("GAC_SJ_OPS", raising=False)
         dispatch._report_once.cache_clear()
         x = current(4, 100)
         with pytest.warns(UserWarning, match="no cuda_derivative"):

@@ -15,6 +15,7 @@ import timm
 import torch
 import train
 from helpers.files import contents, table
+from helpers.programs import refused
 from helpers.registry import forgotten_afterwards
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spiking_resnet import spiking_resnet18
@@ -24,7 +25,7 @@ import gac_sj
 from gac_sj.cli.main import main as gac_sj_command
 from gac_sj.encoders import import_plugins
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.medium]
 
 MINE = '''\
 """An encoder of a user."""
@@ -74,7 +75,7 @@ def finished(it, tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(finished):
     """Of its first run."""
-    (path,) = (path for path in finished[0].rglob("last.safetensors") if "mine-" in path.parent.name.replace("_", "-"))
+    (path,) = finished[0].glob("runs/mine-seed0-*/last.safetensors")
     return path
 
 
@@ -111,11 +112,11 @@ class TestPrograms:
         assert (tmp_path / "encoder_outputs.png").exists()
 
     def test_training_alone(self, it):
-        arguments = ["--model", "ms_resnet8_cifar", "--encoder", "mine", "--dataset", "digits", "--train-limit", "40"]
+        arguments = ["--model", "ms_resnet8_cifar", "--encoder", "mine", "--dataset", "digits", "--train-limit", "64"]
         printed = run(
             train.main, "--import", it, *arguments, "-T", "2", "--epochs", "1", "--device", "cpu", "--dry-run"
         )
-        assert "encoder.scale" in printed or "Mine" in printed
+        assert f"{9 * 16 + 2 * 16 + 2} of them in the encoder" in printed  # convolution, BatchNorm, scale
 
     def test_rows_are_read_without_it(self, finished, tmp_path):
         run(report.main, finished[0], "--output", tmp_path / "report.html")
@@ -141,23 +142,23 @@ class TestByName:
 class TestRefusals:
     """Status 2, one sentence, nothing written."""
 
-    def test_weights_name_the_file_to_import(self, finished, weights, refused, tmp_path):
+    def test_weights_name_the_file_to_import(self, finished, weights, capsys, tmp_path):
         for main, arguments in (
             (robustness.main, [finished[0], *QUICK, "--output", tmp_path / "out"]),
             (evaluate.main, [weights, "--device", "cpu"]),
             (figures.main, ["network", weights, "--output", tmp_path / "out"]),
         ):
-            refused(main, arguments, "'mine'", "--import it.py", folder=tmp_path)
+            refused(capsys, main, arguments, "'mine'", "--import it.py", folder=tmp_path)
             assert not (tmp_path / "out").exists()
 
-    def test_an_encoder_that_was_not_imported(self, refused, tmp_path):
+    def test_an_encoder_that_was_not_imported(self, capsys, tmp_path):
         arguments = [*TINY, "--encoders", "mine", "--output", tmp_path / "out"]
-        refused(run_cifar.main, arguments, "--encoders", "'mine'", "direct_lif", folder=tmp_path)
+        refused(capsys, run_cifar.main, arguments, "--encoders", "'mine'", "direct_lif", folder=tmp_path)
 
-    def test_another_file_of_that_name(self, weights, refused, tmp_path):
+    def test_another_file_of_that_name(self, weights, capsys, tmp_path):
         (tmp_path / "it.py").write_text(MINE.replace("self.scale *", "2 * self.scale *"))
         arguments = ["--import", tmp_path / "it.py", weights, "--device", "cpu"]
-        refused(evaluate.main, arguments, "'mine'", "SHA-256", "it.py", folder=tmp_path)
+        refused(capsys, evaluate.main, arguments, "'mine'", "SHA-256", "it.py", folder=tmp_path)
 
     @pytest.mark.parametrize(
         ("text", "words"),
@@ -173,26 +174,28 @@ class TestRefusals:
         ],
         ids=["gac", "twice", "no encoder", "no word", "raises", "imports", "syntax", "nothing"],
     )
-    def test_files(self, text, words, refused, tmp_path):
+    def test_files(self, text, words, capsys, tmp_path):
         path = tmp_path / "bad.py"
         path.write_text(text)
         before = gac_sj.list_encoders()
         arguments = ["--import", path, *TINY, "--output", tmp_path / "out"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.dont_write_bytecode", True)
-            refused(run_cifar.main, arguments, "--import", "bad.py", *words, folder=tmp_path)
+            refused(capsys, run_cifar.main, arguments, "--import", "bad.py", *words, folder=tmp_path)
         assert set(gac_sj.list_encoders()) - set(before) <= {"mine"}
 
     @pytest.mark.parametrize("place", ["absent.py", "no/such/file.py", "absent_module", "absent.module"])
-    def test_what_does_not_exist(self, place, refused, tmp_path, monkeypatch):
+    def test_what_does_not_exist(self, place, capsys, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         arguments = ["--import", place, *TINY, "--output", "out"]
-        refused(run_cifar.main, arguments, "--import", repr(place), "does not exist", folder=tmp_path)
+        refused(capsys, run_cifar.main, arguments, "--import", repr(place), "does not exist", folder=tmp_path)
 
     @pytest.mark.parametrize(
         "main",
         [robustness.main, train.main, evaluate.main, figures.main, report.main, gac_sj_command],
         ids=["robustness", "train", "evaluate", "figures", "report", "gac-sj"],
     )
-    def test_every_program_imports_first(self, main, refused, tmp_path):
-        refused(main, ["--import", tmp_path / "absent.py", "whatever"], "--import", "absent.py", folder=tmp_path)
+    def test_every_program_imports_first(self, main, capsys, tmp_path):
+        refused(
+            capsys, main, ["--import", tmp_path / "absent.py", "whatever"], "--import", "absent.py", folder=tmp_path
+        )

@@ -49,10 +49,8 @@ OURS = list_encoders()
 
 
 @pytest.fixture(autouse=True)
-def clean_registry(monkeypatch):
-    """Encoders that a test registers are forgotten after it."""
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    monkeypatch.setattr(plugins, "_imported", set(plugins._imported))
+def isolated(clean_registry, monkeypatch):
+    """What a test registers, and compiles, is forgotten after it."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import report
 import yaml
+from helpers.files import contents
+from helpers.programs import refused
 
 from gac_sj.results import Run, group, load
 from gac_sj.results.index import read_index
@@ -114,17 +116,6 @@ def cells(table: Table, encoder):
     """A line as {heading: text}, without the mark of times."""
     (line,) = (line for line in table.lines if line[0].text == encoder)
     return {name.removesuffix(" †"): cell.text for name, cell in zip(table.head, line, strict=True)}
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def refused(capsys, arguments, *words):
-    assert report.main([str(argument) for argument in arguments]) == 2
-    out, error = capsys.readouterr()
-    assert out == "" and error.startswith("report.py: ") and error.count("\n") == 1, error
-    assert all(word in error for word in words), error
 
 
 class TestTables:
@@ -362,9 +353,7 @@ class TestReading:
             write(path, [row(accuracy_last="good" if content == "word" else "")])
         elif content is not None:
             path.write_bytes(content)
-        before = contents(tmp_path)
-        refused(capsys, [path.parent], str(path.parent), *words)
-        assert contents(tmp_path) == before
+        refused(capsys, report.main, [path.parent], str(path.parent), *words, folder=tmp_path)
 
     @pytest.mark.parametrize(
         ("name", "rows", "lacking"),
@@ -375,14 +364,14 @@ class TestReading:
     )
     def test_columns_of_other_kinds_are_checked_too(self, name, rows, lacking, tmp_path, capsys):
         write(tmp_path / name, [each | {"mood": "calm"} for each in rows])
-        refused(capsys, [tmp_path], name, "unknown columns: mood")
+        refused(capsys, report.main, [tmp_path], name, "unknown columns: mood")
         write(tmp_path / name, [{key: text for key, text in each.items() if key != lacking} for each in rows])
-        refused(capsys, [tmp_path], name, f"lacks columns: {lacking}")
+        refused(capsys, report.main, [tmp_path], name, f"lacks columns: {lacking}")
 
     def test_two_results_of_one_seed(self, tmp_path, capsys):
         for name, last in (("a", 60), ("b", 61)):
             write(tmp_path / name / "results.csv", [row(last=last)])
-        refused(capsys, [tmp_path], "a/results.csv", "b/results.csv", "seed 0", "keep one")
+        refused(capsys, report.main, [tmp_path], "a/results.csv", "b/results.csv", "seed 0", "keep one")
 
     @pytest.mark.parametrize("path", CHECKED_IN, ids=str)
     def test_checked_in_rows_can_be_read(self, path):
@@ -606,12 +595,14 @@ class TestPage:
 
     def test_refusals(self, tmp_path, capsys):
         path = write(tmp_path / "results.csv", [row(accuracy_by_epoch="{}")])
-        refused(capsys, [path, "--output", tmp_path / "nowhere/page.html"], "nowhere/page.html", "--output")
-        refused(capsys, [], "--markdown")
-        refused(capsys, [path, "--markdown"], "--markdown")
-        refused(capsys, [path, "--check"], "--markdown")
+        refused(
+            capsys, report.main, [path, "--output", tmp_path / "nowhere/page.html"], "nowhere/page.html", "--output"
+        )
+        refused(capsys, report.main, [], "--markdown")
+        refused(capsys, report.main, [path, "--markdown"], "--markdown")
+        refused(capsys, report.main, [path, "--check"], "--markdown")
         write(path, [row(analysed=2, firing_rates_by_step="{")])
-        refused(capsys, [path], str(path), "firing_rates_by_step")
+        refused(capsys, report.main, [path], str(path), "firing_rates_by_step")
 
 
 class TestRunsReport:
@@ -700,10 +691,9 @@ class TestMarkdown:
 
     @staticmethod
     def refused(capsys, place, *words):
-        before = contents(place)
-        for arguments in ([], ["--check"]):
-            refused(capsys, ["--markdown", "--index", place / "results.yaml", *arguments], *words)
-        assert contents(place) == before
+        for more in ([], ["--check"]):
+            arguments = ["--markdown", "--index", place / "results.yaml", *more]
+            refused(capsys, report.main, arguments, *words, folder=place)
 
     def block(self, place, name):
         text = "".join((place / page).read_text(encoding="utf-8") for page in self.INDEX["pages"])

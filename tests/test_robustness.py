@@ -19,6 +19,8 @@ import robustness
 import run_cifar
 import torch
 import torch.nn.functional as F
+from helpers.files import contents
+from helpers.programs import refused
 from PIL import Image
 from safetensors.torch import save, save_file
 from torch import nn
@@ -35,21 +37,12 @@ from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.evaluation import evaluate
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 HERE = DistributedContext(0, 1, torch.device("cpu"))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """On busy machines: threads of such small networks wait for each other, and every small file for the disk."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda file: None)
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -485,10 +478,6 @@ def read_robustness(path):
     return read_rows(path, ROBUSTNESS)
 
 
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
-
-
 class TestCommand:
     def test_rows(self, finished, trained):
         rows = read_robustness(finished[1] / "robustness.csv")
@@ -656,19 +645,14 @@ class TestCommand:
 class TestBadInput:
     """Status 2, one line that says what to do, and what is there stays as it is."""
 
-    @pytest.fixture
-    def refused(self, finished, trained, capsys, monkeypatch):
-        def refused(places, arguments, words, folder=finished[1]):
-            before = contents(folder)
-            assert run(*places, *QUICK, "--output", folder, *arguments, status=2) == ""
-            error = capsys.readouterr().err
-            assert error.startswith("robustness.py: ") and error.count("\n") == 1 and error.endswith(".\n"), error
-            for word in words:
-                assert word in error
-            assert contents(folder) == before
+    @pytest.fixture(name="refused")
+    def refuse(self, finished, trained, capsys, monkeypatch):
+        def run(places, arguments, words, folder=finished[1]):
+            command = [*places, *QUICK, "--output", folder, *arguments]
+            refused(capsys, robustness.main, command, *words, folder=folder)
 
         monkeypatch.setattr(robustness, "measure", lambda *args: pytest.fail("it measures"))
-        return refused
+        return run
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

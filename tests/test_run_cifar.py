@@ -21,6 +21,8 @@ import pytest
 import run_cifar
 import torch
 from helpers.encoders import AVAILABLE
+from helpers.files import contents, reproducible, table
+from helpers.programs import refused
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -29,13 +31,15 @@ from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.data import DATASETS, DataSet, ResidentTrainingLoader
 from gac_sj.encoders import DEFAULT_FORM, FORMS, encoder_info, encoder_label, list_encoders
 from gac_sj.results import report
-from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, RUNS, VOLATILE_COLUMNS
+from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, RUNS
 from gac_sj.training import analysis, build, engine
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.evaluation import evaluate
 from gac_sj.training.finite import NonFiniteLossError
 from gac_sj.training.run import run_key
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -45,24 +49,6 @@ COMMAND = [sys.executable, str(REPOSITORY / "benchmarks" / "run_cifar.py")]
 # SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
 HERE = DistributedContext(0, 1, torch.device("cpu"))
-
-
-def table(folder):
-    """results.csv as dicts."""
-    with open(folder / "results.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def reproducible(folder):
-    """results.csv without the columns that depend on time or place."""
-    return [
-        {name: value for name, value in row.items() if name not in (*VOLATILE_COLUMNS, "commit")}
-        for row in table(folder)
-    ]
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def write_folder(root, seed=0, classes=("ant", "cat"), train=32, test=2):
@@ -81,17 +67,6 @@ def settings(encoder="direct", *arguments, seed=0):
     """The settings of a run, on digits unless the arguments name other data."""
     args = run_cifar.build_parser().parse_args([*DIGITS, "--output", "unused", *arguments])
     return run_cifar.settings(args, encoder, seed)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """One thread, because those of small networks wait for each other; files do not wait for the disk."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda file: None)
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +184,7 @@ class TestResults:
         lines = [line for line in printed.splitlines() if line.startswith("|")]
         assert "\n".join(lines) in text
         assert [line.strip("| ").split(" | ")[0] for line in lines[2:]] == ENCODERS_IN_COMPARISON
-        first = table(folder)[0]
+        first = table(folder / "results.csv")[0]
         for name in ("commit", "versions", "device", "data"):
             assert first[name] in text and first[name] in (folder / "report.html").read_text()
         assert "weight_decay=0.0005" in text
@@ -331,7 +306,7 @@ class TestAnalysis:
             writer.writeheader()
             writer.writerows(rows)
         assert run_cifar.main([*finished[0], "--output", str(tmp_path)]) == 0
-        assert table(tmp_path) == rows
+        assert table(tmp_path / "results.csv") == rows
 
     def test_fewer_large_images_are_analysed(self, finished, digits, monkeypatch):
         run = settings("gac")
@@ -342,7 +317,7 @@ class TestAnalysis:
     def test_spike_driven_network_has_spiking_layers_only(self, tmp_path):
         command = [*DIGITS, "--encoders", "gac", "--seeds", "0", "--model-options", "{spike_driven: true}"]
         assert run_cifar.main([*command, "--output", str(tmp_path)]) == 0
-        (row,) = table(tmp_path)
+        (row,) = table(tmp_path / "results.csv")
         assert row["non_spiking_layers"] == "[]" and row["model_options"] == '{"spike_driven": true}'
         assert "| gac:spike_driven=True | 1 |" in (tmp_path / "report.md").read_text()
 
@@ -399,7 +374,7 @@ class TestResume:
             writer.writeheader()
             writer.writerows(rows)
         assert run_cifar.main([*finished[0], "--output", str(tmp_path)]) == 0
-        assert table(tmp_path) == rows and "abacus" in (tmp_path / "report.md").read_text()
+        assert table(tmp_path / "results.csv") == rows and "abacus" in (tmp_path / "report.md").read_text()
 
     def test_command_continues_after_an_interruption_between_runs(self, trained, tmp_path, monkeypatch, capsys):
         original = run_cifar.train
@@ -413,14 +388,14 @@ class TestResume:
         monkeypatch.setattr(run_cifar, "train", train)
         assert run_cifar.main(command) == 130
         assert capsys.readouterr().err == "run_cifar.py: interrupted; the same command continues.\n"
-        (first,) = table(tmp_path)
+        (first,) = table(tmp_path / "results.csv")
         assert (first["encoder"], first["seed"]) == ("gac", "0")
 
         monkeypatch.setattr(run_cifar, "train", original)
         trained.clear()
         assert run_cifar.main(command) == 0
         assert [(run.encoder, run.seed) for run, _, _ in trained] == [("direct", 0), ("gac", 1), ("direct", 1)]
-        assert table(tmp_path)[0] == first and len(table(tmp_path)) == 4
+        assert table(tmp_path / "results.csv")[0] == first and len(table(tmp_path / "results.csv")) == 4
         assert "| direct | 2 |" in (tmp_path / "report.md").read_text()
 
     @pytest.mark.parametrize(
@@ -439,10 +414,10 @@ class TestResume:
     def test_other_settings_train_anew_and_keep_existing_rows(self, change, trained, tmp_path):
         command = [*DIGITS, "--encoders", "gac", "--seeds", "0", "--output", str(tmp_path)]
         run_cifar.main(command)
-        before = table(tmp_path)
+        before = table(tmp_path / "results.csv")
         assert run_cifar.main([*command, *change]) == 0
         assert len(trained) == 2 and trained[0][2] != trained[1][2]
-        assert table(tmp_path)[:-1] == before
+        assert table(tmp_path / "results.csv")[:-1] == before
         text = (tmp_path / "report.md").read_text()
         assert "| 1 | 52.00 |" in text and "51.00" not in text
 
@@ -457,7 +432,7 @@ class TestResume:
     def test_repeated_run_is_trained_once(self, names, trained, tmp_path):
         run_cifar.main([*DIGITS, "--encoders", *names, "--seeds", "0", "0", "--output", str(tmp_path)])
         run_cifar.main([*DIGITS, "--encoders", names[1], "--seeds", "0", "--output", str(tmp_path)])
-        assert len(trained) == len(table(tmp_path)) == 1
+        assert len(trained) == len(table(tmp_path / "results.csv")) == 1
         assert "| gac | 1 |" in (tmp_path / "report.md").read_text()
 
     @pytest.mark.parametrize(
@@ -476,7 +451,7 @@ class TestResume:
         command = [*DIGITS, "--encoders", "gac:reference", "--seeds", "0", "1", "--output", str(tmp_path)]
         assert run_cifar.main(command) == code
         assert capsys.readouterr().err == f"run_cifar.py: [2/2] gac:reference, seed 1: {error}\n"
-        assert [row["seed"] for row in table(tmp_path)] == ["0"]
+        assert [row["seed"] for row in table(tmp_path / "results.csv")] == ["0"]
 
 
 class TestKilled:
@@ -594,7 +569,7 @@ class TestRecipe:
 
     def test_eval_every_includes_the_last_epoch(self, monkeypatch, tmp_path):
         self.rates(monkeypatch, tmp_path, 70, 3, every=2)
-        assert list(json.loads(table(tmp_path)[0]["accuracy_by_epoch"])) == ["2", "3"]
+        assert list(json.loads(table(tmp_path / "results.csv")[0]["accuracy_by_epoch"])) == ["2", "3"]
 
     def test_best_and_last_epoch_are_recorded(self, monkeypatch, tmp_path):
         tested = iter([(0.3, 2.0), (0.5, 1.5), (0.4, 1.75)])
@@ -605,7 +580,7 @@ class TestRecipe:
 
         monkeypatch.setattr(engine, "evaluate", scripted)
         self.rates(monkeypatch, tmp_path, 70, 3, every=1)
-        (row,) = table(tmp_path)
+        (row,) = table(tmp_path / "results.csv")
         assert (row["accuracy_best"], row["best_epoch"]) == ("50.0", "2")
         assert (row["accuracy_last"], row["test_loss_last"]) == ("40.0", "1.75")
         assert json.loads(row["accuracy_by_epoch"]) == {"1": 30.0, "2": 50.0, "3": 40.0}
@@ -703,14 +678,7 @@ class TestBadInput:
         return folder
 
     def refused(self, output, capsys, arguments, words):
-        before = contents(output)
-        capsys.readouterr()
-        assert run_cifar.main(["--dataset", "digits", "--output", str(output), *arguments]) == 2
-        out, error = capsys.readouterr()
-        assert out == "" and error.count("\n") == 1 and error.endswith(".\n"), error
-        for word in words:
-            assert word in error
-        assert contents(output) == before
+        refused(capsys, run_cifar.main, ["--dataset", "digits", "--output", output, *arguments], *words, folder=output)
 
     @pytest.mark.parametrize(
         "arguments, words",

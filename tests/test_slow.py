@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from helpers.encoders import AVAILABLE
-from helpers.files import lasting, table
+from helpers.files import reproducible, table
 
 REPOSITORY = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def test_runs_killed_repeatedly_end_like_an_undisturbed_run(tmp_path):
                        "--encoders", "poisson", "gac", "--seeds", 0, 1, "--output", tmp_path / name)  # fmt: skip
 
     subprocess.run(run("whole"), check=True)
-    whole, folder, seen = lasting(tmp_path / "whole"), tmp_path / "killed", set()
+    whole, folder, seen = reproducible(tmp_path / "whole"), tmp_path / "killed", set()
     for _ in range(4):
         process = subprocess.Popen(run("killed"), start_new_session=True)
         deadline = time.monotonic() + 300
@@ -50,9 +50,9 @@ def test_runs_killed_repeatedly_end_like_an_undisturbed_run(tmp_path):
         process.wait()
         seen |= new
         if (folder / "results.csv").exists():
-            assert lasting(folder) == whole[: len(lasting(folder))] and len(lasting(folder)) < 4
+            assert reproducible(folder) == whole[: len(reproducible(folder))] and len(reproducible(folder)) < 4
     subprocess.run(run("killed"), check=True)
-    assert lasting(folder) == whole
+    assert reproducible(folder) == whole
     assert (folder / "report.md").exists() and not list(folder.rglob("checkpoints"))
 
 

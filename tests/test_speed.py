@@ -22,6 +22,8 @@ from gac_sj.ops.lif import reference
 from gac_sj.results import load
 from gac_sj.results.speed import speed_sentences, speed_table
 
+pytestmark = pytest.mark.usefixtures("default_ops")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -33,11 +35,6 @@ SMALL = {
 }
 TWO_POINT_OH = counterparts.why_no_network(timm.create_model("ms_resnet8_cifar")) is None
 OF_NETWORK = ["ours", "ours_direct", *(["spikingjelly"] if TWO_POINT_OH else []), "naive"]
-
-
-@pytest.fixture(autouse=True)
-def automatic(monkeypatch):
-    monkeypatch.delenv("GAC_SJ_OPS", raising=False)
 
 
 def run(*arguments, code=0):

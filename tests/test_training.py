@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 import train as train_script
 import yaml
+from helpers.files import contents
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -672,11 +673,6 @@ def command(folder, *arguments):
     return [*map(str, options), *arguments]
 
 
-def contents(folder):
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
-
-
 @pytest.fixture(scope="module")
 def finished_once(tmp_path_factory):
     """A finished run of the command, and what it printed."""
@@ -698,38 +694,34 @@ class TestCommand:
     def test_again_after_the_end_trains_nothing_and_prints_the_same(self, finished, capsys):
         folder, printed = finished
         assert printed.startswith(f"{folder}: test accuracy ") and printed.count("\n") == 1
-        before = contents(folder)
+        before = contents(folder, times=True)
         # how it is run may differ
         again = command(folder, "--workers", "1", "--keep-checkpoints", "5", "--device", "auto")
         if torch.cuda.is_available():
             again = again[:-2]
         assert train_script.main(again) == 0
         assert capsys.readouterr().out == printed
-        after = contents(folder)
-        after.pop(Path(".lock"), None), before.pop(Path(".lock"), None)
-        assert after == before
+        assert contents(folder, times=True) == before
 
     def test_killed_between_the_last_checkpoint_and_the_result(self, finished, capsys):
         folder, printed = finished
         row = table(folder / "result.csv")
         (folder / "result.csv").unlink()
-        checkpoints = contents(folder / "checkpoints")
+        checkpoints = contents(folder / "checkpoints", times=True)
         assert train_script.main(command(folder)) == 0
         assert capsys.readouterr().out == printed
-        assert contents(folder / "checkpoints") == checkpoints
+        assert contents(folder / "checkpoints", times=True) == checkpoints
         assert table(folder / "result.csv") == row
 
     def test_other_settings_in_the_same_folder_are_refused_by_name(self, finished, capsys):
         folder, _ = finished
-        before = contents(folder)
+        before = contents(folder, times=True)
         assert train_script.main(command(folder, "--lr", "0.2", "--hflip", "0")) == 2
         output = capsys.readouterr()
         assert output.out == ""
         (line,) = output.err.splitlines()[-1:]
         assert line.startswith(f"train.py: --output {folder} ") and "(hflip: 0.5 -> 0.0, lr: 0.1 -> 0.2)" in line
-        after = contents(folder)
-        after.pop(Path(".lock"), None), before.pop(Path(".lock"), None)
-        assert after == before
+        assert contents(folder, times=True) == before
 
     def test_places_may_differ_in_a_resumed_run(self, tmp_path, capsys, finished):
         folder = tmp_path / "other"

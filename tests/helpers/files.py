@@ -23,7 +23,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def lasting(folder: Path) -> list[dict[str, str]]:
+def reproducible(folder: Path) -> list[dict[str, str]]:
     """The rows of results.csv, without what depends on time or on the commit."""
     rows = table(folder / "results.csv")
     return [{name: text for name, text in row.items() if name not in (*VOLATILE_COLUMNS, "commit")} for row in rows]
