@@ -12,6 +12,8 @@ import speed
 from speeds import against
 from speeds.against import Checkout, measure_pairs, quantiles, ratio_lines
 
+pytestmark = pytest.mark.one_release
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 #: Stands for speed.py: writes one row as fast as possible, and logs which checkout ran it.
@@ -178,6 +180,7 @@ class TestProcesses:
         assert "this checkout failed: speed.py: T is 0" in fails(capsys, "lif", "--against", "HEAD~1", "--quick")
         assert len(worktrees(repository)) == 1
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_interrupted(self, number, repository, tmp_path):
         script = (
@@ -198,6 +201,7 @@ class TestProcesses:
         assert len(worktrees(repository)) == 1
 
 
+@pytest.mark.medium
 def test_real_program(tmp_path, monkeypatch, capsys):
     """The rows of the program itself hold what the comparison needs."""
     generated = shutil.ignore_patterns("__pycache__", "*.csv", "*.png", "*.svg", "*.html")

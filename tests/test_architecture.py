@@ -10,6 +10,8 @@ import pytest
 
 import gac_sj
 
+pytestmark = pytest.mark.one_release
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gac_sj"
 

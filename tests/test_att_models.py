@@ -88,6 +88,7 @@ def test_attentions_are_applied_one_after_the_other():
     torch.testing.assert_close(together(x), F.relu(expected))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("blocks,plain,name", [
     ((2, 2, 2, 2), 11_693_736, "att_ms_resnet18"),
     ((3, 4, 6, 3), 21_801_896, "att_ms_resnet34"),
@@ -115,6 +116,7 @@ def test_networks_are_registered_and_accepted_by_settings():
         Settings(model="att_resnet")
 
 
+@pytest.mark.medium
 def test_benchmark_compares_attention_in_blocks_with_attention_in_the_encoder():
     """Rows that differ only in encoder and options belong to one table."""
     args = run_cifar.build_parser().parse_args(["--dataset", "digits", "--output", "unused"])
@@ -130,6 +132,7 @@ def test_benchmark_compares_attention_in_blocks_with_attention_in_the_encoder():
     assert (events.img_size, events.num_classes) == ((8, 8), 10)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", NAMES)
 def test_first_conv_and_classifier_are_where_timm_looks(name):
     with torch.device("meta"):
@@ -142,6 +145,7 @@ def test_first_conv_and_classifier_are_where_timm_looks(name):
     assert classifier.out_features == model.num_classes == model.pretrained_cfg["num_classes"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["att_ms_resnet18", "att_ms_resnet34", "att_ms_resnet104"])
 @pytest.mark.parametrize("T", [1, 4])
 def test_imagenet_networks_have_the_published_shapes(name, T):
@@ -179,6 +183,7 @@ def test_gradients_reach_every_attention_weight(attention, T):
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("attention", ["none", "TA", "CSA", "TCSA"])
 @pytest.mark.parametrize("T", [1, 4, 60])
 def test_ma_snn_returns_rates_and_gradients(attention, T):
@@ -203,6 +208,7 @@ def test_ma_snn_sums_events_of_neighbouring_pixels():
     assert seen[0, 1, 1, 1] == seen.sum() == 6
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("build,draw", KINDS)
 def test_features_head_and_sequence_compose_to_forward(build, draw):
     model, x = build().eval(), draw()
@@ -216,6 +222,7 @@ def test_features_head_and_sequence_compose_to_forward(build, draw):
     torch.testing.assert_close(model(x), steps.mean(0))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("build,draw", KINDS)
 def test_calls_are_independent_and_copies_compute_the_same(build, draw):
     model, x = build(), draw()
@@ -267,6 +274,7 @@ def test_split_encoder_and_backbone_equal_the_network(build, draw):
     assert torch.equal(backbone(encoder(x)), model(x))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("build,draw", KINDS)
 def test_compiled_evaluation_has_no_graph_break_and_equal_results(build, draw):
     model, x = build().eval(), draw()
@@ -276,6 +284,7 @@ def test_compiled_evaluation_has_no_graph_break_and_equal_results(build, draw):
         assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), expected)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("build,draw", KINDS)
 @pytest.mark.parametrize("method", ["set_grad_checkpointing", "set_spikes_as_bytes"])
 def test_memory_options_save_memory_and_keep_the_results(method, build, draw):
@@ -292,6 +301,7 @@ def test_memory_options_save_memory_and_keep_the_results(method, build, draw):
     assert 0 < kept[1] < kept[0]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("build,draw", KINDS)
 def test_folded_and_synchronised_networks_compute_the_same(build, draw):
     model, x = build().double(), draw().double()
@@ -422,6 +432,7 @@ def compare(ours, theirs, x):
     return logits, others
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("T", [1, 3])
 def test_att_ms_resnet_equals_spikingjellys(T):
     """SpikingJelly 0.0.0.0.14 has none."""
@@ -440,6 +451,7 @@ def test_att_ms_resnet_equals_spikingjellys(T):
             torch.testing.assert_close(mine.grad.flatten(), other.grad.flatten(), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.medium
 def test_att_ms_resnet18_equals_spikingjellys():
     """SpikingJelly 0.0.0.0.14 has none."""
     masnn = pytest.importorskip("spikingjelly.activation_based.model.masnn")

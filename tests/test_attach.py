@@ -179,6 +179,7 @@ def frames_seen_by(convolution):
     return seen
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_stay_where_the_gate_is_1_and_an_image_is_encoded_once(name):
     network = awake(name)
@@ -198,6 +199,7 @@ def test_outputs_stay_where_the_gate_is_1_and_an_image_is_encoded_once(name):
     torch.testing.assert_close(run(network, sequence(images())), expected)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_reach_every_parameter_of_the_encoder(name):
     network = attached(name).train()
@@ -217,6 +219,7 @@ def test_where_the_stem_has_no_neuron_the_encoder_brings_one(name):
     assert set(spikes[0].unique().tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", MODELS)
 def test_copies_and_files(name):
     network = attached(name)
@@ -254,6 +257,7 @@ def test_the_summary_and_what_stays(name):
     assert later == {key for key in network.state_dict() if not key.startswith(places)}
 
 
+@pytest.mark.medium
 def test_training_has_the_batch_norm_statistics_of_the_whole_sequence():
     networks = [awake("SpikingResNet").train(), attached("SpikingResNet").train()]
     hold_gate_at_1(networks[1])
@@ -263,6 +267,7 @@ def test_training_has_the_batch_norm_statistics_of_the_whole_sequence():
     torch.testing.assert_close(norms[0].state_dict(), norms[1].state_dict())
 
 
+@pytest.mark.medium
 def test_single_steps_give_the_sequence_and_the_mode_is_the_networks():
     expected = run(attached("CIFAR10Net"), images())
     for late in (False, True):

@@ -25,6 +25,8 @@ from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
 
+pytestmark = pytest.mark.one_release
+
 CPU = torch.device("cpu")
 PLAIN = dict(crop="none", hflip=0.0)
 
@@ -88,6 +90,7 @@ class TestCropAndFlip:
             found.append(hits[0])
         return torch.stack(found).roll(-1, 1)
 
+    @pytest.mark.medium
     @both
     def test_every_crop_is_as_likely(self, load):
         dataset = pictures(1000)
@@ -114,6 +117,7 @@ class TestCropAndFlip:
         error = (images.mean(0) / 255 - expected).abs()
         assert (error <= 5 * (expected * (1 - expected) / 2000).sqrt() + 1e-6).all()
 
+    @pytest.mark.medium
     def test_both_loaders_have_the_same_statistics(self):
         """Mean and variance of every pixel of the digits, in bounds of 5 standard deviations."""
         dataset, how = load_datasets("digits")[0], Augmentation(crop_padding=1, hflip=0.5, cutout=2)
@@ -147,6 +151,7 @@ class TestCutout:
         augment = BatchAugmentation(how, 10, size, CPU, cutout=load is standard)
         return augment(images, labels % 10, 0)[0]
 
+    @pytest.mark.medium
     @both
     def test_a_square_of_mean_colour_inside_the_image(self, load):
         images = self.cut(load, pictures(1000, value=200), Augmentation(**PLAIN, cutout=5), (12, 12))
@@ -231,6 +236,7 @@ class TestMixing:
         assert len(np.unique(mixup)) == len(mixup)
         assert len(np.unique(parts[[kind == "cutmix" for kind in kinds]])) > 20  # whole pixels
 
+    @pytest.mark.medium
     def test_each_has_its_alpha(self):
         """The own part is Beta distributed: its variance is 1 / (8 alpha + 4)."""
         kinds, parts = self.epoch(600, mixup=0.2, cutmix=50.0)
@@ -334,6 +340,7 @@ class TestSingleImages:
         assert images.shape == (40, len(mode), 24, 24) and images.dtype == torch.uint8
         assert len(images.flatten(1).unique(dim=0)) > 5
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("policy", ["rand-m10-n15-inc1", "rand-m9-n15-mstd0.5-inc1", "v0"])
     def test_the_largest_magnitude(self, policy):
         """timm asks Pillow to keep 0 bits of the pixels, which Pillow 13 refuses: one of 10,000 images of a recipe."""

@@ -21,6 +21,7 @@ def build(name="gac_ms_resnet18_cifar", **options):
     return timm.create_model(name, **({"T": 4, "num_classes": 10, "form": "reference"} | options))
 
 
+@pytest.mark.medium
 def test_module_prefix_is_ignored(checkpoint):
     plain, prefixed = build(), build()
     load_reference_state_dict(plain, checkpoint)
@@ -127,6 +128,7 @@ def ms_resnet_names(key: str, stem: int) -> str:
     }[inside]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name,stem", [("ms_resnet18", 1), ("ms_resnet104", 3)])
 def test_official_ms_resnet_checkpoints_are_loaded(name, stem):
     source, target = timm.create_model(name), timm.create_model(name)

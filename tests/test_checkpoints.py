@@ -15,6 +15,8 @@ import torch
 from gac_sj._utils.files import write_atomically
 from gac_sj.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.one_release
+
 
 def state(step):
     return {"weights": {"w": torch.full((300,), float(step))}, "position": [0, step], "history": [{"top1": ""}]}

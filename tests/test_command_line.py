@@ -106,6 +106,7 @@ class TestShell:
         with pytest.raises(ZeroDivisionError):
             command_line.main(["env"])
 
+    @pytest.mark.medium
     def test_closed_pipe_ends_quietly(self):
         """As a module; it imports nothing that only other commands need."""
         reading, writing = os.pipe()
@@ -126,6 +127,7 @@ def test_env_prints_the_report(command):
 
 
 class TestModels:
+    @pytest.mark.medium
     def test_all_networks_are_listed(self, command):
         header, *lines = command("models").splitlines()
         rows = {line.split()[0]: line.split()[1:] for line in lines}
@@ -279,6 +281,7 @@ class TestConvert:
         assert "Not a directory" in command("convert", weights, tmp_path / "names" / "net", status=2)
 
 
+@pytest.mark.medium
 class TestExport:
     def test_format_of_a_file_without_ending(self, command, weights, tmp_path):
         path = tmp_path / "a"

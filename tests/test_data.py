@@ -107,6 +107,7 @@ def constants(tree):
 
 
 class TestDigits:
+    @pytest.mark.medium
     def test_images(self):
         for part, size in zip(load_datasets("digits"), (1437, 360)):
             assert part.classes == tuple("0123456789") and len(part) == size and part.channels == 1
@@ -319,6 +320,7 @@ class TestCifar:
 
 
 class TestGenerated:
+    @pytest.mark.medium
     def test_images_are_fixed_and_differ(self):
         first, again = (
             torch.cat(
@@ -483,6 +485,7 @@ class TestEvents:
                 write_events(tmp_path / "events_np" / label / f"cifar10_{label}_{number}.npz", 320, seed=number)
         return tmp_path
 
+    @pytest.mark.medium
     def test_gesture(self, gesture):
         train, test = load_datasets("dvs128_gesture", gesture, T=4)
         assert train.is_events and train.channels == 2 and train.classes == test.classes == ("0", "1")

@@ -133,6 +133,7 @@ class TestWhyNotCpp:
         monkeypatch.setattr("tempfile.tempdir", None)
         assert cpp.why_not() is None
 
+    @pytest.mark.medium
     def test_two_processes_that_build_at_the_same_time(self, tmp_path):
         code, processes = source("lif", PROBE), multiprocessing.get_context("fork")
         both = processes.Barrier(2)

@@ -107,6 +107,7 @@ def two(tmp_path_factory):
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("case", ["gac", "direct", "micro_batches"])
 def test_two_processes_train_what_one_does_with_the_same_global_batch(case, two, tmp_path):
     alone = train(CPU, tmp_path, **CASES[case])
@@ -180,6 +181,7 @@ def pair(folder, *arguments):
 TWO = [*RUN, "--workers", "0", "--sync-bn", "--epochs", "2", "--model-options", "{drop_rate: 0.2}"]
 
 
+@pytest.mark.medium
 def test_the_command_in_two_processes_killed_and_run_again(tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     with pair(whole, *TWO) as processes:
@@ -199,6 +201,7 @@ def test_the_command_in_two_processes_killed_and_run_again(tmp_path):
     assert_same_run(folder, whole)  # the numbers of the half epoch included
 
 
+@pytest.mark.medium
 def test_a_signal_to_one_process_stops_both(tmp_path):
     with pair(tmp_path / "run", *TWO) as processes:
         wait_for(2, tmp_path / "run", *processes)
@@ -210,6 +213,7 @@ def test_a_signal_to_one_process_stops_both(tmp_path):
         assert re.search("^train.py: .*SIGTERM in epoch 1 ", text.splitlines()[-1])
 
 
+@pytest.mark.medium
 def test_a_run_of_two_processes_resumes_in_one(tmp_path):
     """Sums over processes stay whole."""
     folder = tmp_path / "run"

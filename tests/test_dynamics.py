@@ -53,6 +53,7 @@ class TestTimeToRepeat:
     def test_patterns(self, pattern, steps):
         assert time_to_repeat(torch.tensor(pattern)).item() == steps
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("T", [1, 2, 5, 8])
     @pytest.mark.parametrize("name", ["cifar", "imagenet"])
     def test_direct_coding_repeats_after_its_exact_period(self, T, name):

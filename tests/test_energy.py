@@ -105,6 +105,7 @@ class TestHandComputed:
 
 
 class TestPublishedTable:
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         "name, T, rate, millijoules",
         [

@@ -124,6 +124,7 @@ def python(environment, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
+@pytest.mark.medium
 def test_command_reports_a_broken_environment(broken_environment):
     result = python(broken_environment, "-m", "gac_sj", "env")
     assert result.returncode == 0
@@ -133,6 +134,7 @@ def test_command_reports_a_broken_environment(broken_environment):
     assert "no C++ compiler 'nonsense' was found" in result.stdout
 
 
+@pytest.mark.medium
 def test_networks_train_in_a_broken_environment(broken_environment):
     script = """
 import sys, torch, gac_sj

@@ -97,6 +97,7 @@ class TestOneShape:
 
 
 class TestMovingShapes:
+    @pytest.mark.medium
     def test_items(self):
         train, test = parts()
         assert (len(train), len(test)) == (2048, 512)
@@ -148,6 +149,7 @@ class TestMovingShapes:
         assert rising > 0.98 * len(test)
         assert 0.42 * len(test) < rising_by_polarity < 0.58 * len(test)  # as in a fair game, within 3.6 deviations
 
+    @pytest.mark.medium
     def test_the_fingerprint_knows_frames(self):
         found, cached, twos = (
             [part.fingerprint() for part in sets] for sets in (load_datasets("moving_shapes"), parts(), parts(2))

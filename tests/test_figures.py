@@ -302,6 +302,7 @@ class TestMaps:
         mean = outputs["direct"].mean(1)
         assert (mean.min(), mean.max()) in scales and len(scales) == 1 + 4
 
+    @pytest.mark.medium
     def test_of_many_steps_eight_are_shown(self):
         output = random.random((16, 2, 4, 4))
         figure = figures.encoder_outputs(IMAGE, {"gac": output})
@@ -420,6 +421,8 @@ class TestRows:
             assert (line.get_color(), line.get_marker(), line.get_linestyle()) == styles[at]
 
 
+@pytest.mark.one_release
+@pytest.mark.medium
 class TestPrint:
     @pytest.mark.parametrize("name", DRAWN)
     def test_letters_and_width(self, name):
@@ -499,6 +502,7 @@ def names(folder):
 
 
 class TestRowsCommand:
+    @pytest.mark.medium
     def test_everything_that_they_allow(self, tmp_path, capsys, unrendered):
         write_rows(tmp_path / "runs/a/results.csv")
         write_rows(tmp_path / "runs/b/results.csv", T=4)
@@ -557,6 +561,7 @@ class TestRowsCommand:
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.medium
 class TestNetworkCommand:
     @pytest.fixture(scope="class")
     def weights(self, tmp_path_factory):

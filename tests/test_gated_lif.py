@@ -130,6 +130,7 @@ def test_nothing_to_do():
     assert output.shape == (3, 0, 4, 5, 5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("static", [True, False], ids=["static", "sequence"])
 def test_opcheck(static):
     torch.use_deterministic_algorithms(False)  # it looks into unwritten memory

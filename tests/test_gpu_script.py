@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.one_release
+
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = REPOSITORY / "benchmarks" / "gpu.sh"
 # no GPU is visible, also where there is one
@@ -50,6 +52,7 @@ def test_help():
     assert "WHEELS" in result.stdout
 
 
+@pytest.mark.medium
 def test_without_a_gpu_it_refuses_in_a_sentence(tmp_path):
     result = run(SCRIPT, tmp_path / "out")
     assert (result.returncode, result.stdout) == (2, "")
@@ -63,6 +66,7 @@ def test_without_pytorch_it_refuses_in_a_sentence(tmp_path):
     assert result.stderr.startswith("gpu.sh: /bin/false cannot import PyTorch") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.medium
 def test_make_test_gpu_fails_without_a_gpu():
     result = run("make", "-C", REPOSITORY, "test-gpu", f"PYTHON={sys.executable}")
     assert result.returncode != 0

@@ -188,6 +188,7 @@ def test_second_derivatives_are_refused():
         grad.sum().backward()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("v,stores", [(None, False), (current(2, 8), True)], ids=["from rest", "all states"])
 def test_opcheck(v, stores):
     torch.use_deterministic_algorithms(False)  # it looks into unwritten memory
@@ -198,6 +199,7 @@ def test_opcheck(v, stores):
     torch.library.opcheck(torch.ops.gac_sj.lif.default, arguments)
 
 
+@pytest.mark.medium
 def test_compiled_whole_and_equal():
     node = LIFNode(**CIFAR._asdict(), surrogate_function=Triangle(), store_v_seq=True)
 
@@ -232,6 +234,7 @@ def mini_network(path, monkeypatch):
     return losses
 
 
+@pytest.mark.medium
 def test_a_network_learns_with_the_kernels_exactly_as_with_the_definition(monkeypatch):
     expected = mini_network("torch", monkeypatch)
     assert expected[-1] < 0.9 * expected[0]
@@ -274,6 +277,7 @@ def test_what_spikingjelly_knows():
         assert type(unknown).__name__ in reason
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("backend", ["aot_eager"])
 def test_compiled_with_symbolic_sizes_and_numbers(backend):
     node = LIFNode(**CIFAR._asdict(), surrogate_function=Triangle())

@@ -30,6 +30,8 @@ from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
 
+pytestmark = pytest.mark.one_release
+
 CPU = torch.device("cpu")
 SIZE, MEAN, STD = (12, 12), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 RECIPES = {
@@ -101,6 +103,7 @@ def by_item(epoch):
 
 
 class TestReproducible:
+    @pytest.mark.medium
     @pytest.mark.parametrize("name", RECIPES)
     def test_any_number_of_workers(self, name):
         """Workers stay between epochs, and an epoch that is left does not show in the next."""
@@ -122,6 +125,7 @@ class TestReproducible:
             assert same(batches(load(how), 3, start), whole[start:])
         assert len(loader) == 5
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("load, how", LOADERS)
     def test_epochs_and_seeds_differ(self, load, how):
         """Among them seed 5 in epoch 1 and seed 6 in epoch 0: in the order, and in what is done to the same image."""
@@ -337,6 +341,7 @@ class TestEvents:
             assert torch.cat(parts, 1).dtype == torch.float32
 
 
+@pytest.mark.medium
 class TestCorrupt:
     """Ten images of a folder, of which the second cannot be read."""
 
@@ -420,6 +425,7 @@ class TestCorrupt:
             batches(loader)
 
 
+@pytest.mark.medium
 class TestNormalisation:
     """Batches are what the network's ``pretrained_cfg`` asks for: it follows the data set, or the encoder."""
 

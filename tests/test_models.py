@@ -64,6 +64,7 @@ def test_first_conv_and_classifier_are_where_timm_looks(name):
     assert model.num_classes == model.pretrained_cfg["num_classes"]
 
 
+@pytest.mark.medium
 def test_ms_resnet104_strides():
     """Stem and every stage halve the image; the stem has biases; shortcuts pool."""
     with torch.device("meta"):
@@ -233,6 +234,7 @@ def test_state_dict_round_trip_keeps_the_results(name):
     assert torch.equal(model.eval()(x), other.eval()(x))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("options", [dict(encoder=name) for name in AVAILABLE] + [MAX_POOLED], ids=str)
 def test_compiled_evaluation_has_no_graph_break_and_equal_results(options):
     """With a backend that only captures the graph; test_slow.py tests the code generator."""
@@ -390,6 +392,7 @@ def test_firing_rates_count_spikes_over_all_calls():
     assert not node._forward_hooks
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("method,most", [("set_grad_checkpointing", 0.5), ("set_spikes_as_bytes", 0.85)])
 @pytest.mark.parametrize("options", [{}, dict(drop_rate=0.3), dict(encoder="direct", spike_driven=True)], ids=str)
 def test_memory_options_save_memory_and_keep_the_results(method, most, options):

@@ -10,7 +10,7 @@ from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj.cli.program import program
 from gac_sj.encoders import list_encoders
 
-pytestmark = pytest.mark.usefixtures("clean_registry")
+pytestmark = [pytest.mark.usefixtures("clean_registry"), pytest.mark.one_release]
 
 PLUGIN = """
 import gac_sj

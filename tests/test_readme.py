@@ -83,6 +83,7 @@ def test_every_program_is_shown():
     assert len(SNIPPETS) >= 3 and "gac_sj" in words
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
     program, *arguments = words
@@ -113,6 +114,8 @@ def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
                 run_cifar.settings(args, name, seed)
 
 
+@pytest.mark.one_release
+@pytest.mark.medium
 def test_every_number_is_that_of_the_rows(capsys):
     """The text between the markers is what the checked-in rows say now."""
     assert report.main(["--markdown", "--check"]) == 0, capsys.readouterr().err

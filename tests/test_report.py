@@ -24,6 +24,8 @@ from gac_sj.results.speed import SPEED, Timing, speed_sentences, speed_table
 from gac_sj.results.table import Table
 from gac_sj.training.settings import Settings
 
+pytestmark = pytest.mark.one_release
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 FORMS = REPOSITORY / "experiments/encoder_forms/results.csv"
 
@@ -509,6 +511,7 @@ class TestPage:
         assert report.main([str(folder), "--output", str(folder / "page.html")]) == 0
         return (folder / "page.html").read_text(encoding="utf-8")
 
+    @pytest.mark.medium
     def test_sections_and_plots(self, text):
         found = Parsed(text)
         assert found.titles == [
@@ -577,6 +580,7 @@ class TestPage:
         ):
             assert word in text
 
+    @pytest.mark.medium
     def test_twice_the_same(self, text, folder):
         assert report.main([str(folder), "--output", str(folder / "again.html")]) == 0
         assert (folder / "again.html").read_text(encoding="utf-8") == text
@@ -608,6 +612,7 @@ class TestPage:
 class TestRunsReport:
     """What run_cifar.py leaves."""
 
+    @pytest.mark.medium
     def test_files(self, tmp_path):
         rows = seeds("gac", [60, 62], analysed=2) + seeds("direct", [61, 61], analysed=1)
         printed = write_report(tmp_path, runs(*rows))

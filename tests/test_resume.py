@@ -133,6 +133,7 @@ def whole(tmp_path_factory):
     return whole_run(tmp_path_factory.mktemp("whole") / "run", *RUN)
 
 
+@pytest.mark.medium
 def test_a_run_killed_at_three_random_moments_ends_as_one_that_was_not(tmp_path, whole):
     kill_and_resume(tmp_path / "run", RUN, seed=1)
     assert_same_run(tmp_path / "run", whole)

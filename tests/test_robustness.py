@@ -51,6 +51,7 @@ def images():
     return (1.4 * torch.rand(6, 3, 8, 8) - 0.2).clamp(0, 1)
 
 
+@pytest.mark.one_release
 class TestCorruptions:
     @pytest.mark.parametrize("name", CORRUPTIONS)
     def test_pixels_stay_in_range_and_the_input_is_not_changed(self, name):
@@ -355,6 +356,7 @@ def load(trained):
     return load
 
 
+@pytest.mark.medium
 class TestOnTrainedNetworks:
     @pytest.mark.parametrize("loader", ["resident", "standard"])
     def test_pixels_are_those_of_the_data_set(self, loader, load):
@@ -479,6 +481,7 @@ def read_robustness(path):
 
 
 class TestCommand:
+    @pytest.mark.medium
     def test_rows(self, finished, trained):
         rows = read_robustness(finished[1] / "robustness.csv")
         tests = [("clean", "0"), *((name, severity) for name in robustness.STRENGTHS for severity in "15")]
@@ -535,6 +538,7 @@ class TestCommand:
         run(copy, weights(trained, "direct"), *QUICK, "--corruptions", "pgd", "blur", "--output", folder)
         assert contents(folder) == before
 
+    @pytest.mark.medium
     def test_the_same_command_measures_the_same(self, finished, trained, tmp_path):
         """Alone, in another order, whatever was drawn before; random encoders too."""
         torch.rand(5)
@@ -556,6 +560,7 @@ class TestCommand:
         tests = [(name, severity) for name, severity, *_ in played]
         assert tests == [("clean", 0), ("blur", 1), ("blur", 5), ("fgsm", 3), ("fgsm", 5), ("blur", 3)]
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         "change", [["--seed", "1"], ["--images", "30"], ["--batch-size", "7"], ["pgd_steps"]], ids=" ".join
     )
@@ -592,6 +597,8 @@ class TestCommand:
         run(*command)
         assert len(played) == 3 and read_robustness(tmp_path / "robustness.csv")[:2] == first
 
+    @pytest.mark.one_release
+    @pytest.mark.medium
     def test_sigterm_keeps_the_rows(self, trained, tmp_path):
         """A process like the users'."""
         script = REPOSITORY / "benchmarks" / "robustness.py"

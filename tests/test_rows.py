@@ -14,6 +14,8 @@ from gac_sj._utils.provenance import commit, device_name, versions
 from gac_sj.results.columns import Schema, as_row, column, columns_of, parse
 from gac_sj.results.store import Rows, read_rows
 
+pytestmark = pytest.mark.one_release
+
 
 @dataclass(frozen=True, kw_only=True)
 class Key:

@@ -134,6 +134,7 @@ def passes(monkeypatch):
     return passes
 
 
+@pytest.mark.medium
 class TestResults:
     def test_each_encoder_and_seed_has_a_row(self, finished):
         rows = table(finished[1])
@@ -227,6 +228,7 @@ class TestResults:
         assert "| direct | 1 |" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("no_plots")
 class TestSeeds:
     def test_same_seed_gives_the_same_numbers(self, finished, tmp_path):
@@ -258,6 +260,7 @@ class TestSeeds:
         assert others == [first, second, first, second]
 
 
+@pytest.mark.medium
 class TestAnalysis:
     """Energy, dynamics and speed of the trained networks."""
 
@@ -454,6 +457,8 @@ class TestResume:
         assert [row["seed"] for row in table(tmp_path / "results.csv")] == ["0"]
 
 
+@pytest.mark.one_release
+@pytest.mark.medium
 class TestKilled:
     """After a signal inside a run, the same command continues there and writes the row of an uninterrupted run."""
 
@@ -530,6 +535,7 @@ class TestKilled:
         assert sum(map(len, passes)) < 12, "it starts again from the beginning"
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("no_plots")
 class TestRecipe:
     @pytest.mark.parametrize("form", FORMS)

@@ -14,6 +14,8 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.encoders import DEFAULT_ENCODER, encoder_info
 from gac_sj.training.settings import Settings, add_arguments, from_args
 
+pytestmark = pytest.mark.one_release
+
 DEFAULT_FORM = encoder_info(DEFAULT_ENCODER).default_form
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 BOOLEANS = [name for name, field in FIELDS.items() if field.type == "bool"]

@@ -46,6 +46,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.medium
 class TestCommands:
     @pytest.mark.parametrize("name", SMALL)
     def test_rows(self, name, tmp_path, capsys):
@@ -356,6 +357,7 @@ class TestNetwork:
         model.eval()(images)
         assert len(rates) == 32 and min(rates) > 0
 
+    @pytest.mark.medium
     @pytest.mark.skipif(not TWO_POINT_OH, reason="this SpikingJelly has no MSResNet")
     @pytest.mark.parametrize("name", ["ms_resnet18_cifar", "ms_resnet18"])
     def test_spikingjelly_builds_the_same_network(self, name):

@@ -63,6 +63,7 @@ class TestNames:
 
 
 class TestSpikeDriven:
+    @pytest.mark.medium
     @pytest.mark.parametrize("name", NETWORKS)
     def test_every_layer_receives_spikes(self, name):
         x = images(name)

@@ -128,6 +128,7 @@ def assert_joined(parts, expected, average=False):
         torch.testing.assert_close(part["buffers"], expected["buffers"], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", LAYERS)
 def test_two_processes_are_one_with_the_joined_batch(two, name):
     sizes, leading, _ = LAYERS[name]

@@ -261,6 +261,7 @@ class TestEvaluation:
             evaluate(Known(), [])
 
 
+@pytest.mark.medium
 class TestSteps:
     """Against the same steps by hand, in float64."""
 
@@ -370,6 +371,7 @@ def test_another_optimiser():
     assert type(training.step.optimizer).__name__ == "AdamW"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_autocast_computes_in_half_and_keeps_parameters_and_loss_in_full_precision(amp, tmp_path):
     training = prepare(tmp_path, amp=amp, epochs=1)
@@ -387,6 +389,7 @@ def test_autocast_computes_in_half_and_keeps_parameters_and_loss_in_full_precisi
     assert training.state.history[-1]["train_loss"] != plain.state.history[-1]["train_loss"]
 
 
+@pytest.mark.medium
 def test_channels_last_is_another_layout_of_the_same():
     training, plain = run(channels_last=True, epochs=1), run(epochs=1)
     weight = training.model.stages[0][0].conv1.weight
@@ -403,6 +406,7 @@ def test_compiled_is_the_same_as_eager(tmp_path):
     assert names[0] == names[1]
 
 
+@pytest.mark.medium
 class TestNonFinite:
     RATE = f"{0.05 * (1 + math.cos(math.pi * 6 / 9)) / 2:.3g}"
 
@@ -448,6 +452,7 @@ class TestNonFinite:
         assert math.isfinite(run(lr=2.0).state.history[-1]["train_loss"])
 
 
+@pytest.mark.medium
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_the_step_is_finished_and_kept_and_the_same_run_continues(self, number, tmp_path, whole):
@@ -514,6 +519,7 @@ def empty(path):
     path.write_bytes(b"")
 
 
+@pytest.mark.medium
 class TestDamage:
     @staticmethod
     def interrupted(folder):
@@ -690,6 +696,7 @@ def finished(finished_once, tmp_path):
     return folder, finished_once[1].replace(str(finished_once[0]), str(folder))
 
 
+@pytest.mark.medium
 class TestCommand:
     def test_again_after_the_end_trains_nothing_and_prints_the_same(self, finished, capsys):
         folder, printed = finished

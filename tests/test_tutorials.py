@@ -48,6 +48,7 @@ def test_ten_lines_are_ten():
     assert len(cell.strip().splitlines()) == 10
 
 
+@pytest.mark.one_release
 @pytest.mark.medium
 @pytest.mark.parametrize("option", ["--weights", "--image"])
 def test_a_missing_file_is_one_sentence(option, tmp_path):
