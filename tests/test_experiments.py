@@ -1,4 +1,4 @@
-"""experiments/: every config trains, counterparts differ in the encoder alone, ledger and comparison agree with the rows."""
+"""experiments/: configs train, counterparts differ in the encoder alone, ledger and comparison agree with the rows."""
 
 import argparse
 import json
