@@ -90,6 +90,7 @@ class TestConfigs:
         assert run.form == ("reference" if published else "low_threshold" if "_gac" in name else None)
         assert ("max" in name) == ("max" in run.model)
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("name", CONFIGS)
     def test_one_step(self, name):
         """The real network, loss, optimiser, autocast and augmentation; batch and images are small."""
@@ -117,6 +118,7 @@ class TestConfigs:
     @pytest.mark.parametrize(
         "name", ["cifar10_gac_T4", "cifar10_gac_max_T4_timm", "imagenet_gac18_T4", "imagenet_gac34_T4"]
     )
+    @pytest.mark.medium
     def test_networks_of_counterparts_are_initialised_alike(self, name):
         run, other = settings(name), settings(dict(PAIRS)[name])
         network, bare = (build_model(each, data_for(each).info) for each in (run, other))

@@ -154,6 +154,7 @@ class TestSplit:
             split(nn.Sequential(encoder, encoder.stem, gac_sj.DirectCoding()))
 
 
+@pytest.mark.medium
 @needs_nir
 class TestNIR:
     @pytest.fixture(autouse=True)
@@ -370,6 +371,7 @@ class TestNoNIR:
             to_nir(backbone, encoder(torch.randn(1, 3, 32, 32)))
 
 
+@pytest.mark.medium
 class TestONNX:
     @pytest.fixture(autouse=True)
     def onnx(self):
@@ -457,6 +459,7 @@ class TestONNX:
             to_onnx(lively(), tmp_path / "model.onnx", torch.randn(1, 3, 32, 32))
 
 
+@pytest.mark.medium
 class TestProgram:
     @pytest.mark.parametrize(
         "options",
