@@ -376,7 +376,7 @@ class TestImportPlugins:
     @pytest.mark.parametrize("place", ["absent.py", "no/such/folder/file.py", "absent_module", "absent.module"])
     def test_places_that_do_not_exist_are_refused(self, place, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(UsageError, match=r"^import .*does not exist.*give the path") as caught:
+        with pytest.raises(UsageError, match=r"^import .*does not exist.*pass the path") as caught:
             import_plugins([place])
         assert repr(place) in str(caught.value) and caught.value.argument == "import"
 

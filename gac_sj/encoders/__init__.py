@@ -8,10 +8,8 @@ from gac_sj.encoders.registry import (
     EncoderInfo,
     create_encoder,
     encoder_info,
-    encoder_label,
     find_encoder,
     list_encoders,
-    parse_encoder,
     register_encoder,
     require_source,
 )
@@ -20,6 +18,7 @@ from gac_sj.encoders.registry import (
 from gac_sj.encoders.gac import DEFAULT_FORM, FORMS, Form, GatedAttentionCoding  # isort: skip
 from gac_sj.encoders.direct import AttendedDirectCoding, DirectCoding, MatchedDirectCoding  # isort: skip
 from gac_sj.encoders.pixel import LatencyCoding, PoissonCoding, WeightedPhaseCoding  # isort: skip
+from gac_sj.encoders.names import encoder_label, parse_encoder
 from gac_sj.encoders.plugins import import_plugins
 
 __all__ = [

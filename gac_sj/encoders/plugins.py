@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj.encoders.registry import list_encoders, unregister_encoders
+from gac_sj.encoders.registry import encoder_info, list_encoders, unregister_encoders
 
 __all__ = ["import_plugins"]
 
@@ -37,13 +38,19 @@ def import_plugins(places: Iterable[str]) -> None:
         except Exception as error:  # a user's code raises whatever it likes
             unregister_encoders(set(list_encoders()) - before)
             raise _refusal(place, is_file, error) from error
-        if not set(list_encoders()) - before:
+        if not (set(list_encoders()) - before or _has_registered(place)):
             raise UsageError(
                 f"cannot use {place}: it registers no encoder",
                 "decorate its class with @gac_sj.register_encoder(NAME)",
                 argument="import",
             )
         _imported.add(key)
+
+
+def _has_registered(module: str) -> bool:
+    """Whether an importable module, imported before, has registered an encoder."""
+    homes = (encoder_info(name).cls.__module__ for name in list_encoders())
+    return any(home == module or home.startswith(f"{module}.") for home in homes)
 
 
 def _refusal(place: str, is_file: bool, error: Exception) -> UsageError:
@@ -54,7 +61,7 @@ def _refusal(place: str, is_file: bool, error: Exception) -> UsageError:
     if missing or (is_file and not Path(place).is_file()):
         return UsageError(
             f"must be a Python file or an importable module, and {place!r} does not exist",
-            "give the path of the file that registers the encoder",
+            "pass the path of the file that registers the encoder",
             argument="import",
         )
     return UsageError(
@@ -65,7 +72,8 @@ def _refusal(place: str, is_file: bool, error: Exception) -> UsageError:
 
 
 def _run_file(path: Path) -> ModuleType:
-    name = f"gac_sj_import_{path.stem}"
+    # two files may have the same name
+    name = f"gac_sj_import_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
-
-import yaml
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.encoders.base import Encoder
@@ -24,10 +21,8 @@ __all__ = [
     "EncoderInfo",
     "create_encoder",
     "encoder_info",
-    "encoder_label",
     "find_encoder",
     "list_encoders",
-    "parse_encoder",
     "register_encoder",
     "require_source",
 ]
@@ -42,6 +37,8 @@ REFERENCE_FORM = "reference"
 Neuron = Literal["required", "optional", "none"]
 _EncoderClass = TypeVar("_EncoderClass", bound=type[Encoder])
 _REGISTRY: dict[str, EncoderInfo] = {}
+#: In the place of the file's name for classes that were typed into an interactive session.
+_SESSION = "interactive"
 
 
 @dataclass(frozen=True)
@@ -197,7 +194,9 @@ def require_source(name: str, source: str | None) -> None:
     place, _, digest = source.rpartition(":")
     info = find_encoder(name)
     if info is None:
-        raise UsageError(f"The encoder {name!r} is defined in {place}, which was not imported", f"add --import {place}")
+        known = place != _SESSION
+        advice = f"add --import {place}" if known else "define and register it first"
+        raise UsageError(f"The encoder {name!r} is defined in {place}, which was not imported", advice)
     if info.source != source:
         raise UsageError(
             f"The encoder {name!r} was defined in {place} with SHA-256 {digest}, and the registered one comes from "
@@ -221,71 +220,6 @@ def create_encoder(name: str, **options: Any) -> Encoder:
     return info.cls(**{**info.options, **options})
 
 
-def parse_encoder(text: str) -> tuple[str, str | None, dict[str, Any]]:
-    """Read "NAME" or "NAME:OPTION,...", where an option is a form, a shorthand or KEYWORD=VALUE (YAML).
-
-    Args:
-        text: such as "gac", "gac:current", "gac:reference,kernel_size=3".
-
-    Returns:
-        The encoder's name, its form (None where none is given), and further keywords.
-
-    Raises:
-        UsageError: an unknown encoder or option.
-    """
-    name, colon, rest = text.partition(":")
-    info = encoder_info(name)
-    form: str | None = None
-    keywords: dict[str, Any] = {}
-    # at commas outside of lists and mappings
-    for option in re.split(r",(?![^\[{]*[\]}])", rest) if colon else []:
-        keyword, equals, value = option.partition("=")
-        if equals and keyword:
-            try:
-                keywords[keyword] = yaml.safe_load(value)
-                continue
-            except yaml.YAMLError:
-                pass
-        elif option in info.forms and form is None:
-            form = option
-            continue
-        elif option in info.shorthands and not keywords.keys() & info.shorthands[option].keys():
-            keywords |= info.shorthands[option]
-            continue
-        choices = [f"{name}:{word}" for word in (*info.forms, *info.shorthands, "KEYWORD=VALUE")]
-        raise UsageError(f"cannot be read from {text!r}", argument="encoder", options=choices)
-    return name, form, keywords
-
-
-def encoder_label(name: str, form: str | None, options: Mapping[str, Any]) -> str:
-    """How tables name an encoder: with its form and options where they are not the defaults.
-
-    It is what :func:`parse_encoder` reads: "gac", "gac:current", "gac:reference,kernel_size=3".
-
-    Args:
-        name: of the encoder, registered or not.
-        form: its form, or None.
-        options: further keywords.
-    """
-    info = find_encoder(name)
-    parts = [f"{keyword}={_as_yaml(value)}" for keyword, value in options.items()]
-    # the form of an encoder without forms is that of the network's neurons
-    if form is not None and (info is None or (info.forms and form != info.default_form)):
-        parts.insert(0, form)
-    return f"{name}:{','.join(parts)}" if parts else name
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as Python writes it, or as YAML does if YAML would read that as another one (None, 1e-05, "3")."""
-    text = str(value)
-    try:
-        if yaml.safe_load(text) == value:
-            return text
-    except yaml.YAMLError:
-        pass
-    return yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("...\n").rstrip()
-
-
 def _source_of(cls: type[Encoder]) -> str | None:
     """ "FILE:DIGEST" of the file that defines a class (:class:`EncoderInfo`)."""
     if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
@@ -295,6 +229,6 @@ def _source_of(cls: type[Encoder]) -> str | None:
         path = Path(inspect.getfile(cls))
         content = path.read_bytes()
     except (OSError, TypeError):  # typed into a session
-        path, content = Path("interactive"), cls.__qualname__.encode()
+        path, content = Path(_SESSION), cls.__qualname__.encode()
     is_file = module is None or cls.__module__ == "__main__" or getattr(module, "__gac_sj_file__", False)
     return f"{path.name if is_file else cls.__module__}:{hashlib.sha256(content).hexdigest()[:12]}"
