@@ -112,7 +112,7 @@ class TestConfigs:
         assert differing <= {"model", "encoder", "form", "model_options"}
         assert other.form == ("reference" if run.form == "reference" else None)
         # ImageNet's networks are initialised differently without GAC, so their counterparts say how
-        options = {} if run.model.endswith("_cifar") else {"init": "gac"}
+        options = {} if run.model.endswith("_cifar") else {"init": "kaiming"}
         assert other.model_options == run.model_options | options
 
     @pytest.mark.parametrize(
