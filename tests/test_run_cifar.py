@@ -137,7 +137,7 @@ def passes(monkeypatch):
 @pytest.mark.medium
 class TestResults:
     def test_each_encoder_and_seed_has_a_row(self, finished):
-        rows = table(finished[1])
+        rows = table(finished[1] / "results.csv")
         assert [(row["encoder"], row["seed"]) for row in rows] == [
             (name, seed) for seed in "01" for name in ENCODERS_IN_COMPARISON
         ]
@@ -146,7 +146,7 @@ class TestResults:
             assert all(row.values()), row
 
     def test_settings_are_recorded(self, finished):
-        for row in table(finished[1]):
+        for row in table(finished[1] / "results.csv"):
             names = ("dataset", "train_limit", "train_images", "test_images", "T", "epochs", "processes")
             assert [row[name] for name in names] == ["digits", "130", "130", "360", "2", "2", "1"]
             assert row["form"] == (DEFAULT_FORM if row["encoder"] == "gac" else "None")
@@ -155,7 +155,7 @@ class TestResults:
             assert (row["crop"], row["hflip"], row["warmup_epochs"]) == ("none", "0.0", "1.0")
 
     def test_accuracies_are_consistent(self, finished):
-        for row in table(finished[1]):
+        for row in table(finished[1] / "results.csv"):
             by_epoch, by_steps = json.loads(row["accuracy_by_epoch"]), json.loads(row["accuracy_by_steps"])
             last = float(row["accuracy_last"])
             assert list(by_epoch) == ["1", "2"] and by_epoch["2"] == last
@@ -166,7 +166,7 @@ class TestResults:
             assert last * 3.6 == pytest.approx(round(last * 3.6), abs=0.01)
 
     def test_every_neuron_layer_has_a_firing_rate(self, finished, digits):
-        for row in table(finished[1]):
+        for row in table(finished[1] / "results.csv"):
             rates = json.loads(row["firing_rates"])
             model = build_model(settings(row["encoder"]), digits.info)
             neurons = [name for name, module in model.named_modules() if type(module).__name__ == "LIFNode"]
@@ -175,7 +175,7 @@ class TestResults:
             assert float(row["firing_rate_mean"]) == pytest.approx(statistics.mean(rates.values()), abs=2e-5)
 
     def test_parameter_count_is_that_of_the_network(self, finished, digits):
-        for row in table(finished[1]):
+        for row in table(finished[1] / "results.csv"):
             model = build_model(settings(row["encoder"]), digits.info)
             assert int(row["parameters"]) == sum(p.numel() for p in model.parameters())
 
@@ -215,14 +215,14 @@ class TestResults:
         (folder,) = finished[1].glob("runs/gac-seed0-*")
         model.load_state_dict(load_file(folder / "last.safetensors"))
         accuracy = 100 * evaluate(model, digits.testing(run, model, HERE)).top1
-        assert f"{accuracy:.3f}" == f"{float(table(finished[1])[0]['accuracy_last']):.3f}"
+        assert f"{accuracy:.3f}" == f"{float(table(finished[1] / 'results.csv')[0]['accuracy_last']):.3f}"
 
     def test_image_folder_is_trained_on_from_any_working_directory(self, tmp_path, monkeypatch):
         write_folder(tmp_path / "images")
         monkeypatch.chdir(tmp_path)
         command = ["--dataset", "folder", "--data-dir", "images", "--epochs", "1", "-T", "1", "--device", "cpu"]
         assert run_cifar.main([*command, "--encoders", "direct", "--seeds", "3", "--output", "out"]) == 0
-        (row,) = table(tmp_path / "out")
+        (row,) = table(tmp_path / "out" / "results.csv")
         assert (row["train_images"], row["test_images"], row["train_limit"]) == ("64", "4", "None")
         assert (row["crop"], row["crop_padding"], row["hflip"]) == ("pad", "4", "0.5")
         assert "| direct | 1 |" in (tmp_path / "out" / "report.md").read_text()
@@ -240,7 +240,7 @@ class TestSeeds:
 
     def test_other_seed_gives_other_numbers(self, finished):
         for name in ENCODERS_IN_COMPARISON:
-            first, second = (row for row in table(finished[1]) if row["encoder"] == name)
+            first, second = (row for row in table(finished[1] / "results.csv") if row["encoder"] == name)
             assert first["train_loss_last"] != second["train_loss_last"]
 
     def test_all_runs_train_on_the_same_balanced_images(self, trained, tmp_path):
@@ -266,7 +266,7 @@ class TestAnalysis:
 
     @pytest.mark.parametrize("name", ["gac", "direct", "direct_lif"])
     def test_columns_are_those_of_the_saved_weights(self, name, finished, digits):
-        row = next(row for row in table(finished[1]) if (row["encoder"], row["seed"]) == (name, "1"))
+        row = next(row for row in table(finished[1] / "results.csv") if (row["encoder"], row["seed"]) == (name, "1"))
         (path,) = finished[1].glob(f"runs/{name}-seed1-*/last.safetensors")
         run, weights = read_weights(path)
         model = load_network(run, weights, digits.info).eval()
@@ -289,7 +289,7 @@ class TestAnalysis:
         assert min(float(row["inference_images_per_second"]), float(row["encoder_images_per_second"])) > 0
 
     def test_direct_coding_repeats_from_the_first_step(self, finished):
-        row = next(row for row in table(finished[1]) if row["encoder"] == "direct")
+        row = next(row for row in table(finished[1] / "results.csv") if row["encoder"] == "direct")
         assert (row["time_to_repeat"], row["silent"], row["time_to_first_spike"]) == ("1.0", "0.0", "1.0")
         assert float(row["duration_not_shorter"]) < 1  # with a neuron, patterns repeat later
 
@@ -298,12 +298,12 @@ class TestAnalysis:
         with open(tmp_path / "out" / "results.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, KEY_COLUMNS + MEASURED_COLUMNS, extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(table(finished[1]))
+            writer.writerows(table(finished[1] / "results.csv"))
         assert run_cifar.main([*finished[0], "--output", str(tmp_path / "out")]) == 0
         assert reproducible(tmp_path / "out") == reproducible(finished[1])
 
     def test_rows_without_weights_stay_unanalysed(self, finished, no_training, tmp_path):
-        rows = [row | NOT_ANALYSED for row in table(finished[1])]
+        rows = [row | NOT_ANALYSED for row in table(finished[1] / "results.csv")]
         with open(tmp_path / "results.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
@@ -359,17 +359,19 @@ class TestEncoderNames:
 
 
 class TestResume:
+    @pytest.mark.medium
     def test_finished_command_trains_nothing_and_writes_the_same_report(self, finished, no_training):
         command, folder, _ = finished
         before = contents(folder)
         assert run_cifar.main(command) == 0
         after = contents(folder)
-        for name in ("results.csv", "report.md"):
-            assert after[folder / name] == before[folder / name]
+        for name in (Path("results.csv"), Path("report.md")):
+            assert after[name] == before[name]
 
+    @pytest.mark.medium
     def test_rows_of_another_commit_and_machine_are_reused(self, finished, no_training, tmp_path):
         """As in a results.csv that a colleague sent."""
-        rows = table(finished[1])
+        rows = table(finished[1] / "results.csv")
         for row in rows:
             row |= dict(commit="0123456789ab", device="abacus", versions="torch 9.9", date="2020-01-01", processes="8")
         with open(tmp_path / "results.csv", "w", newline="") as file:
