@@ -8,7 +8,7 @@ import pytest
 
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj.cli.program import program
-from gac_sj.encoders import list_encoders, plugins, registry
+from gac_sj.encoders import list_encoders
 
 PLUGIN = """
 import gac_sj
@@ -19,11 +19,7 @@ class PluggedIn(gac_sj.Encoder):
 """
 
 
-@pytest.fixture(autouse=True)
-def clean_registry(monkeypatch):
-    """Encoders that a test registers are forgotten after it."""
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    monkeypatch.setattr(plugins, "_imported", set(plugins._imported))
+pytestmark = pytest.mark.usefixtures("clean_registry")
 
 
 @pytest.fixture
