@@ -85,7 +85,8 @@ class TestArguments:
         assert "--against" in fails(capsys, "lif", "--pairs", "20")
 
     def test_output(self, capsys):
-        assert "output cannot be used with --against" in fails(capsys, "lif", "--against", "HEAD", "--output", "rows.csv")
+        error = fails(capsys, "lif", "--against", "HEAD", "--output", "rows.csv")
+        assert "output cannot be used with --against" in error
 
     @pytest.mark.parametrize("name", ["memory", "loaders", "all"])
     def test_sub_command_without_a_variant_to_compare(self, name):
