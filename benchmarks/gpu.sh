@@ -103,7 +103,7 @@ network=(network --model gac_ms_resnet18_cifar -T 6 --batch 128)
 forms=(--also channels_last spikes_as_bytes channels_last+spikes_as_bytes cuda_graph channels_last+cuda_graph)
 compiled=(--also channels_last+compile channels_last+compile+cuda_graph --modes forward+backward)
 
-part env 20 "$python" -m gac_sj.cli.environment
+part env 20 "$python" -m gac_sj env
 part tests 150 make test-gpu PYTHON="$python"
 speed 'speed encoder' 30 encoder
 speed 'speed encoder bf16' 30 encoder --dtype bfloat16
