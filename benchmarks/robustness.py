@@ -193,7 +193,7 @@ def strength(name: str, severity: int) -> float:
 
 def run_part(path: Path, settings: Settings, data: Data) -> dict[str, str]:
     """The columns of a row that describe the run."""
-    others = replace(settings, encoder=None, form=None, model_options={}, seed=0)
+    others = replace(settings, encoder=None, encoder_source=None, form=None, model_options={}, seed=0)
     names = {"weights": fingerprint(path), "settings": others.name(), "data": data.fingerprint()}
     return names | as_text({name: getattr(settings, name) for name in RUN_COLUMNS})
 
