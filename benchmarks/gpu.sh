@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Everything of this repository that needs a GPU, in one go of less than nine minutes.
+# Runs everything in this repository that needs a GPU, in less than nine minutes.
 set -u
 
 usage="usage: [PYTHON=python3] [WHEELS=DIR] [DATA=DIR] benchmarks/gpu.sh FOLDER
 
-Runs with the python and the PyTorch (2.11 or later, CUDA 13, CuPy 14) that it finds, without a network:
-the tests that need a GPU, all sub-commands of speed.py, one epoch of training on images of CIFAR's size.
-FOLDER gets a log of each part, the rows of speed.py and of the training, and summary.txt.
+Runs the tests that need a GPU, all sub-commands of speed.py, and one epoch of training on images of CIFAR's
+size, without network access. It needs an interpreter with PyTorch 2.11 or later, CUDA 13 and CuPy 14. FOLDER
+gets a log of each part, the rows of speed.py and of the training, and summary.txt.
 
 PYTHON   the interpreter (default: python3)
-WHEELS   a folder of wheels, for packages that are not installed; they are unpacked for this run alone
-DATA     a folder with CIFAR-10 in torchvision's layout (default: as many generated images)"
+WHEELS   a folder of wheels of packages that are not installed; they are installed for this run only
+DATA     a folder with CIFAR-10 in torchvision's layout (default: the same number of generated images)"
 
 total=530 # seconds for all parts together
 
@@ -34,27 +34,27 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
 case $python in /*) ;; */*) python=$PWD/$python ;; esac
 "$python" -c 'import torch' 2>/dev/null ||
-    fail "$python cannot import PyTorch; name another interpreter, PYTHON=... benchmarks/gpu.sh FOLDER."
+    fail "PYTHON must be an interpreter with PyTorch, got $python; use PYTHON=... benchmarks/gpu.sh FOLDER."
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
-    fail "PyTorch finds no GPU here; run it where there is one, with a driver for CUDA 13."
+    fail "PyTorch finds no GPU; run the script on a machine with a GPU and a driver for CUDA 13."
 wheels='' data=''
-if [ -n "${WHEELS-}" ]; then wheels=$(cd "$WHEELS" && pwd) || fail "the folder of wheels $WHEELS cannot be read."; fi
-if [ -n "${DATA-}" ]; then data=$(cd "$DATA" && pwd) || fail "the folder of data $DATA cannot be read."; fi
-mkdir -p "$1" || fail "the folder $1 cannot be made; name another one."
+if [ -n "${WHEELS-}" ]; then wheels=$(cd "$WHEELS" && pwd) || fail "WHEELS must be a readable folder, got $WHEELS."; fi
+if [ -n "${DATA-}" ]; then data=$(cd "$DATA" && pwd) || fail "DATA must be a readable folder, got $DATA."; fi
+mkdir -p "$1" || fail "FOLDER cannot be created, got $1; name another one."
 folder=$(cd "$1" && pwd)
 summary=$folder/summary.txt
-[ ! -e "$summary" ] || fail "$folder holds an earlier run; name another folder."
-touch "$summary" || fail "nothing can be written into $folder; name another folder."
+[ ! -e "$summary" ] || fail "FOLDER must not contain an earlier run, got $folder; name another one."
+touch "$summary" || fail "FOLDER must be writable, got $folder; name another one."
 
 scratch=$(mktemp -d) running=''
 trap 'rm -rf "$scratch"' EXIT
 trap '[ -z "$running" ] || kill "$running" 2>/dev/null
-echo "gpu.sh: interrupted; what is done stands in $summary." >&2
+echo "gpu.sh: interrupted; $summary lists the finished parts." >&2
 exit 130' INT TERM
 export PYTHONPATH="$root:$scratch/packages${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 cd "$root" || exit 1
 
-# names of packages; and of the modules that they bring, where the two differ
+# names of packages, and the names of their modules where the two differ
 missing=$("$python" -c '
 from importlib.util import find_spec
 
@@ -62,27 +62,27 @@ modules = {"pyyaml": "yaml", "pillow": "PIL", "scikit-learn": "sklearn"}
 names = "torchvision timm huggingface_hub spikingjelly loguru numpy scipy pandas scikit-learn safetensors pyyaml tqdm"
 print(*(name for name in [*names.split(), "matplotlib", "pillow", "pytest"] if not find_spec(modules.get(name, name))))
 ')
-for name in $missing; do # one by one, so that a wheel that is not there keeps no other one away
+for name in $missing; do # one by one, so that a missing wheel does not prevent the others
     [ -n "$wheels" ] && "$python" -m pip install --quiet --no-index --find-links "$wheels" --no-deps \
         --target "$scratch/packages" "$name" ||
-        echo "gpu.sh: $name is not installed; a wheel of it in a folder WHEELS=DIR helps."
+        echo "gpu.sh: $name is not installed; put a wheel of it into a folder and pass WHEELS=DIR."
 done
 
 failed=0
 
-# part NAME SECONDS COMMAND...: run it, no longer than that, and note how it ended
+# part NAME SECONDS COMMAND...: run the command with a time limit and record its exit status
 part() {
     local name=$1 limit=$2 start=$SECONDS code
     local log=$folder/${name// /_}.log
     shift 2
     [ "$limit" -le $((total - SECONDS)) ] || limit=$((total - SECONDS))
     if [ "$limit" -lt 5 ]; then
-        echo "not run: no time is left" >"$log"
+        echo "not run: the time is used up" >"$log"
         code=124
     else
         echo "$name ... (at most $limit s)"
         timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1 &
-        running=$! # in the background, so that an interruption need not wait for its end
+        running=$! # in the background, so that an interruption takes effect at once
         wait "$running"
         code=$?
     fi
@@ -98,12 +98,12 @@ speed() {
     part "$name" "$limit" "$python" benchmarks/speed.py "$@" --output "$folder/speed.csv"
 }
 
-lif=(lif --elements 16777216) # far more than a GPU's cache holds
+lif=(lif --elements 16777216) # far more than the cache of a GPU holds
 network=(network --model gac_ms_resnet18_cifar -T 6 --batch 128)
 forms=(--also channels_last spikes_as_bytes channels_last+spikes_as_bytes cuda_graph channels_last+cuda_graph)
 compiled=(--also channels_last+compile channels_last+compile+cuda_graph --modes forward+backward)
 
-part env 20 "$python" -m gac_sj.cli.environment
+part env 20 "$python" -m gac_sj env
 part tests 150 make test-gpu PYTHON="$python"
 speed 'speed encoder' 30 encoder
 speed 'speed encoder bf16' 30 encoder --dtype bfloat16
@@ -137,7 +137,7 @@ part training 80 "$python" experiments/train.py --model gac_ms_resnet18_cifar -T
     --batch-size 128 --epochs 1 --amp bf16 --device cuda --output "$scratch/training"
 speed 'speed compiled' 150 "${network[@]}" --dtype bfloat16 "${compiled[@]}"
 mkdir -p "$folder/training"
-cp "$scratch"/training/*.csv "$scratch"/training/*.yaml "$folder/training" # not the weights
+cp "$scratch"/training/*.csv "$scratch"/training/*.yaml "$folder/training" # without the weights
 
 echo "gpu.sh: $SECONDS s; $summary"
 exit "$failed"

@@ -56,14 +56,18 @@ def test_help():
 def test_without_a_gpu_it_refuses_in_a_sentence(tmp_path):
     result = run(SCRIPT, tmp_path / "out")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("gpu.sh: PyTorch finds no GPU here") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("gpu.sh: PyTorch finds no GPU") and result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_without_pytorch_it_refuses_in_a_sentence(tmp_path):
     result = run(SCRIPT, tmp_path / "out", PYTHON="/bin/false")
     assert result.returncode == 2
-    assert result.stderr.startswith("gpu.sh: /bin/false cannot import PyTorch") and result.stderr.count("\n") == 1
+    assert (
+        result.stderr.startswith("gpu.sh: PYTHON must")
+        and "/bin/false" in result.stderr
+        and result.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.medium
@@ -100,7 +104,7 @@ def test_every_part_runs_though_others_fail(tmp_path, stand_in):
 def test_an_earlier_run_is_not_overwritten(tmp_path, stand_in):
     (tmp_path / "summary.txt").write_text("before")
     result = run(SCRIPT, tmp_path, PYTHON=stand_in("exit 0"))
-    assert result.returncode == 2 and "holds an earlier run" in result.stderr
+    assert result.returncode == 2 and "FOLDER must not contain an earlier run" in result.stderr
     assert (tmp_path / "summary.txt").read_text() == "before"
 
 
