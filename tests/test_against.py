@@ -201,7 +201,7 @@ class TestProcesses:
         assert len(worktrees(repository)) == 1
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_real_program(tmp_path, monkeypatch, capsys):
     """The rows of the program itself hold what the comparison needs."""
     generated = shutil.ignore_patterns("__pycache__", "*.csv", "*.png", "*.svg", "*.html")

@@ -233,7 +233,7 @@ class TestImageFolder:
 
 
 def test_an_unknown_name_gets_the_nearest_one():
-    fails("^dataset .*'digit'.*did you mean 'digits'.*moving_shapes", "digit")
+    fails("^dataset .*'digit'.*moving_shapes.*did you mean 'digits'", "digit")
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic", "moving_shapes"])

@@ -181,7 +181,7 @@ def pair(folder, *arguments):
 TWO = [*RUN, "--workers", "0", "--sync-bn", "--epochs", "2", "--model-options", "{drop_rate: 0.2}"]
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_command_in_two_processes_killed_and_run_again(tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     with pair(whole, *TWO) as processes:

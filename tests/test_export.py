@@ -411,6 +411,7 @@ class TestONNX:
         logits = self.run(tmp_path / "model.onnx", both)
         assert torch.equal(logits[0], logits[1]) and logits.shape == (2, 10)
 
+    @pytest.mark.slow
     def test_pixel_encoders_stay_on_the_host(self, tmp_path):
         model = timm.create_model(NAME, T=2, encoder="latency").eval()
         encoder, backbone = split(model)
@@ -502,6 +503,7 @@ class TestProgram:
             torch.testing.assert_close(program(images), network(images))
 
     @pytest.mark.skipif(not hasattr(functional, "lif_multi_step"), reason="this SpikingJelly scripts its neurons")
+    @pytest.mark.slow
     def test_spikingjellys_neurons_load_without_spikingjelly(self, tmp_path):
         classes = neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode
         nodes = [cls(v_threshold=0.25, step_mode="m") for cls in classes]

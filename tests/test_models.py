@@ -235,7 +235,14 @@ def test_state_dict_round_trip_keeps_the_results(name):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("options", [dict(encoder=name) for name in AVAILABLE] + [MAX_POOLED], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, marks=[] if options == dict(encoder="gac") else pytest.mark.slow)
+        for options in [dict(encoder=name) for name in AVAILABLE] + [MAX_POOLED]
+    ],
+    ids=str,
+)
 def test_compiled_evaluation_has_no_graph_break_and_equal_results(options):
     """With a backend that only captures the graph; test_slow.py tests the code generator."""
     model = small(**options).eval()
@@ -328,8 +335,8 @@ def test_reference_form_makes_every_neuron_strict():
         (dict(stem="conv9"), "^stem .*'conv9'.*choose one of conv3, conv7, three"),
         (dict(neuron="mnist"), "'mnist'.*choose one of cifar"),
         (dict(downsample="min"), "^downsample .*'min'.*choose one of stride, avg_shortcut, max, max_branch"),
-        (dict(neuron="sigmoid", form="reference"), "'sigmoid'.*'reference'.*choose"),
-        (dict(neuron="sigmoid", encoder="direct", form="reference"), "'sigmoid'.*'reference'.*choose"),
+        (dict(neuron="sigmoid", form="reference"), "'reference'.*'sigmoid'.*choose"),
+        (dict(neuron="sigmoid", encoder="direct", form="reference"), "'reference'.*'sigmoid'.*choose"),
         (dict(init="xavier"), "^init .*'xavier'.*choose one of cifar, ms, kaiming, att"),
         (dict(channels=[]), r"^channels .*\[\]"),
         (dict(blocks=3), "^blocks .*3"),
