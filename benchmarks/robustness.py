@@ -33,8 +33,9 @@ from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, 
 from gac_sj.checkpoint.runs import fingerprint, load_network, read_weights
 from gac_sj.cli.program import program
 from gac_sj.data import dataset_info
-from gac_sj.results.robustness import CLEAN, RUN_COLUMNS, robustness_rows
+from gac_sj.results.robustness import CLEAN, ROBUSTNESS, RUN_COLUMNS
 from gac_sj.results.schema import as_text
+from gac_sj.results.store import Rows
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.settings import Settings
@@ -229,7 +230,7 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
     check(args)
     runs = read_runs(find_weights(args.weights), args.data_dir)
     try:
-        rows = robustness_rows(args.output / "robustness.csv")
+        rows = Rows(args.output / "robustness.csv", ROBUSTNESS)
     except OSError as error:
         raise UsageError(
             f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"

@@ -29,7 +29,8 @@ from gac_sj.data import dataset_info
 from gac_sj.encoders import encoder_info, encoder_label, list_encoders, parse_encoder
 from gac_sj.results import Run
 from gac_sj.results.report import write_report
-from gac_sj.results.schema import result_rows
+from gac_sj.results.schema import RUNS
+from gac_sj.results.store import Rows
 from gac_sj.training.analysis import analyse
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
@@ -149,7 +150,7 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         for name in args.encoders:
             runs.setdefault((run := settings(args, name, seed)).name(), run)
     try:
-        rows = result_rows(args.output / "results.csv")
+        rows = Rows(args.output / "results.csv", RUNS)
     except OSError as error:
         raise UsageError(
             f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"

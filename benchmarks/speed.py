@@ -34,7 +34,8 @@ from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.provenance import commit, device_name, versions
 from gac_sj._utils.validation import positive
 from gac_sj.cli.program import program
-from gac_sj.results.speed import speed_rows
+from gac_sj.results.speed import SPEED
+from gac_sj.results.store import Rows
 
 BENCHMARKS = {"encoder": encoder, "lif": lif, "network": network, "memory": memory, "loaders": loaders}
 #: The benchmarks that "all" runs; they need no data.
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     args.device = _device(args.device)
     if hasattr(args, "modes"):  # forward before training, which changes running statistics, each variant its own
         args.modes = sorted({*args.modes}, key=MODES.index)
-    rows = speed_rows(args.output) if args.output else None
+    rows = Rows(args.output, SPEED) if args.output else None
     try:
         comparisons = BENCHMARKS[args.benchmark].compare(args)
         shared = {

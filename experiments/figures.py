@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,44 +27,13 @@ from gac_sj.checkpoint.runs import load_network, read_weights
 from gac_sj.cli.program import program
 from gac_sj.encoders import BASELINE_ENCODER, create_encoder, encoder_label
 from gac_sj.results import Run, group, load
-from gac_sj.results import figures as run_figures
+from gac_sj.results.figures import KINDS
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.settings import Settings
 
 #: A figure's name, the figure or None if it is left out, and a note.
 Drawn = tuple[str, Figure | None, str]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of figure of runs.
-
-    Args:
-        draw: draws groups of runs.
-        uses: whether a run has its data.
-        lack: what runs without that data lack.
-        over_T: whether its runs differ in T.
-    """
-
-    draw: Callable[[dict[str, list[Run]]], Figure]
-    uses: Callable[[Run], bool] = lambda run: True
-    lack: str = ""
-    over_T: bool = False
-
-
-KINDS = {
-    "learning_curves": Kind(
-        run_figures.learning_curves, lambda run: len(run.measured.accuracy_by_epoch) > 1, "tests at several epochs"
-    ),
-    "accuracy_against_T": Kind(run_figures.accuracy_against_T, over_T=True),
-    "accuracy_against_energy": Kind(
-        run_figures.accuracy_against_energy, lambda run: run.analysed is not None, "an analysis of their energy"
-    ),
-    "firing_rates_by_step": Kind(
-        run_figures.firing_rates_by_step, lambda run: run.analysed is not None, "an analysis of their firing rates"
-    ),
-}
 
 
 def of_rows(runs: Sequence[Run]) -> Iterator[Drawn]:

@@ -19,7 +19,8 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.analysis import summarize
 from gac_sj.cli.program import program
 from gac_sj.data import dataset_info
-from gac_sj.results.schema import result_rows
+from gac_sj.results.schema import RUNS
+from gac_sj.results.store import Rows
 from gac_sj.training.build import generate_data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
@@ -80,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
         with world.local_main_process_first():
             data = load_data(settings)
         try:
-            rows = result_rows(folder / "result.csv") if world.is_first else None
+            rows = Rows(folder / "result.csv", RUNS) if world.is_first else None
         except OSError as error:
             raise UsageError(
                 f"{folder} cannot be written ({error.strerror})", "name another folder", argument="output"

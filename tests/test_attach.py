@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 import torch
+from helpers.networks import wake
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj import GatedAttentionCoding
 from gac_sj.attach import attach
@@ -108,19 +108,6 @@ REPLACED = {
 }
 #: stems without a neuron, where the gate weighs the current in these tests
 BARE = {"MSResNet", "MSResNet pool", "MaxResNet", "AttMSResNet", "MaxFormer cifar"}
-
-
-def wake(network, x):
-    """Make neurons fire: BatchNorms have seen data and weigh it."""
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.uniform_(module.weight, 0.8, 1.6)
-            nn.init.uniform_(module.bias, 0.1, 0.8)
-            module.momentum = 1.0
-    with torch.no_grad():
-        network(x)
-    functional.reset_net(network)
-    return network.eval()
 
 
 def awake(name):

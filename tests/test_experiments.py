@@ -21,7 +21,8 @@ from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import dataset_info, generate_images, load_datasets, read_images
 from gac_sj.results.comparison import MIN_SEEDS, interval
 from gac_sj.results.ledger import LEDGER_COLUMNS, read_configs
-from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, result_rows
+from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, RUNS
+from gac_sj.results.store import Rows
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
@@ -177,7 +178,7 @@ def write_rows(path, name, last, best=None, curve=(), first_seed=0, **changes):
             measured["accuracy_best"] = best[seed - first_seed]
         if curve:
             measured["accuracy_by_epoch"] = json.dumps(dict(enumerate(curve[seed - first_seed], 1)))
-        result_rows(path).add(run_key(run, data_for(run)) | measured | NOT_ANALYSED)
+        Rows(path, RUNS).add(run_key(run, data_for(run)) | measured | NOT_ANALYSED)
     return path
 
 

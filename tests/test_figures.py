@@ -23,7 +23,8 @@ from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.results import Run, group, load
 from gac_sj.results import figures as run_figures
 from gac_sj.results.columns import columns_of
-from gac_sj.results.schema import NOT_ANALYSED, Analysed, Measured, as_row, as_text, result_rows
+from gac_sj.results.schema import NOT_ANALYSED, RUNS, Analysed, Measured, as_row, as_text
+from gac_sj.results.store import Rows
 from gac_sj.training.build import load_data
 from gac_sj.training.settings import Settings
 
@@ -479,7 +480,7 @@ def write_rows(path, encoders=("gac", "direct"), seeds=2, analysed=True, data="i
             found = NOT_ANALYSED
             if analysed:
                 found = as_row(record(Analysed, firing_rates_by_step={"lif": [0.1] * settings.T}))
-            result_rows(path).add(as_text(settings.key()) | {"data": data} | as_row(measured) | found)
+            Rows(path, RUNS).add(as_text(settings.key()) | {"data": data} | as_row(measured) | found)
     return path
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from gac_sj._utils.errors import UsageError, first_sentence
 
-__all__ = ["add_arguments", "check", "read_yaml", "setting"]
+__all__ = ["add_arguments", "check", "plain_type", "read_yaml", "setting"]
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a mapping"}
 
@@ -75,15 +75,19 @@ def check(settings: Any) -> None:
             raise UsageError(f"must be at least {limits['least']:g}{upper}, got {value}", argument=field.name)
 
 
-def _type_of(hint: Any) -> tuple[type, bool]:
-    """The plain type of a hint, and whether it may be None."""
+def plain_type(hint: Any) -> tuple[type, bool]:
+    """The plain type of a hint, such as dict of ``dict[str, int] | None``, and whether the value may be None.
+
+    Args:
+        hint: of a field.
+    """
     options = get_args(hint) if type(None) in get_args(hint) else (hint,)
     plain = next(option for option in options if option is not type(None))
     return get_origin(plain) or plain, type(None) in options
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    expected, optional = _type_of(hint)
+    expected, optional = plain_type(hint)
     if value is None and optional:
         return None
     if expected is float and not isinstance(value, bool) and isinstance(value, int | float | str):
@@ -155,7 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
             "default": argparse.SUPPRESS,
             "help": f"{about['help']}{choices} (default: {default})".replace("%", "%%"),
         }
-        expected, _ = _type_of(hints[field.name])
+        expected, _ = plain_type(hints[field.name])
         if expected is bool:
             option["action"] = argparse.BooleanOptionalAction
         else:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._utils.errors import UsageError
+from gac_sj.encoders.stem import is_plain_sequential
 
 __all__ = ["FoundStem", "class_name", "find_stem", "is_neuron_or_memory"]
 
@@ -79,10 +80,6 @@ def _has_neuron(module: nn.Module) -> bool:
     return any(map(is_neuron_or_memory, module.modules()))
 
 
-def _is_sequential(module: nn.Module) -> bool:
-    return type(module).forward is nn.Sequential.forward  # SpikingJelly's containers are subclasses with their own
-
-
 def _known_stem(network: nn.Module) -> str:
     classes = {cls.__name__ for cls in type(network).__mro__ if cls.__module__.startswith(f"{_SPIKINGJELLY}.model.")}
     modules = dict(network.named_modules())
@@ -100,7 +97,7 @@ def _known_stem(network: nn.Module) -> str:
 def _split(network: nn.Module, at: str, until: str | None) -> tuple[list[str], str | None]:
     """Names of the stem's modules without its neuron, and the neuron's name if the stem ends in one."""
     siblings = _siblings(network, at)
-    while _is_sequential(first := network.get_submodule(at)) and _has_neuron(first):
+    while is_plain_sequential(first := network.get_submodule(at)) and _has_neuron(first):
         until = None if until == at else until
         siblings = [f"{at}.{name}" for name, _ in first.named_children()]
         at = siblings[0]
@@ -152,7 +149,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """The layers of containers that run them one after the other, so that the encoder sees what they are."""
     if class_name(module) == "SpikformerConv2dBN":
         module = module.get_submodule("block")
-    if _is_sequential(module) or type(module) is layer.SeqToANNContainer:
+    if is_plain_sequential(module) or type(module) is layer.SeqToANNContainer:
         for child in module.children():
             yield from _layers(child)
     else:

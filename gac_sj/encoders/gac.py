@@ -14,7 +14,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.encoders.base import AttentionMaps, Encoder
 from gac_sj.encoders.registry import DEFAULT_ENCODER, REFERENCE_FORM, register_encoder
 from gac_sj.nn import functional
-from gac_sj.nn.attention import GatedAttentionUnit
+from gac_sj.nn.attention import BOTH, SPATIAL, TEMPORAL, GatedAttentionUnit
 from gac_sj.nn.neuron import LIFNode, lif_preset
 from gac_sj.ops.dispatch import KERNELS, choose, why_not_numbers
 from gac_sj.ops.gated_lif import gated_lif
@@ -64,7 +64,7 @@ DEFAULT_FORM = "low_threshold"
     neuron="optional",
     forms=FORMS,
     options={"form": DEFAULT_FORM},
-    shorthands={part: {"attention": part} for part in ("temporal", "spatial")},
+    shorthands={part: {"attention": part} for part in (TEMPORAL, SPATIAL)},
     help="gated spikes of the stem",
 )
 class GatedAttentionCoding(Encoder):
@@ -121,7 +121,7 @@ class GatedAttentionCoding(Encoder):
         depth: int = 2,
         temporal_reduction: int = 2,
         channel_reduction: int = 1,
-        attention: str = "both",
+        attention: str = BOTH,
         step_mode: str = "m",
     ):
         super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
@@ -150,7 +150,7 @@ class GatedAttentionCoding(Encoder):
     def is_reference(self) -> bool:
         """Whether this is the published form, with its gain, both attentions and its output."""
         strict = getattr(getattr(self.neuron, "surrogate_function", None), "strict", False)
-        return self.form == REFERENCE_FORM and self.gau.gain == 1.0 and strict and self.gau.attention == "both"
+        return self.form == REFERENCE_FORM and self.gau.gain == 1.0 and strict and self.gau.attention == BOTH
 
     def attention_maps(self, x: Tensor) -> AttentionMaps:
         z = self.features(x)
@@ -168,7 +168,7 @@ class GatedAttentionCoding(Encoder):
         node = self._fusable_neuron(z)
         if node is not None:
             temporal, spatial_channel = self.gau.parts(z)
-            assert temporal is not None and spatial_channel is not None  # attention is "both"
+            assert temporal is not None and spatial_channel is not None  # BOTH
             return gated_lif(
                 z,
                 temporal,
@@ -184,7 +184,7 @@ class GatedAttentionCoding(Encoder):
     def _fusable_neuron(self, z: Tensor) -> LIFNode | None:
         """The neuron, if one kernel can do what it and the gate do: it calls neither, so nobody may watch them."""
         node, gau = self.neuron, self.gau
-        if not (type(node) is LIFNode and type(gau) is GatedAttentionUnit and gau.attention == "both"):
+        if not (type(node) is LIFNode and type(gau) is GatedAttentionUnit and gau.attention == BOTH):
             return None
         if node.store_v_seq or has_other_backend(node) or any(map(_is_watched, (node, node.surrogate_function, gau))):
             return None
@@ -193,7 +193,7 @@ class GatedAttentionCoding(Encoder):
         return node if path in KERNELS else None
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, form={self.form!r}, output={'current' if self.neuron is None else 'spikes'!r}"
+        return f"{super().extra_repr()}, form={self.form!r}, output={CURRENT if self.neuron is None else SPIKES!r}"
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import TypeGuard
 
 from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
@@ -12,7 +13,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from gac_sj.nn.running_statistics import RepeatedImages
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm
 
-__all__ = ["conv_bn", "forward_once", "forward_sequence", "is_time_invariant", "use_multi_step"]
+__all__ = [
+    "conv_bn",
+    "forward_once",
+    "forward_sequence",
+    "is_plain_sequential",
+    "is_time_invariant",
+    "use_multi_step",
+]
 
 # torch's modules whose output for a frame depends only on that frame (for BatchNorm, on the batch)
 _KNOWN_MODULES = {
@@ -89,12 +97,20 @@ def forward_sequence(stem: nn.Module, x_seq: Tensor) -> Tensor:
     """
     if not any(_has_step_modes(module) for module in stem.modules()):
         return stem(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
-    # SpikingJelly's containers are subclasses with their own forward
-    if isinstance(stem, nn.Sequential) and type(stem).forward is nn.Sequential.forward:
+    if is_plain_sequential(stem):
         for layer in stem:
             x_seq = forward_sequence(layer, x_seq)
         return x_seq
     return stem(x_seq)
+
+
+def is_plain_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether a module is an ``nn.Sequential``, not one of SpikingJelly's containers with a forward of their own.
+
+    Args:
+        module: any module.
+    """
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def _has_step_modes(module: nn.Module) -> bool:

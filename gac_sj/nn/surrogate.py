@@ -17,21 +17,21 @@ from gac_sj._utils.errors import UsageError
 __all__ = ["Rectangle", "Triangle"]
 
 
-def _step(x: Tensor, strict: bool) -> Tensor:
-    compare = torch.gt if strict else torch.ge
-    return compare(x, 0, out=torch.empty_like(x))
+class _Step(torch.autograd.Function):
+    """The step; a subclass has the derivative."""
 
-
-class _TriangleStep(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, alpha: float, strict: bool) -> Tensor:
-        return _step(x, strict)
+        compare = torch.gt if strict else torch.ge
+        return compare(x, 0, out=torch.empty_like(x))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.alpha, _ = inputs
         ctx.save_for_backward(x)
 
+
+class _TriangleStep(_Step):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
@@ -39,16 +39,7 @@ class _TriangleStep(torch.autograd.Function):
         return x.abs().mul_(-(ctx.alpha**2)).add_(ctx.alpha).clamp_min_(0).mul_(grad), None, None
 
 
-class _RectangleStep(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, alpha: float, strict: bool) -> Tensor:
-        return _step(x, strict)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.alpha, _ = inputs
-        ctx.save_for_backward(x)
-
+class _RectangleStep(_Step):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
+from gac_sj._utils.configuration import plain_type
 from gac_sj._utils.errors import UsageError
 
 __all__ = ["ColumnInfo", "Schema", "as_row", "column", "columns_of", "parse", "text_of"]
@@ -153,12 +153,10 @@ def text_of(value: Any, missing: str = "None") -> str:
 
 
 def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
-    options = get_args(about.hint) if NoneType in get_args(about.hint) else (about.hint,)
+    kind, optional = plain_type(about.hint)
     # the first spike of an encoder without spikes is nan
-    if NoneType in options and text in ("", "None", "nan"):
+    if optional and text in ("", "None", "nan"):
         return None
-    hint = next(option for option in options if option is not NoneType)
-    kind = get_origin(hint) or hint
     try:
         if kind is str:
             return text

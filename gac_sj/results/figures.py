@@ -6,7 +6,8 @@ Groups are those of :func:`gac_sj.results.group`: the runs of each encoder, one 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -22,7 +23,7 @@ from gac_sj.results.robustness import CLEAN, RobustnessTest, robustness_groups, 
 from gac_sj.results.run import Run, group
 
 __all__ = [
-    "accuracy_against_T", "accuracy_against_energy", "accuracy_against_severity", "figures_of_runs",
+    "KINDS", "Kind", "accuracy_against_T", "accuracy_against_energy", "accuracy_against_severity", "figures_of_runs",
     "firing_rates_by_step", "learning_curves", "line_styles",
 ]  # fmt: skip
 
@@ -32,17 +33,32 @@ _ACCURACY = "test accuracy after the last epoch (%)"
 _BAND = "line: mean over seeds; band: smallest to largest"
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of figure of runs.
+
+    Args:
+        draw: draws groups of runs.
+        uses: whether a run has its data.
+        lack: what runs without that data lack.
+        over_T: whether its runs differ in T.
+    """
+
+    draw: Callable[[Groups], Figure]
+    uses: Callable[[Run], bool] = lambda run: True
+    lack: str = ""
+    over_T: bool = False
+
+
 def figures_of_runs(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
     """The name and the figure of everything that runs of equal settings allow; each is of the runs that have the data.
 
     Args:
         runs: of equal settings but for encoder and seed.
     """
-    if curves := [run for run in runs if len(run.measured.accuracy_by_epoch) > 1]:
-        yield "learning_curves", learning_curves(group(curves))
-    if analysed := [run for run in runs if run.analysed]:
-        yield "accuracy_against_energy", accuracy_against_energy(group(analysed))
-        yield "firing_rates_by_step", firing_rates_by_step(group(analysed))
+    for name, kind in KINDS.items():
+        if not kind.over_T and (used := [run for run in runs if kind.uses(run)]):
+            yield name, kind.draw(group(used))
 
 
 @print_style
@@ -125,6 +141,21 @@ def firing_rates_by_step(groups: Groups) -> Figure:
         rates = [run.value("firing_rates_by_step") for run in runs]
         panels[name] = {layer: np.mean([seed[layer] for seed in rates], 0) for layer in rates[0]}
     return network_figures.firing_rates_by_step(panels)
+
+
+#: The figures of runs by name.
+KINDS = {
+    "learning_curves": Kind(
+        learning_curves, lambda run: len(run.measured.accuracy_by_epoch) > 1, "tests at several epochs"
+    ),
+    "accuracy_against_T": Kind(accuracy_against_T, over_T=True),
+    "accuracy_against_energy": Kind(
+        accuracy_against_energy, lambda run: run.analysed is not None, "an analysis of their energy"
+    ),
+    "firing_rates_by_step": Kind(
+        firing_rates_by_step, lambda run: run.analysed is not None, "an analysis of their firing rates"
+    ),
+}
 
 
 @print_style

@@ -131,8 +131,9 @@ def _block(name: str, about: Any, path: Path) -> Block:
         needed, others = _KINDS[kinds[0]]
         if set(needed) <= options.keys() <= {*needed, *others}:
             return Block(kinds[0], [places] if isinstance(places, str) else places, options)
+    known = ", ".join(f"{option} of {kind}" for kind, parts in _KINDS.items() for part in parts for option in part)
     raise UsageError(
         f"The block {name!r} of the index {path} must have one of the kinds {', '.join(_KINDS)} and its options "
-        f"(tables of runs, configs of the ledger, benchmark of speed), got {about}",
+        f"({known}), got {about}",
         "change it",
     )

@@ -12,12 +12,11 @@ from typing import Any
 from gac_sj._utils.errors import UsageError
 from gac_sj.results.columns import Schema, column, columns_of, parse
 from gac_sj.results.run import Record, group
-from gac_sj.results.store import Rows
 from gac_sj.results.table import Mean, Table, Words, tabulate, values
 
 __all__ = [
     "CLEAN", "ROBUSTNESS", "RUN_COLUMNS", "RobustnessKey", "RobustnessMeasured", "RobustnessTest", "robustness_groups",
-    "robustness_rows", "robustness_sets", "robustness_tables", "severities",
+    "robustness_sets", "robustness_tables", "severities",
 ]  # fmt: skip
 
 #: The "corruption" of images that are not corrupted.
@@ -105,19 +104,6 @@ class RobustnessTest(Record):
     def severity(self) -> int:
         """1 to 5; 0 for clean images."""
         return self.settings["severity"]
-
-
-def robustness_rows(path: Path) -> Rows:
-    """The rows of a file of tests, to look up and to add to.
-
-    Args:
-        path: the CSV file; it and its folder are made when needed.
-
-    Raises:
-        UsageError: see :class:`gac_sj.results.store.Rows`.
-        OSError: the file cannot be read or its folder cannot be written.
-    """
-    return Rows(path, ROBUSTNESS)
 
 
 def robustness_sets(tests: Iterable[RobustnessTest]) -> dict[str, list[RobustnessTest]]:

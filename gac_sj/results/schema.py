@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from gac_sj.results.columns import ColumnInfo, Schema, as_row, column, columns_of, text_of
-from gac_sj.results.store import Rows
 from gac_sj.training.settings import Settings
 
 __all__ = [
     "ANALYSED_COLUMNS", "KEY_COLUMNS", "MEASURED_COLUMNS", "NOT_ANALYSED", "RUNS", "VOLATILE_COLUMNS", "Analysed",
-    "Measured", "as_row", "as_text", "result_rows",
+    "Measured", "as_row", "as_text",
 ]  # fmt: skip
 
 
@@ -114,16 +112,3 @@ ANALYSED_COLUMNS = tuple(field.name for field in fields(Analysed))
 VOLATILE_COLUMNS = RUNS.volatile
 #: The cells of a run that was not analysed.
 NOT_ANALYSED = dict.fromkeys(ANALYSED_COLUMNS, "")
-
-
-def result_rows(path: Path) -> Rows:
-    """The rows of a file of runs, to look up and to add to.
-
-    Args:
-        path: the CSV file; it and its folder are made when needed.
-
-    Raises:
-        UsageError: see :class:`gac_sj.results.store.Rows`.
-        OSError: the file cannot be read or its folder cannot be written.
-    """
-    return Rows(path, RUNS)

@@ -9,10 +9,9 @@ from pathlib import Path
 from gac_sj._utils.errors import UsageError
 from gac_sj.results.columns import Schema, column, columns_of, parse
 from gac_sj.results.run import Record
-from gac_sj.results.store import Rows
 from gac_sj.results.table import MISSING, TIMED, TIMES, Cell, Table, values
 
-__all__ = ["SPEED", "SpeedKey", "SpeedMeasured", "Timing", "speed_rows", "speed_sentences", "speed_table"]
+__all__ = ["SPEED", "SpeedKey", "SpeedMeasured", "Timing", "speed_sentences", "speed_table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +101,6 @@ _HEAD = (
 )  # fmt: skip
 _TAIL = ("setting", "commit", "device")
 _MEGABYTE = 1e6
-
-
-def speed_rows(path: Path) -> Rows:
-    """The rows of a file of timings, to add to.
-
-    Args:
-        path: the CSV file; it and its folder are made when needed.
-
-    Raises:
-        UsageError: see :class:`gac_sj.results.store.Rows`.
-        OSError: the file cannot be read or its folder cannot be written.
-    """
-    return Rows(path, SPEED)
 
 
 def _share(rate: str, limit: str) -> Callable[[Timing], float | None]:

@@ -44,9 +44,7 @@ class Rows:
         Returns:
             All its cells by column, or None if there is no such row.
         """
-        key = self.schema.key
-        wanted = [str(run[name]) for name in key]
-        return next((row for row in self._read() if [row[name] for name in key] == wanted), None)
+        return self._find(run, self._read())
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row, unless another process has added the same run meanwhile.
@@ -55,8 +53,9 @@ class Rows:
             row: its cells by column.
         """
         with self._locked():
-            if not self.find(row):
-                self._write([*self._read(), row])
+            rows = self._read()
+            if not self._find(row, rows):
+                self._write([*rows, row])
 
     def replace(self, row: Mapping[str, Any]) -> None:
         """Replace the row of a run.
@@ -65,8 +64,14 @@ class Rows:
             row: the cells of the new row, whose key columns are those of the old one.
         """
         with self._locked():
-            before = self.find(row)
-            self._write([row if other == before else other for other in self._read()])
+            rows = self._read()
+            before = self._find(row, rows)
+            self._write([row if other == before else other for other in rows])
+
+    def _find(self, run: Mapping[str, Any], rows: list[dict[str, str]]) -> dict[str, str] | None:
+        key = self.schema.key
+        wanted = [str(run[name]) for name in key]
+        return next((row for row in rows if [row[name] for name in key] == wanted), None)
 
     def _write(self, rows: list[Mapping[str, Any]]) -> None:
         text = io.StringIO()
