@@ -1,11 +1,27 @@
-"""Files that are complete, whatever happens while they are written."""
+"""Files: complete whatever happens while they are written, read without waiting for pipes, locked, safely named."""
 
 from __future__ import annotations
 
+import errno
+import glob
+import hashlib
 import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["write_atomically"]
+from filelock import FileLock, Timeout
+
+from gac_sj._utils.errors import UsageError
+
+__all__ = ["locked", "read_bytes", "read_text", "safe_name", "write_atomically"]
+
+#: Seconds after which a temporary file belongs to a process that was killed.
+_STALE = 3600.0
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -16,19 +32,117 @@ def write_atomically(path: Path, content: bytes) -> None:
         content: the new content.
 
     Raises:
-        OSError: the file cannot be written.
+        UsageError: the path is a symbolic link, which writing would replace.
+        OSError: the file cannot be written; the error names it.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    if path.is_symlink():
+        raise UsageError(
+            f"{path} is a symbolic link, which is never written", "name the file itself or remove the link"
+        )
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        with open(temporary, "wb") as file:
+        with open(os.open(temporary, flags, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+    _remove_stale(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name durable where the system can open folders (Windows cannot)."""
+    if os.name == "nt":
+        return
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed processes left of this file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):  # another process may remove it too
+            if left.lstat().st_mtime < time.time() - _STALE:
+                left.unlink()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a regular file; a pipe or a device, which may never end, is refused.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be read or is not a regular file; the error names it.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file")
+            return file.read()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _open_without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_text(path: Path) -> str:
+    """Read a regular file of UTF-8 text, with or without a byte order mark; line ends stay as they are.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UsageError: it is not UTF-8.
+        OSError: it cannot be read or is not a regular file; the error names it.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock between processes; it ends with the process that holds it, however that ends.
+
+    Args:
+        path: the lock file; it is created if needed, never changed, and stays. Its folder must exist.
+        wait: whether to wait for another holder.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and ``wait`` is False.
+        OSError: the lock file cannot be opened (a symbolic link is never followed).
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise BlockingIOError(errno.EAGAIN, "Locked by another process", str(path)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def safe_name(text: str) -> str:
+    """A name for a file in a given folder, made of any text: different texts have different names.
+
+    Letters, digits and ``=_.,-`` stay. Where something else was replaced, or the name was shortened to 120 characters,
+    the first 8 hex digits of the text's SHA-256 follow.
+
+    Args:
+        text: such as the label of a run.
+    """
+    name = re.sub(r"[^\w=.,-]", "_", text).lstrip(".")[:120]
+    return name if name == text and name else f"{name}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.files import write_atomically
+from gac_sj._utils.files import locked, read_text, write_atomically
 from gac_sj.results.columns import Schema
 
 __all__ = ["Rows", "read_rows"]
@@ -83,11 +82,8 @@ class Rows:
     def _read(self) -> list[dict[str, str]]:
         return read_rows(self.path, self.schema) if self.path.exists() else []
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with open(self.path.parent / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.path.parent / ".lock")
 
 
 def read_rows(path: Path, schema: Schema) -> list[dict[str, str]]:
@@ -104,11 +100,10 @@ def read_rows(path: Path, schema: Schema) -> list[dict[str, str]]:
         OSError: it cannot be read.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            header, rows = reader.fieldnames or (), list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        header, rows = reader.fieldnames or (), list(reader)
         damaged = not header or any(None in row or None in row.values() for row in rows)
-    except (UnicodeDecodeError, csv.Error):
+    except csv.Error:
         damaged = True
     if damaged:
         raise UsageError(f"{path} is damaged or empty", "restore it, move it away or name another file")
