@@ -247,7 +247,7 @@ class TestConvert:
     def test_published_att_ms_resnet_is_converted(self, command, tmp_path):
         options = dict(channels=[8, 8, 8, 8], stem_channels=8, num_classes=4)
         model = timm.create_model("att_ms_resnet18", form="reference", **options)
-        state = {reference_names(name)[0]: value for name, value in model.state_dict().items()}
+        state = {reference_names(name)[-1]: value for name, value in model.state_dict().items()}
         state = {name: value[..., None, None, None] if ".ca." in name else value for name, value in state.items()}
         torch.save(state, tmp_path / "published.pth")
         given = ["--model", "att_ms_resnet18", "--options", str(options)]
