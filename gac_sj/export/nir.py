@@ -19,7 +19,6 @@ threshold may fire there and not here. The graph that is read back still equals 
 
 from __future__ import annotations
 
-import copy
 import io
 import operator
 import os
@@ -39,6 +38,7 @@ from gac_sj.encoders.base import Encoder
 from gac_sj.export.checks import check_writable, run_example, write
 from gac_sj.models import MSResNet
 from gac_sj.nn.attention import GatedAttentionUnit
+from gac_sj.nn.copying import copy_network
 from gac_sj.nn.folding import fold_batch_norm
 from gac_sj.nn.membrane_attention import MembraneAttention
 from gac_sj.nn.neuron import LIFNode, reset_states
@@ -167,7 +167,7 @@ def _require_spikes(backbone: nn.Module, example: Tensor) -> None:
 def _plain(backbone: nn.Module, example: Tensor) -> fx.GraphModule:
     """A copy of the backbone that has layers and sums only, under the names of the backbone's layers."""
     has_norms = any(isinstance(module, _BatchNorm) for module in backbone.modules())
-    network = (fold_batch_norm(backbone) if has_norms else copy.deepcopy(backbone)).eval()
+    network = (fold_batch_norm(backbone) if has_norms else copy_network(backbone)).eval()
     if type(network) is MSResNet:  # a subclass may compute something else, and is traced
         expected = run_example(network, example)
         network = _classify_pixels(network, example).eval()

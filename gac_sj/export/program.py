@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import warnings
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.export.checks import check_writable, run_example, write
+from gac_sj.nn.copying import copy_network
 
 __all__ = ["to_program"]
 
@@ -62,7 +62,7 @@ def to_program(
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensors that the neurons keep during tracing
             program = torch.export.export(
-                copy.deepcopy(model),
+                copy_network(model),
                 (example,),
                 dynamic_shapes=shapes,
                 strict=False,
