@@ -270,6 +270,17 @@ def test_operations_that_pytorch_does_not_take_apart(mode):
     assert [found.dense_macs for found in measured(Inside(16, 8)).layers] == [5 * 128]
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_a_recurrent_layer_in_every_mode(mode):
+    import torch._decomp.decompositions  # with it PyTorch takes recurrent layers apart in Python
+
+    layer, product = nn.LSTM(16, 8), LAYERS["lstm"][1:]
+    with mode(), trace_products(layer) as layers:
+        output = layer(X)[0]
+    assert tuple(found.dense for found in layers) == product
+    assert output.requires_grad == (mode is torch.enable_grad)
+
+
 def test_summary_counts_and_names_the_same():
     class Recurrent(nn.LSTM):
         def forward(self, x):

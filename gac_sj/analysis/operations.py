@@ -159,7 +159,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, is_causal: bool = Fals
 def _lstm_layer(input: Tensor, hx_: Tensor, cx_: Tensor, reverse: bool, has_biases: bool, **weights: Any) -> None:
     of_input, of_state = weights["weight0"].t(), weights["weight1"].t()
     biases = (weights["weight2"], weights["weight3"]) if has_biases else ()
-    h, c = hx_, cx_
+    h, c = hx_.view(hx_.shape[-2:]), cx_.view(cx_.shape[-2:])  # PyTorch's own decomposition keeps a dimension of 1
     for x in input.flip(0) if reverse else input:
         h, c = _lstm_cell(x @ of_input, h @ of_state, c, *biases)
 
