@@ -5,7 +5,9 @@ import copy
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from helpers import golden_values
+from helpers.networks import wake
 
 from gac_sj.checkpoint import load_reference_state_dict, read_reference
 
@@ -94,10 +96,11 @@ def test_other_forms_are_refused(checkpoint):
             load_reference_state_dict(build(**options), checkpoint)
 
 
-def test_max_pooled_network_is_refused(checkpoint):
-    # its names and shapes fit
-    with pytest.raises(ValueError, match="downsample='max'"):
-        load_reference_state_dict(build(downsample="max"), checkpoint)
+@pytest.mark.parametrize("downsample", ["max", "avg_shortcut"])
+def test_other_shortcuts_are_refused(checkpoint, downsample):
+    # their names and shapes fit
+    with pytest.raises(ValueError, match=f"downsample='{downsample}'.*create the model with downsample='stride'"):
+        load_reference_state_dict(build(downsample=downsample), checkpoint)
 
 
 @pytest.mark.parametrize("options", [{"num_classes": 100}, {"T": 6}, {"encoder": "direct"}])
@@ -106,8 +109,14 @@ def test_networks_of_another_shape_are_refused(checkpoint, options):
         load_reference_state_dict(build(**options), checkpoint)
 
 
-def ms_resnet_names(key: str, stem: int) -> str:
-    """Names of the official MS-ResNet code (stem: number of its convolutions) for ours."""
+def ms_resnet_names(key: str, stem: int, pooled: bool = False) -> str:
+    """Names of the official MS-ResNet codes for ours.
+
+    Args:
+        key: our name.
+        stem: number of the stem's convolutions.
+        pooled: whether a pool stands in front of the shortcuts' convolutions.
+    """
     parts = key.split(".")
     leaf = parts[-1]
     if parts[0] == "head":
@@ -117,7 +126,6 @@ def ms_resnet_names(key: str, stem: int) -> str:
         return f"conv1.{at}.{leaf}" if at < stem else f"conv1.{at}.bn.{leaf}"
     block = f"conv{int(parts[1]) + 2}_x.{parts[2]}"
     inside = ".".join(parts[3:-1])
-    pooled = stem == 3
     return {
         "conv1": f"{block}.residual_function.1.{leaf}",
         "bn1": f"{block}.residual_function.2.bn.{leaf}",
@@ -125,6 +133,11 @@ def ms_resnet_names(key: str, stem: int) -> str:
         "bn2": f"{block}.residual_function.5.bn.{leaf}",
         "shortcut.1": f"{block}.shortcut.{int(pooled)}.{leaf}",
         "shortcut.2": f"{block}.shortcut.{1 + pooled}.bn.{leaf}",
+        "attention.temporal.squeeze": f"{block}.residual_function.6.attention.ta.sharedMLP.0.{leaf}",
+        "attention.temporal.excite": f"{block}.residual_function.6.attention.ta.sharedMLP.2.{leaf}",
+        "attention.channel.squeeze": f"{block}.residual_function.6.attention.ca.sharedMLP.0.{leaf}",
+        "attention.channel.excite": f"{block}.residual_function.6.attention.ca.sharedMLP.2.{leaf}",
+        "attention.spatial.convolution": f"{block}.residual_function.6.attention.sa.conv.{leaf}",
     }[inside]
 
 
@@ -132,8 +145,105 @@ def ms_resnet_names(key: str, stem: int) -> str:
 @pytest.mark.parametrize("name,stem", [("ms_resnet18", 1), ("ms_resnet104", 3)])
 def test_official_ms_resnet_checkpoints_are_loaded(name, stem):
     source, target = timm.create_model(name), timm.create_model(name)
-    load_reference_state_dict(target, {ms_resnet_names(key, stem): value for key, value in source.state_dict().items()})
+    published = {ms_resnet_names(key, stem, pooled=stem == 3): value for key, value in source.state_dict().items()}
+    load_reference_state_dict(target, published)
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
+
+
+def att_ms_resnet(**options):
+    shape = dict(channels=(8, 16, 16, 24), blocks=(2, 1, 1, 1), stem_channels=8, num_classes=5, form="reference")
+    return timm.create_model("att_ms_resnet18", **shape | options).double()
+
+
+def att_ms_resnet_state_dict(model):
+    """The names and shapes of the published code, whose channel and temporal attentions are 1x1x1 convolutions."""
+    return {
+        ms_resnet_names(key, stem=1, pooled=True): value[..., None, None, None]
+        if "ite.w" in key or "eze.w" in key
+        else value
+        for key, value in model.state_dict().items()
+    }
+
+
+def published_att_ms_resnet(weights, images, T):
+    """Logits of Att-MS-ResNet (arXiv 2209.13929) in evaluation mode, from the names of its published code."""
+
+    def convolve(name, x, **options):
+        return F.conv2d(x.flatten(0, 1), weights[f"{name}.weight"], **options).unflatten(0, (T, -1))
+
+    def norm(name, x):
+        mean, var, scale, shift = (
+            weights[f"{name}.bn.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x.flatten(0, 1), mean, var, scale, shift).unflatten(0, (T, -1))
+
+    def fire(x):
+        v, spikes = torch.zeros_like(x[0]), []
+        for current in x:
+            v = 0.25 * v + current
+            spikes.append((v > 0.5).to(v))
+            v = v * (1 - spikes[-1])
+        return torch.stack(spikes)
+
+    def attend(name, x):  # channels, then pixels
+        squeeze, excite = (weights[f"{name}.ca.sharedMLP.{at}.weight"].flatten(1) for at in (0, 2))
+        pooled = x.mean((0, 3, 4)), x.amax((0, 3, 4))
+        x = x * torch.sigmoid(sum(F.relu(of @ squeeze.T) @ excite.T for of in pooled))[..., None, None]
+        maps = torch.stack([x.mean((0, 2)), x.amax((0, 2))], 1)
+        return F.relu(x * torch.sigmoid(F.conv2d(maps, weights[f"{name}.sa.conv.weight"], padding=1)))
+
+    x = norm("conv1.1", convolve("conv1.0", images.expand(T, *images.shape), stride=2, padding=3))
+    for block in sorted({key.split(".residual")[0] for key in weights if ".residual_function." in key}):
+        branch, pooled = f"{block}.residual_function", f"{block}.shortcut.1.weight" in weights
+        y = norm(f"{branch}.2", convolve(f"{branch}.1", fire(x), stride=1 + pooled, padding=1))
+        y = norm(f"{branch}.5", convolve(f"{branch}.4", fire(y), padding=1))
+        if pooled:
+            means = F.avg_pool2d(x.flatten(0, 1), 2).unflatten(0, (T, -1))
+            x = norm(f"{block}.shortcut.2", convolve(f"{block}.shortcut.1", means))
+        x = x + attend(f"{branch}.6.attention", y)
+    return F.linear(fire(x).mean((0, 3, 4)), weights["fc.weight"], weights["fc.bias"])
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("T", [1, 3])
+def test_published_att_ms_resnet_is_loaded_and_computes_the_same(T):
+    torch.manual_seed(0)
+    x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    source, target = wake(att_ms_resnet(T=T), x), att_ms_resnet(T=T).eval()
+    torch.nn.init.normal_(source.head.weight)
+    published = att_ms_resnet_state_dict(source)
+    load_reference_state_dict(target, {f"module.{key}": value for key, value in published.items()})
+    logits = target(x)
+    assert torch.equal(logits, source(x)) and logits.std() > 1e-3
+    torch.testing.assert_close(logits, published_att_ms_resnet(published, x, T))
+
+
+@pytest.mark.parametrize("attention", ["TA", "TCSA"])
+def test_other_attentions_have_the_published_names_too(attention):
+    source, target = (att_ms_resnet(T=4, block_attention=attention) for _ in range(2))
+    load_reference_state_dict(target, att_ms_resnet_state_dict(source))
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in target.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (dict(block_attention="CA"), r"unexpected conv2_x\.0\.residual_function\.6\.attention\.sa\.conv\.weight"),
+        (dict(block_channel_reduction=4), r"ca\.sharedMLP\.0\.weight has shape \[1, 8\] and needs \[2, 8\]"),
+        (dict(downsample="stride"), "create the model with downsample='avg_shortcut'"),
+        (dict(stem="three"), r"conv1\.0\.weight has shape \[8, 3, 7, 7\] and needs \[8, 3, 3, 3\]"),
+    ],
+)
+def test_att_ms_resnets_of_another_shape_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        load_reference_state_dict(att_ms_resnet(**options), att_ms_resnet_state_dict(att_ms_resnet()))
+
+
+def test_layers_that_no_published_code_has_are_named():
+    model = att_ms_resnet()
+    torch.nn.utils.parametrize.register_parametrization(model.stages[0][0].conv1, "weight", torch.nn.Identity())
+    with pytest.raises(ValueError, match=r"missing .*conv1\.parametrizations\.weight\.original"):
+        load_reference_state_dict(model, att_ms_resnet_state_dict(att_ms_resnet()))
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])

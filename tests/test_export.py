@@ -44,6 +44,16 @@ def lively(name=NAME, gate=40.0, **options):
     return model.eval()
 
 
+def with_learnable_numbers(network, tau=2.0):
+    """A network whose neurons have tensors for numbers, as a learnable time constant needs them."""
+    for node in network.modules():
+        if isinstance(node, gac_sj.LIFNode):
+            node.tau = nn.Parameter(torch.tensor(tau))
+            node.v_threshold = nn.Parameter(torch.tensor([node.v_threshold]))
+            node.v_reset = torch.tensor(node.v_reset)
+    return network
+
+
 @torch.no_grad()
 def decisive(model, count=IMAGES):
     """Images for which no potential is within a rounding error of its threshold, so spikes agree everywhere."""
@@ -261,6 +271,23 @@ class TestNIR:
         graph = to_nir(backbone, sequence, spikes_only=False)
         assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, graph)
 
+    @pytest.mark.parametrize("reset", [0.0, -0.25])
+    def test_learnable_numbers_are_written_as_numbers(self, reset):
+        node = gac_sj.LIFNode(tau=2.0, v_threshold=0.25, v_reset=reset)
+        network = nn.Sequential(layer.Conv2d(3, 4, 3, step_mode="m"), node).eval()
+        sequence = torch.randn(6, IMAGES, 3, 8, 8)
+        expected = network(sequence)
+        graph = to_nir(with_learnable_numbers(network, 4.0), sequence, spikes_only=False, dt=1.0)
+        (found,) = (node for node in graph.nodes.values() if hasattr(node, "v_threshold"))
+        assert (found.tau.flat[0], found.v_threshold.flat[0], found.v_reset.flat[0]) == (4.0, 0.25, reset)
+        assert isinstance(node.tau, nn.Parameter)
+        functional.reset_net(network)
+        assert not torch.equal(network(sequence), expected)
+        assert_same_spikes(network, sequence, graph, dt=1.0)
+        node.tau = nn.Parameter(torch.full((4, 1, 1), 2.0))
+        with pytest.raises(UsageError, match=r"one number .*1\.tau has more; use one number"):
+            to_nir(network, sequence, spikes_only=False)
+
     def test_hook_or_other_forward_is_refused(self):
         class Doubled(gac_sj.models.MSResNet):
             def forward(self, x):
@@ -412,6 +439,12 @@ class TestONNX:
         assert torch.equal(logits[0], logits[1]) and logits.shape == (2, 10)
 
     @pytest.mark.slow
+    def test_learnable_numbers(self, tmp_path):
+        network = nn.Sequential(gac_sj.DirectCoding(T=3, channels=4), gac_sj.LIFNode(v_threshold=0.25)).eval()
+        images = torch.randn(2, 3, 8, 8)
+        to_onnx(with_learnable_numbers(network, 3.0), tmp_path / "model.onnx", images)
+        assert torch.equal(self.run(tmp_path / "model.onnx", images), network(images))
+
     def test_pixel_encoders_stay_on_the_host(self, tmp_path):
         model = timm.create_model(NAME, T=2, encoder="latency").eval()
         encoder, backbone = split(model)
@@ -482,6 +515,14 @@ class TestProgram:
                 images = torch.randn(count, 3, 32, 32)
                 assert torch.equal(loaded(images), model(images))
                 assert torch.equal(loaded(images), model(images))  # no state from the last call
+
+    def test_learnable_numbers(self):
+        """A learnable tau stays a parameter of the program."""
+        model, images = with_learnable_numbers(lively(T=2), 3.0), torch.randn(2, 3, 16, 16)
+        program = to_program(model, images)
+        with torch.no_grad():
+            assert torch.equal(program.module()(images), model(images))
+        assert program.state_dict["lif.tau"] == 3.0
 
     def test_the_network_stays_usable(self):
         model = lively(T=2)

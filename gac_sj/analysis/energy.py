@@ -11,8 +11,9 @@ fp32 they cost 4.6 and 0.9 picojoules (Horowitz, ISSCC 2014, the usual figures i
   gate, layers that receive gated spikes, membrane shortcuts, pooled heads. Zeros cost nothing, and an operation that
   runs once counts once.
 
-Neither counts neuron updates, additions outside of products (residual sums, means, biases), the sigmoid,
-normalisations (which fold into convolutions), or memory.
+Neither counts neuron updates, additions outside of products (residual sums, means, biases), functions of single numbers
+(the sigmoid), softmax, BatchNorm (which folds into convolutions), or memory. An operation that may multiply and is
+unknown (:mod:`gac_sj.analysis.operations`) is named in the result, with a warning.
 
 The published energies (ImageNet, T = 4 and 6: MS-ResNet-18 1.49 and 2.34 mJ, MS-ResNet-34 2.20 and 3.38 mJ) are what
 *paper* gives for mean firing rates of 0.157, 0.199, 0.131 and 0.149. So they must leave out the attention: its two
@@ -21,6 +22,7 @@ convolutions on 112 x 112 pixels are 1,644 million MACs, 7.6 mJ even if they run
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,12 +87,14 @@ class Energy:
         images: number of measured images.
         mac_pj: picojoules of a multiply-accumulate.
         ac_pj: picojoules of an accumulation.
+        uncounted: operations that may multiply and are not counted, as "layer (operation)".
     """
 
     layers: tuple[LayerEnergy, ...]
     images: int
     mac_pj: float = MAC_PJ
     ac_pj: float = AC_PJ
+    uncounted: tuple[str, ...] = ()
 
     def total(self, column: str, where: Callable[[LayerEnergy], bool] = lambda layer: True) -> float:
         """The sum of a column of :class:`LayerEnergy` over layers.
@@ -155,7 +159,7 @@ class Energy:
                 f"{name:<{width}}  {receives:<8}  {dense:>10,.0f}  {macs:>14,.0f}  {acs:>13,.0f}  {row.firing_rate:.4f}"
                 f"  {row.paper_pj / 1000:>10,.2f}  {row.complete_pj / 1000:>11,.2f}"
             )
-        return "\n".join(lines)
+        return "\n".join(lines + ([f"not counted: {', '.join(self.uncounted)}"] if self.uncounted else []))
 
 
 def measure_energy(
@@ -184,7 +188,8 @@ def measure_energy(
     if not any(map(is_neuron, model.modules())):
         raise UsageError(f"{type(model).__name__} has no spiking neurons", "pass a network with SpikingJelly neurons")
     images, steps = 0, 1
-    with _plain_operations(model), in_mode(model, training=False), trace_products(model) as layers:
+    products = trace_products(model)
+    with _plain_operations(model), in_mode(model, training=False), products as layers:
         for batch in loader:
             x, labels = inputs_and_labels(batch)
             x = x.clone() if x.is_inference() else x  # otherwise PyTorch runs operations that are not dispatched
@@ -199,7 +204,16 @@ def measure_energy(
         raise no_images()
     first = next((layer for layer in layers if not layer.elementwise), None)
     if first is None:
-        raise UsageError(f"{type(model).__name__} ran no convolution and no matrix product", "pass a whole network")
+        unknown = f" that is known, but {', '.join(products.uncounted)}" if products.uncounted else ""
+        raise UsageError(
+            f"{type(model).__name__} ran no convolution and no matrix product{unknown}", "pass a whole network"
+        )
+    if products.uncounted:
+        warnings.warn(
+            f"{type(model).__name__} has operations that may multiply and are not counted: "
+            f"{', '.join(products.uncounted)}; its energies lack them.",
+            stacklevel=2,
+        )
     measured = []
     for layer in layers:
         is_first, counts = layer is first, not layer.elementwise and not layer.attention
@@ -224,7 +238,7 @@ def measure_energy(
                 complete_pj=(mac_pj * layer.macs + ac_pj * layer.acs) / images,
             )
         )
-    return Energy(tuple(measured), images, mac_pj, ac_pj)
+    return Energy(tuple(measured), images, mac_pj, ac_pj, tuple(products.uncounted))
 
 
 @contextmanager

@@ -1,23 +1,29 @@
 """Every multiplication of a forward pass, layer by layer: how many, and whether the input is spikes or other numbers.
 
 Convolutions, matrix products and elementwise products of two tensors are counted where PyTorch dispatches them, so
-functional calls and attention count as modules do, on every device and with both SpikingJelly releases. What happens
-inside neurons and BatchNorm does not count, nor do products with a Python number or a one-element weight, which are
-scales and fold away.
+functional calls and attention count as modules do, on every device and with both SpikingJelly releases. Operations that
+consist of such products (recurrent layers, norms, quotients, squares) count as these
+(:mod:`gac_sj.analysis.operations`); those that may multiply and are unknown are named. What happens inside neurons and
+BatchNorm does not count, nor do products with a Python number or a one-element weight, which are scales and fold away,
+products of weights alone, and functions of single numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from gac_sj.analysis.operations import CONTRACTIONS, COUNTED, DEFINITIONS, FREE, is_view, name_of
 from gac_sj.encoders.base import Encoder
 from gac_sj.nn.membrane_attention import MembraneAttention
 from gac_sj.nn.neuron import is_neuron
@@ -67,6 +73,7 @@ class trace_products(TorchDispatchMode):
     """Record the products of all calls inside the block.
 
     The context manager returns the list of :class:`LayerProducts`, in the order in which the layers were first used.
+    ``uncounted`` has the operations that may multiply and are not counted, as "layer (operation)".
 
     Args:
         model: a network, whose modules name the layers.
@@ -76,6 +83,7 @@ class trace_products(TorchDispatchMode):
         super().__init__()
         self.model = model
         self.layers: list[LayerProducts] = []
+        self.uncounted: dict[str, None] = {}  # a set that keeps the order
         self._found: dict[tuple[str, bool, str], LayerProducts] = {}
         self._running: list[str] = []
         self._hidden = 0
@@ -122,25 +130,64 @@ class trace_products(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        function: Callable[..., Any],
+        function: OpOverload,
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if not self._hidden:
-            if function in _ELEMENTWISE:  # before the call, which may overwrite a factor
-                x, y = args[:2]
-                if isinstance(y, Tensor) and not (self._is_scale(x) or self._is_scale(y)):
-                    self._record(True, _elementwise(x, y), 0)
-            elif function is aten.convolution.default:
-                x, weight, _, *rest = args
-                self._record(False, _convolution(x, weight, *rest), len(x))
-            elif function in _MATRIX:
-                x, y = args[_MATRIX[function] :][:2]
-                x_is_weight, y_is_weight = self._is_weight(x), self._is_weight(y)
-                if not (x_is_weight and y_is_weight):  # a product of weights alone can be computed beforehand
-                    self._record(False, _matrix(x, y, x_is_weight, y_is_weight), 0)
-        return function(*args, **(kwargs or {}))
+        name, kwargs = name_of(function), kwargs or {}
+        if self._hidden or name in FREE or is_view(function):
+            return function(*args, **kwargs)
+        if name not in COUNTED:
+            with self._again():
+                result = function.decompose(*args, **kwargs)  # below autograd PyTorch does not do it by itself
+            if result is not NotImplemented:
+                return result
+        self._count(name, function, args, kwargs)  # before the call, which may overwrite a factor
+        return function(*args, **kwargs)
+
+    @contextmanager
+    def _again(self) -> Iterator[None]:
+        """Operations inside the block, which stands in :meth:`__torch_dispatch__`, pass it too."""
+        super().__enter__()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            super().__exit__(None, None, None)
+
+    def _count(self, name: str, function: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        known = all(x.layout == torch.strided and not x.is_complex() for x in tensors)
+        if known and all(map(self._is_weight, tensors)):
+            return  # it can be computed beforehand, or has no factors
+        if known and name == "mul":
+            x, y = args[:2]
+            if isinstance(y, Tensor) and not (self._is_scale(x) or self._is_scale(y)):
+                self._record(True, _elementwise(x, y, tuple(f for f in (x, y) if not self._is_weight(f))), 0)
+        elif known and name == "convolution":
+            x, weight, _, *rest = args
+            self._record(False, _convolution(x, weight, *rest), len(x))
+        elif known and name in CONTRACTIONS:
+            x, y = args[CONTRACTIONS[name] :][:2]
+            x_is_weight, y_is_weight = self._is_weight(x), self._is_weight(y)
+            if not (x_is_weight and y_is_weight):
+                self._record(False, _matrix(x, y, x_is_weight, y_is_weight), 0)
+        elif not (known and name in DEFINITIONS and self._run(DEFINITIONS[name], function, args, kwargs)):
+            self.uncounted[f"{self._name} ({name})"] = None
+
+    def _run(
+        self, definition: Callable[..., Any], function: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Count what a definition does; whether it defines the operation for these arguments."""
+        named = {argument.name: value for argument, value in zip(function._schema.arguments, args)}
+        with self._again():
+            return definition(**named, **kwargs) is not False
+
+    @property
+    def _name(self) -> str:
+        """The module that runs."""
+        return (self._running[-1] if self._running else "") or "(network)"
 
     def _layer(self, elementwise: bool) -> LayerProducts:
         name = self._running[-1] if self._running else ""
@@ -190,10 +237,10 @@ class _Operation:
     spikes: bool
 
 
-def _elementwise(x: Tensor, y: Tensor) -> _Operation:
-    spikes = tuple(factor for factor in (x, y) if _is_binary(factor))
+def _elementwise(x: Tensor, y: Tensor, inputs: tuple[Tensor, ...]) -> _Operation:
+    spikes = tuple(filter(_is_binary, inputs))
     pairs = torch.logical_and(*torch.broadcast_tensors(x != 0, y != 0))
-    return _Operation(pairs.numel(), int(pairs.count_nonzero()), spikes or (x, y), bool(spikes))
+    return _Operation(pairs.numel(), int(pairs.count_nonzero()), spikes or inputs, bool(spikes))
 
 
 def _convolution(
@@ -237,8 +284,3 @@ def _hides_products(module: nn.Module) -> bool:
     """Whether products inside a module do not count: BatchNorm, and neurons, also SpikingJelly's non-spiking ones."""
     homes = [cls.__module__ for cls in type(module).__mro__]
     return isinstance(module, _BatchNorm) or any(home.startswith(neuron.__name__) for home in homes)
-
-
-_ELEMENTWISE = {aten.mul.Tensor, aten.mul_.Tensor}
-#: Matrix products, and the index of their first factor among the arguments.
-_MATRIX = {aten.mm.default: 0, aten.bmm.default: 0, aten.addmm.default: 1, aten.baddbmm.default: 1}

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from gac_sj.analysis.firing_rates import firing_rates
 from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.analysis.modes import in_mode
+from gac_sj.analysis.products import trace_products
 from gac_sj.encoders.base import Encoder
 from gac_sj.nn.neuron import reset_states
 
@@ -27,10 +27,11 @@ class Summary:
         name: class of the network.
         parameters: number of parameters.
         encoder_parameters: number of parameters in the encoder.
-        macs: multiply-accumulates of convolutions and linear layers for one image and all time steps, as they run: the
-            stem of a static image once, and every spike as if it were any number.
+        macs: multiply-accumulates of convolutions and matrix products for one image and all time steps, as they run:
+            the stem of a static image once, and every spike as if it were any number.
         shapes: shape of the output of every module.
         firing_rates: firing rate of every neuron layer (:func:`gac_sj.analysis.firing_rates`).
+        uncounted: operations that may multiply and are not among ``macs``, as "layer (operation)".
     """
 
     name: str
@@ -39,6 +40,7 @@ class Summary:
     macs: int
     shapes: dict[str, tuple[int, ...]]
     firing_rates: dict[str, float]
+    uncounted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max([len("neuron"), *map(len, self.firing_rates)])
@@ -50,7 +52,7 @@ class Summary:
         for name, rate in self.firing_rates.items():
             silent = "  silent" if rate == 0 else ""
             lines.append(f"{name:<{width}}  {list(self.shapes[name])!s:<24}  {rate:.4f}{silent}")
-        return "\n".join(lines)
+        return "\n".join(lines + ([f"not counted: {', '.join(self.uncounted)}"] if self.uncounted else []))
 
 
 @torch.no_grad()
@@ -78,9 +80,10 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
         for name, module in model.named_modules()
     ]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    products = trace_products(model)
     reset_states(model)
     try:
-        with in_mode(model, training=True), firing_rates(model) as rates, FlopCounterMode(display=False) as arithmetic:
+        with in_mode(model, training=True), firing_rates(model) as rates, products as layers:
             model(images)
     finally:
         for hook in hooks:
@@ -94,7 +97,8 @@ def summarize(model: nn.Module, images: Tensor | None = None) -> Summary:
         encoder_parameters=sum(
             p.numel() for module in model.modules() if isinstance(module, Encoder) for p in module.parameters()
         ),
-        macs=arithmetic.get_total_flops() // (2 * images.shape[-4]),
+        macs=sum(layer.dense for layer in layers if not layer.elementwise) // images.shape[-4],
         shapes=shapes,
         firing_rates=rates,
+        uncounted=tuple(products.uncounted),
     )

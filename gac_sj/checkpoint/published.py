@@ -1,4 +1,4 @@
-"""The published checkpoints of GAC and MS-ResNet, by their key names."""
+"""The published checkpoints of GAC, MS-ResNet and Att-MS-ResNet (MA-SNN), by their key names."""
 
 from __future__ import annotations
 
@@ -60,27 +60,23 @@ def _state_dict(content: object) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Load the weights of the published GAC or MS-ResNet code into an MS-ResNet of this package; strict.
+    """Load the weights of the published GAC, MS-ResNet or Att-MS-ResNet code into an MS-ResNet of this package; strict.
 
     The published networks register many tensors under several names; one of them is enough, and all that are present
     must agree. A ``module.`` prefix is ignored. If an error is raised, the model is unchanged.
 
     Args:
-        model: a network of :mod:`gac_sj.models.ms_resnet` with the same shape; GAC with ``form="reference"``.
+        model: an :class:`gac_sj.models.MSResNet` with the same shape; GAC with ``form="reference"``, which for any
+            encoder gives neurons that fire only above the threshold, as the published ones do.
         state_dict: maps names of the published code to tensors, alone or as "state_dict" or "model" inside a dict.
 
     Raises:
-        UsageError: the model is not an MSResNet of this package, pools the maximum, is spike-driven, or has GAC in
+        UsageError: the model is not an MSResNet of this package, has other shortcuts, is spike-driven, or has GAC in
             another form; there is no state dict; or a tensor is missing, unexpected, misshapen or contradictory (each
             is named).
     """
     if not isinstance(model, MSResNet):
         raise UsageError(f"must be an MSResNet, got {type(model).__name__}", "unwrap or build it", argument="model")
-    if model.downsample.startswith("max"):
-        raise UsageError(
-            f"The model has downsample={model.downsample!r}, which no published GAC or MS-ResNet has",
-            "create the network that the checkpoint belongs to",
-        )
     if model.spike_driven:
         raise UsageError(
             "The model has spike_driven=True, and the shortcuts of the published networks receive membrane potentials",
@@ -94,6 +90,14 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
             f"create the model with form={REFERENCE_FORM!r} alone",
         )
     given = _state_dict(state_dict)
+    # names and shapes alone would fit: with a pool in front of a shortcut's convolution its norm stands at 2
+    shortcuts = [name for name in given if re.search(r"\.(shortcut\.[02]|downsample)\.", name)]
+    published = "avg_shortcut" if any(".shortcut.2." in name for name in shortcuts) else "stride"
+    if shortcuts and model.downsample != published:
+        raise UsageError(
+            f"The model has downsample={model.downsample!r}, and the checkpoint's shortcuts are those of {published!r}",
+            f"create the model with downsample={published!r}",
+        )
     loaded, problems, used = {}, [], set()
     for key, target in model.state_dict().items():
         names = reference_names(key)
@@ -103,8 +107,7 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
             problems.append(f"missing {names[0]} (our {key})")
             continue
         value = given[found[0]]
-        # the published temporal attention is a 1x1x1 convolution
-        if ".temporal." in key and value.shape[2:] == (1, 1, 1):
+        if target.dim() == 2 and value.shape[2:] == (1, 1, 1):  # published as 1x1x1 convolutions
             value = value.flatten(1)
         if value.shape != target.shape:
             problems.append(f"{found[0]} has shape {list(value.shape)} and needs {list(target.shape)}")
@@ -145,7 +148,8 @@ def reference_names(key: str) -> list[str]:
     elif match := re.fullmatch(r"stages\.(\d)\.(\d+)\.(.+)", module):
         stage, block = int(match[1]), match[2]
         cifar, imagenet = f"layer{stage + 1}.{block}", f"conv{stage + 2}_x.{block}"
-        names = [f"{home}.{name}" for home in (cifar, imagenet) for name in _block_names(match[3])]
+        homes = [imagenet] if match[3].startswith("attention.") else [cifar, imagenet]
+        names = [f"{home}.{name}" for home in homes for name in _block_names(match[3])]
     elif module == "head":
         names = ["fc1", "fc1_s.layer.module", "fc"]
     else:
@@ -154,7 +158,8 @@ def reference_names(key: str) -> list[str]:
 
 
 def _block_names(module: str) -> list[str]:
-    """Published names inside a block: GAC's CIFAR, GAC's ImageNet and MS-ResNet's."""
+    """Published names inside a block: GAC's CIFAR, GAC's ImageNet, MS-ResNet's and Att-MS-ResNet's."""
+    attention = "residual_function.6.attention"
     return {
         "conv1": ["conv1", "conv1_s.layer.module", "residual_function.1"],
         "bn1": _norm("bn1", "conv1_s.bn", "residual_function.2"),
@@ -163,4 +168,9 @@ def _block_names(module: str) -> list[str]:
         # with a pool in front (MS-ResNet-104) the convolution stands at 1 and the norm at 2
         "shortcut.1": ["downsample.layer.module", "shortcut.0", "shortcut.1"],
         "shortcut.2": _norm("downsample.bn", "shortcut.1", "shortcut.2"),
-    }[module]
+        "attention.temporal.squeeze": [f"{attention}.ta.sharedMLP.0"],
+        "attention.temporal.excite": [f"{attention}.ta.sharedMLP.2"],
+        "attention.channel.squeeze": [f"{attention}.ca.sharedMLP.0"],
+        "attention.channel.excite": [f"{attention}.ca.sharedMLP.2"],
+        "attention.spatial.convolution": [f"{attention}.sa.conv"],
+    }.get(module, [module])

@@ -1,6 +1,6 @@
 """Turn weights into a folder that timm loads: config.json and model.safetensors.
 
-From a published .pth of GAC or MS-ResNet, by its key names, strictly; the network must be named:
+From a published .pth of GAC, MS-ResNet or Att-MS-ResNet, by its key names, strictly; the network must be named:
 
   gac-sj convert gac_cifar100_T6.pth DIR --model gac_ms_resnet18_cifar -T 6 --num-classes 100 --dataset cifar100
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import write_atomically
-from gac_sj.nn.neuron import reset_states
+from gac_sj.nn.neuron import is_neuron, reset_states
 
-__all__ = ["check_writable", "import_extra", "run_example", "write"]
+__all__ = ["as_numbers", "check_writable", "import_extra", "run_example", "write"]
 
 
 def import_extra(extra: str, *names: str) -> list[ModuleType]:
@@ -62,6 +62,29 @@ def run_example(model: nn.Module, example: Tensor) -> Any:
         ) from error
     finally:
         reset_states(model)
+
+
+def as_numbers(network: nn.Module, *names: str) -> list[str]:
+    """Replace tensors of one element among the neurons' parameters, such as a learnable tau, by numbers.
+
+    Args:
+        network: changed in place.
+        names: of the parameters: "tau", "v_threshold", "v_reset".
+
+    Returns:
+        Names of the tensors with more elements, which stay.
+    """
+    more = []
+    for path, module in network.named_modules():
+        for name in names if is_neuron(module) else ():
+            held = {**vars(module), **dict(module.named_parameters()), **dict(module.named_buffers())}
+            value = held.get(name)
+            if isinstance(value, Tensor) and value.numel() > 1:
+                more.append(f"{path}.{name}" if path else name)
+            elif isinstance(value, Tensor):
+                delattr(module, name)
+                setattr(module, name, value.item())
+    return more
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:

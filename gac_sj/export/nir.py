@@ -4,8 +4,8 @@ That exporter supports plain layers only. Everything else is first replaced by a
 
 - BatchNorms are folded into convolutions (:func:`gac_sj.fold_batch_norm`); dropout and identities are removed.
 - :class:`gac_sj.LIFNode` becomes SpikingJelly's: surrogate functions matter in training only. NIR records whether the
-  input decays. A strict neuron (form "reference": fires above the threshold only) gets the next larger number as its
-  threshold, which is equivalent.
+  input decays. A learnable tau, threshold or reset potential becomes the number that it is. A strict neuron (form
+  "reference": fires above the threshold only) gets the next larger number as its threshold, which is equivalent.
 - A network of :mod:`gac_sj.models` classifies every pixel, by a convolution, and averages the results; other adaptive
   means become means over windows whose size the example determines.
 - A sum that is added to another sum (behind two blocks with plain shortcuts), or is an output, passes a Flatten of one
@@ -19,7 +19,6 @@ threshold may fire there and not here. The graph that is read back still equals 
 
 from __future__ import annotations
 
-import copy
 import io
 import operator
 import os
@@ -36,9 +35,10 @@ from gac_sj._compat import nir_exchange
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.analysis import measure_energy
 from gac_sj.encoders.base import Encoder
-from gac_sj.export.checks import check_writable, run_example, write
+from gac_sj.export.checks import as_numbers, check_writable, run_example, write
 from gac_sj.models import MSResNet
 from gac_sj.nn.attention import GatedAttentionUnit
+from gac_sj.nn.copying import copy_network
 from gac_sj.nn.folding import fold_batch_norm
 from gac_sj.nn.membrane_attention import MembraneAttention
 from gac_sj.nn.neuron import LIFNode, reset_states
@@ -88,9 +88,9 @@ def to_nir(
 
     Raises:
         UsageError: the network still has its encoder, a gate, or attention in its blocks; a layer receives anything
-            other than spikes, or has no NIR node; a function other than a sum of two layers; a network in training
-            mode, or one that does not take the example; SpikingJelly 0.0.0.0.14; the extra ``nir`` is missing; a file
-            that cannot be written.
+            other than spikes, or has no NIR node; a neuron with more than one tau, threshold or reset potential; a
+            function other than a sum of two layers; a network in training mode, or one that does not take the example;
+            SpikingJelly 0.0.0.0.14; the extra ``nir`` is missing; a file that cannot be written.
     """
     path = None if path is None else check_writable(path)
     attended = [name or "itself" for name, module in backbone.named_modules() if isinstance(module, MembraneAttention)]
@@ -167,7 +167,12 @@ def _require_spikes(backbone: nn.Module, example: Tensor) -> None:
 def _plain(backbone: nn.Module, example: Tensor) -> fx.GraphModule:
     """A copy of the backbone that has layers and sums only, under the names of the backbone's layers."""
     has_norms = any(isinstance(module, _BatchNorm) for module in backbone.modules())
-    network = (fold_batch_norm(backbone) if has_norms else copy.deepcopy(backbone)).eval()
+    network = (fold_batch_norm(backbone) if has_norms else copy_network(backbone)).eval()
+    if many := as_numbers(network, "tau", "v_threshold", "v_reset"):
+        raise UsageError(
+            f"SpikingJelly writes one number for all units of a neuron as NIR, and {', '.join(many)} has more",
+            "use one number",
+        )
     if type(network) is MSResNet:  # a subclass may compute something else, and is traced
         expected = run_example(network, example)
         network = _classify_pixels(network, example).eval()

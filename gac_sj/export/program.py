@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import warnings
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj.export.checks import check_writable, run_example, write
+from gac_sj.export.checks import as_numbers, check_writable, run_example, write
+from gac_sj.nn.copying import copy_network
 
 __all__ = ["to_program"]
 
@@ -56,13 +56,15 @@ def to_program(
     batch_axis = example.dim() - 4
     if example.shape[batch_axis] == 1:
         example = torch.cat([example, example], batch_axis)  # torch.export treats a size of 1 as constant
+    copied = copy_network(model)
+    as_numbers(copied, "v_reset")  # neurons compute something else where it is 0; a learnable tau stays a parameter
     shapes = torch.export.ShapesCollection()  # because the signature may be SpikingJelly's forward(*args)
     shapes[example] = {batch_axis: torch.export.Dim("batch")}
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensors that the neurons keep during tracing
             program = torch.export.export(
-                copy.deepcopy(model),
+                copied,
                 (example,),
                 dynamic_shapes=shapes,
                 strict=False,

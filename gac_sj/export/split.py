@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.encoders.base import Encoder
+from gac_sj.nn.copying import copy_network
 
 __all__ = ["split"]
 
@@ -30,7 +29,7 @@ def split(model: nn.Module) -> tuple[Encoder, nn.Module]:
         model: a network with one encoder of this package, which is the first layer to see the images.
 
     Returns:
-        The encoder and the backbone.
+        The encoder and the backbone, with their neurons reset; the network itself keeps its state.
 
     Raises:
         UsageError: the network has no encoder or more than one, or is itself an encoder.
@@ -40,7 +39,7 @@ def split(model: nn.Module) -> tuple[Encoder, nn.Module]:
         given = "is itself an encoder" if "" in found else f"has {len(found)} encoders of gac_sj"
         raise UsageError(f"{type(model).__name__} {given}", "pass a network with one encoder")
     (name,) = found
-    backbone = copy.deepcopy(model)
+    backbone = copy_network(model)
     encoder = backbone.get_submodule(name)
     assert isinstance(encoder, Encoder)
     backbone.set_submodule(name, nn.Identity().train(encoder.training))

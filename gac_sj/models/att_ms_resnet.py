@@ -1,9 +1,9 @@
 """Att-MS-ResNet (MA-SNN, arXiv 2209.13929): MS-ResNet with attention on the membrane potentials of every block.
 
 The networks are :class:`gac_sj.models.MSResNet` with ``block_attention``; direct coding is the default, and ``encoder``
-selects another one. Those for ImageNet follow the published code: channel and spatial attention ("CSA"), averaged
-shortcuts, dropout, and T = 1. Those for CIFAR are ours: the networks of :mod:`gac_sj.models.ms_resnet` with all three
-attentions ("TCSA").
+selects another one. Those for ImageNet follow the published code: a 7x7 stem, channel and spatial attention ("CSA"),
+averaged shortcuts, dropout, and T = 1; :func:`gac_sj.checkpoint.load_reference_state_dict` loads its weights. Those for
+CIFAR are ours: the networks of :mod:`gac_sj.models.ms_resnet` with all three attentions ("TCSA").
 
 Parameters: attention with reduction r adds to a block of C channels ``2 C (C // r)`` weights (channel) and ``2 * 9``
 (spatial), and with reduction s at T steps ``2 T (T // s)`` (temporal). With C = 64, 128, 256, 512 and r = 8 that is
@@ -14,7 +14,7 @@ network             blocks                without attention    attention       p
 ==================  ====================  ===================  ==============  ===========
 att_ms_resnet18     2, 2, 2, 2            11,693,736           174,224         11,867,960
 att_ms_resnet34     3, 4, 6, 3            21,801,896           314,656         22,116,552
-att_ms_resnet104    3, 8, 32, 8           77,350,504           1,085,334       78,435,838
+att_ms_resnet104    3, 8, 32, 8           77,284,264           1,085,334       78,369,598
 ==================  ====================  ===================  ==============  ===========
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 
-from gac_sj.models.ms_resnet import CIFAR8, CIFAR18, CIFAR_CFG, IMAGENET, IMAGENET104, MSResNet, cfg
+from gac_sj.models.ms_resnet import CIFAR8, CIFAR18, CIFAR_CFG, IMAGENET, MSResNet, cfg
 from gac_sj.models.network import create
 
 __all__ = []
@@ -71,5 +71,9 @@ def att_ms_resnet34(pretrained: bool = False, **kwargs: Any) -> MSResNet:
 
 @register_model
 def att_ms_resnet104(pretrained: bool = False, **kwargs: Any) -> MSResNet:
-    """Att-MS-ResNet-104 for ImageNet (arXiv 2209.13929), with the stem of MS-ResNet-104: three 3x3 convolutions."""
-    return create(MSResNet, "att_ms_resnet104", IMAGENET | IMAGENET104 | _ATT_IMAGENET, pretrained, kwargs)
+    """Att-MS-ResNet-104 for ImageNet (arXiv 2209.13929).
+
+    Its stem is the published 7x7 convolution; MS-ResNet-104 has three 3x3 ones (``stem="three"``).
+    """
+    defaults = IMAGENET | _ATT_IMAGENET | dict(blocks=(3, 8, 32, 8))
+    return create(MSResNet, "att_ms_resnet104", defaults, pretrained, kwargs)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 from spikingjelly.activation_based import layer
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from gac_sj._utils.errors import UsageError
+from gac_sj.nn.copying import copy_network
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm
 
 __all__ = ["fold_batch_norm"]
@@ -31,12 +30,12 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
         model: a network of this package, or one built of ``nn.Sequential``.
 
     Returns:
-        The copy, in evaluation mode.
+        The copy, in evaluation mode and with its neurons reset; the network itself keeps its state.
 
     Raises:
         UsageError: there is nothing to fold.
     """
-    folded = copy.deepcopy(model).eval()
+    folded = copy_network(model).eval()
     count = 0
     for module in list(folded.modules()):
         for convolution, norm in getattr(module, "foldable_pairs", ()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from gac_sj._utils.randomness import seeded
 from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
 from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
 from gac_sj.models.network import EncodedNetwork
+from gac_sj.nn.copying import copy_network
 from gac_sj.results.schema import Analysed, as_row
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
@@ -50,7 +50,7 @@ def analyse(model: EncodedNetwork, settings: Settings, data: Data, device: torch
             energy = measure_energy(model, batches)
         dynamics = measure_dynamics(model.encoder, batches)
         # a neuron like that of direct coding in this network
-        durations = compare_durations(model.encoder, batches, copy.deepcopy(model.lif))
+        durations = compare_durations(model.encoder, batches, copy_network(model.lif))
         speeds = _images_per_second({"network": model, "encoder": model.encoder}, batches[0][0])
     return as_row(
         Analysed(
