@@ -94,7 +94,7 @@ class TestReading:
             (b"", ["damaged or empty"]),
             (b"name,value\na,1\n", ["unknown columns: name, value", "lacks columns", "move it away"]),
             (b"encoder,recipe,seed,accuracy_last\ngac,none,0,9\n", ["unknown columns: recipe", "accuracy_best"]),
-            (b"\x89PNG\xff", ["cannot be read"]),
+            (b"\x89PNG\xff", ["is not UTF-8"]),
             ("unknown", ["unknown columns: mood", "rename"]),
             ("cut", ["is damaged"]),
             ("empty", ["has no rows"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,8 @@ __all__ = ["ENCODER_SETTINGS", "Record", "Run", "group"]
 ENCODER_SETTINGS = ("encoder", "form", "encoder_source", "model_options")
 #: Settings that titles name first.
 _TELLING = ("dataset", "model", "T", "epochs")
+_KEY = tuple(each for each in RUNS.columns if each.key)
+_MEASURED, _ANALYSED = columns_of(Measured), columns_of(Analysed)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Record:
         """
         if name in self.settings:
             return self.settings[name]
-        parts = (self, *(getattr(self, each.name) for each in fields(self)))
-        owners = (part for part in parts if is_dataclass(part) and name in {each.name for each in fields(part)})
+        parts = (self, *vars(self).values())
+        owners = (part for part in parts if name in getattr(part, "__dataclass_fields__", ()))
         return getattr(next(owners, None), name, None)
 
 
@@ -93,10 +95,10 @@ class Run(Record):
         Raises:
             UsageError: a cell has a value of another type; the message names file and column.
         """
-        settings = parse(row, (each for each in RUNS.columns if each.key), path)
-        measured = Measured(**parse(row, columns_of(Measured), path))
+        measured = Measured(**parse(row, _MEASURED, path))
         found = any(row[name] for name in ANALYSED_COLUMNS)
-        return cls(settings, path, measured, Analysed(**parse(row, columns_of(Analysed), path)) if found else None)
+        analysed = Analysed(**parse(row, _ANALYSED, path)) if found else None
+        return cls(parse(row, _KEY, path), path, measured, analysed)
 
 
 _Record = TypeVar("_Record", bound=Record)
