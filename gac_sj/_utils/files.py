@@ -22,6 +22,7 @@ from gac_sj._utils.errors import UsageError
 __all__ = [
     "as_utf8",
     "locked",
+    "named_errors",
     "read_bytes",
     "read_text",
     "refuse_link",
@@ -49,14 +50,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        with open(os.open(temporary, flags, 0o666), "wb") as file:
+        with named_errors(path), open(os.open(temporary, flags, 0o666), "wb") as file:
             file.write(as_utf8(content) if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with named_errors(path):
+            temporary.replace(path)
+            _sync_folder(path.parent)
     finally:
         with suppress(OSError):  # it was renamed or not made
             temporary.unlink()
@@ -85,6 +85,22 @@ def as_utf8(text: str) -> bytes:
         text: such as a label that has a file's name in it.
     """
     return text.encode(errors="backslashreplace")
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Make errors of the system name a file, as those of a full disk do not.
+
+    Args:
+        path: of the file or folder that is written or read inside.
+
+    Raises:
+        OSError: the error, with the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -134,13 +150,10 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "Not a regular file")
-            yield file
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with named_errors(path), open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+        yield file
 
 
 def _open_without_waiting(name: str, flags: int) -> int:

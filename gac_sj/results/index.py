@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.files import read_text
 from gac_sj.results.load import Results, load
 
 __all__ = ["Block", "Index", "read_index"]
@@ -98,10 +97,9 @@ def read_index(path: Path) -> Index:
         UsageError: it cannot be read, or an entry is missing, unknown or of another form.
     """
     try:
-        content = yaml.safe_load(read_text(path))
-    except (OSError, UsageError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UsageError(f"The index {path} cannot be read ({reason})", "restore it") from error
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"The index {path} cannot be read ({' '.join(str(error).split())})", "restore it") from error
     if (
         not isinstance(content, dict)
         or content.keys() != _ENTRIES.keys()
