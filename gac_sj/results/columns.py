@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -51,6 +51,7 @@ def column(help: str, *, volatile: bool = False, absent: Any = _REQUIRED) -> Any
     return dataclasses.field(metadata={"help": help, "volatile": volatile, "absent": absent})
 
 
+@cache
 def columns_of(record: type, key: bool = False, absent: str | None = None) -> tuple[ColumnInfo, ...]:
     """The columns of a record whose fields were made by :func:`column`.
 

@@ -20,8 +20,6 @@ __all__ = ["ENCODER_SETTINGS", "Record", "Run", "group"]
 ENCODER_SETTINGS = ("encoder", "form", "encoder_source", "model_options")
 #: Settings that titles name first.
 _TELLING = ("dataset", "model", "T", "epochs")
-_KEY = tuple(each for each in RUNS.columns if each.key)
-_MEASURED, _ANALYSED = columns_of(Measured), columns_of(Analysed)
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,10 @@ class Run(Record):
         Raises:
             UsageError: a cell has a value of another type; the message names file and column.
         """
-        measured = Measured(**parse(row, _MEASURED, path))
+        settings = parse(row, (each for each in RUNS.columns if each.key), path)
+        measured = Measured(**parse(row, columns_of(Measured), path))
         found = any(row[name] for name in ANALYSED_COLUMNS)
-        analysed = Analysed(**parse(row, _ANALYSED, path)) if found else None
-        return cls(parse(row, _KEY, path), path, measured, analysed)
+        return cls(settings, path, measured, Analysed(**parse(row, columns_of(Analysed), path)) if found else None)
 
 
 _Record = TypeVar("_Record", bound=Record)
