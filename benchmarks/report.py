@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     text = html(f"Report on {args.folder}", load(args.folder))
     output = args.output or (args.folder if args.folder.is_dir() else args.folder.parent) / "report.html"
     try:
-        write_atomically(output, text.encode())
+        write_atomically(output, text)
     except OSError as error:
         raise UsageError(f"{output} cannot be written ({error})", "give another --output") from error
     print(output)

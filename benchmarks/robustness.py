@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import io
 import sys
 import time
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.files import read_text
 from gac_sj._utils.provenance import commit, device_name, versions
 from gac_sj._utils.randomness import derive_seed, seeded
 from gac_sj._utils.validation import positive
@@ -138,11 +140,18 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
 
 
 def epochs_done(summary: Path) -> int | None:
-    """Number of epochs in the log of a run; None if it has none."""
+    """Number of epochs in the log of a run; None if it has none.
+
+    Raises:
+        UsageError: the log is damaged.
+        OSError: it cannot be read.
+    """
     if not summary.exists():
         return None
-    with open(summary, newline="", encoding="utf-8") as file:
-        return max(int(row["epoch"]) for row in csv.DictReader(file))
+    try:
+        return max(int(row["epoch"]) for row in csv.DictReader(io.StringIO(read_text(summary), newline="")))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UsageError(f"{summary} is damaged", "restore it, or remove it if the run is finished") from error
 
 
 def read_pixels(settings: Settings, data: Data, model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ gets evaluation.json and confusion.csv (rows: true class, columns: predicted cla
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import sys
 from dataclasses import replace
@@ -69,9 +71,10 @@ def write(folder: Path, evaluation: Evaluation, classes: tuple[str, ...]) -> Non
         "top1_by_steps": evaluation.by_steps.tolist(),
         "top1_by_class": dict(zip(classes, evaluation.per_class.tolist())),
     }
-    write_atomically(folder / "evaluation.json", json.dumps(content, indent=1).encode())
-    table = [["", *classes], *([name, *map(str, row)] for name, row in zip(classes, evaluation.confusion.tolist()))]
-    write_atomically(folder / "confusion.csv", "".join(",".join(row) + "\n" for row in table).encode())
+    write_atomically(folder / "evaluation.json", json.dumps(content, indent=1))
+    rows = [["", *classes], *([name, *row] for name, row in zip(classes, evaluation.confusion.tolist()))]
+    csv.writer(text := io.StringIO(), lineterminator="\n").writerows(rows)
+    write_atomically(folder / "confusion.csv", text.getvalue())
 
 
 @program(build_parser)

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.files import safe_name
 from gac_sj.analysis import figures, firing_rates
 from gac_sj.analysis.grad_cam import grad_cam
 from gac_sj.checkpoint.runs import load_network, read_weights
@@ -63,7 +64,7 @@ def of_rows(runs: Sequence[Run]) -> Iterator[Drawn]:
             limit = "" if settings["train_limit"] is None else f", {settings['train_limit']:,} training images"
             steps = "" if kind.over_T else f", T = {settings['T']}"
             about = f"{settings['dataset']}{limit}, {used[0].network}{steps}, {settings['epochs']} epochs"
-            figure.suptitle(about, fontsize=9)
+            figures.set_heading(figure, about)
             lacking = len(found) - len(used)
             yield path, figure, f"{lacking} runs do not have {kind.lack}" if lacking else ""
 
@@ -99,7 +100,7 @@ def of_network(
 
     def titled(figure: Figure, addition: str = "") -> Figure:
         about = f"{label} on {settings.dataset}: test image {number}, class {truth}, predicted {predicted}"
-        figure.suptitle(about + addition, fontsize=9)
+        figures.set_heading(figure, about + addition)
         return figure
 
     encoder = model.encoder
@@ -125,7 +126,7 @@ def of_network(
         for images, _ in sample.testing(settings, model, world):
             model(images)
     figure = figures.firing_rates_by_step({label: rates})
-    figure.suptitle(f"{settings.dataset}, {len(sample.test)} test images", fontsize=9)
+    figures.set_heading(figure, f"{settings.dataset}, {len(sample.test)} test images")
     yield "firing_rates_by_step", figure, ""
 
 
@@ -160,7 +161,7 @@ def write(drawn: Iterator[Drawn], folder: Path) -> None:
             print(f"{name} is left out: {note}.")
             continue
         try:
-            paths = figures.save(figure, folder / name)
+            paths = figures.save(figure, folder / safe_name(name))
         except OSError as error:
             raise UsageError(
                 f"{folder} cannot be written ({error})", "name another folder", argument="output"

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.files import locked, read_bytes, read_text, safe_name, write_atomically
+from gac_sj._utils.files import locked, read_bytes, read_text, require_file, safe_name, write_atomically
 
 pytestmark = pytest.mark.one_release
 
@@ -47,6 +47,11 @@ def test_the_temporary_file_cannot_be_foreseen(tmp_path):
     assert (tmp_path / ".report.html.tmp").is_symlink()
 
 
+def test_text_that_utf8_lacks_is_escaped(tmp_path):
+    write_atomically(tmp_path / "page.md", "größe \udcff\r\n")
+    assert (tmp_path / "page.md").read_bytes() == "größe \\udcff\r\n".encode()
+
+
 def test_a_file_that_is_too_large_names_the_path_and_leaves_the_old_content(tmp_path):
     path = tmp_path / "rows.csv"
     write_atomically(path, b"old")
@@ -78,14 +83,19 @@ def test_what_killed_writers_left_is_removed_later(tmp_path):
 
 def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "args.yaml")
-    with pytest.raises(OSError, match=r"Not a regular file.*args\.yaml"):
-        read_bytes(tmp_path / "args.yaml")
+    for function in (read_bytes, require_file):
+        with pytest.raises(OSError, match=r"Not a regular file.*args\.yaml"):
+            function(tmp_path / "args.yaml")
 
 
 def test_errors_name_the_file(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(OSError, match=path.name):
-            read_bytes(path)
+        for function in (read_bytes, require_file):
+            with pytest.raises(OSError, match=path.name):
+                function(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"/file/rows\.csv"):
+        write_atomically(tmp_path / "file" / "rows.csv", b"")
     (tmp_path / "latin.txt").write_bytes("Blüte".encode("latin-1"))
     with pytest.raises(UsageError, match=r"latin\.txt is not UTF-8 text \(byte 2\)"):
         read_text(tmp_path / "latin.txt")
@@ -128,11 +138,12 @@ def test_a_lock_is_no_way_to_another_file(tmp_path):
 def test_safe_names_stay_in_their_folder_and_are_different():
     kept = ["gac", "gac_form=lite,T=4", "x-1.5", "größe"]
     assert [safe_name(text) for text in kept] == kept
-    odd = ["../../escaped", "a/b", "a_b", "a\0b", "", ".", "..", "x" * 500, "x" * 501, ".hidden", "\udcff"]
+    odd = ["../../escaped", "a/b", "a_b", "a\0b", "", ".", "..", "x" * 500, "x" * 501, "ö" * 300, "\udcff", "\udcfe"]
+    odd += [".hidden", "\N{BRAIN}" * 100, "ö" * 299 + "x"]
     names = [safe_name(text) for text in odd]
     assert len({*names, *kept}) == len(odd) + len(kept)
     for name in names:
         assert name.strip(".")
         assert not name.startswith(".")
         assert not {"/", "\0", "\\"} & set(name)
-        assert len(name) < 140
+        assert len(name.encode()) < 140, "with the endings of temporary files too, file systems take 255 bytes"

@@ -94,12 +94,13 @@ class TestReading:
             (b"", ["damaged or empty"]),
             (b"name,value\na,1\n", ["unknown columns: name, value", "lacks columns", "move it away"]),
             (b"encoder,recipe,seed,accuracy_last\ngac,none,0,9\n", ["unknown columns: recipe", "accuracy_best"]),
-            (b"\x89PNG\xff", ["cannot be read"]),
+            (b"\x89PNG\xff", ["is not UTF-8"]),
             ("unknown", ["unknown columns: mood", "rename"]),
             ("cut", ["is damaged"]),
             ("empty", ["has no rows"]),
             ("word", ["'good'", "accuracy_last"]),
             ("none", ["''", "accuracy_last"]),
+            ("inf", ["'inf'", "accuracy_last", "finite"]),
         ],
     )
     def test_other_files(self, content, words, tmp_path, capsys):
@@ -111,8 +112,8 @@ class TestReading:
             content = f"{lines[0]}\n{lines[1][:60] if content == 'cut' else ''}".encode()
         if content == "unknown":
             write(path, [row() | {"mood": "calm"}])
-        elif content in ("word", "none"):
-            write(path, [row(accuracy_last="good" if content == "word" else "")])
+        elif content in ("word", "none", "inf"):
+            write(path, [row(accuracy_last={"word": "good", "none": "", "inf": "inf"}[content])])
         elif content is not None:
             path.write_bytes(content)
         refused(capsys, report.main, [path.parent], str(path.parent), *words, folder=tmp_path)

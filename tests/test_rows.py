@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import re
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from gac_sj._utils import provenance as module
+from gac_sj._utils.files import read_text
 from gac_sj._utils.provenance import commit, device_name, versions
+from gac_sj.results import store
 from gac_sj.results.columns import Schema, as_row, column, columns_of, parse
 from gac_sj.results.store import Rows, read_rows
 
@@ -76,7 +79,7 @@ def test_a_file_of_other_columns_stays_untouched(text, words, tmp_path):
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize("text", [b"a,1\n", b"a,1,1,1\n", b"\xff"])
+@pytest.mark.parametrize("text", [b"a,1\n", b"a,1,1,1\n", b"\xff", b'a,1,"cut off\n', b'a,1,"b"c\n'])
 def test_a_damaged_file_stays_untouched(text, tmp_path):
     path, text = tmp_path / "results.csv", b"name,rate,result\n" + text
     path.write_bytes(text)
@@ -136,6 +139,90 @@ def add_forty(folder, name):
     rows = open_rows(folder)
     for rate in range(40):
         rows.add({"name": name, "rate": rate, "result": 0})
+
+
+def counting(monkeypatch):
+    """The sizes of the files that are read from now on."""
+    sizes = []
+
+    def counted(path):
+        text = read_text(path)
+        sizes.append(len(text))
+        return text
+
+    monkeypatch.setattr(store, "read_text", counted)
+    return sizes
+
+
+def test_a_file_is_read_again_only_after_another_has_written_it(tmp_path, monkeypatch):
+    rows, other = open_rows(tmp_path), open_rows(tmp_path)
+    rows.add({"name": "a", "rate": 1, "result": 1})
+    sizes = counting(monkeypatch)
+    for rate in range(2, 20):
+        assert rows.find({"name": "a", "rate": rate}) is None
+        rows.add({"name": "a", "rate": rate, "result": 1})
+        rows.replace({"name": "a", "rate": rate, "result": 2})
+    assert sizes == []
+    other.add({"name": "b", "rate": 1, "result": 3})
+    assert len(sizes) == 1
+    assert rows.find({"name": "b", "rate": 1})["result"] == "3"
+    assert rows.find({"name": "a", "rate": 19})["result"] == "2"
+    assert len(sizes) == 2
+    (tmp_path / "results.csv").unlink()
+    assert rows.find({"name": "b", "rate": 1}) is None
+    rows.replace({"name": "c", "rate": 1, "result": 1})
+    assert names(tmp_path) == ["c"]
+
+
+@pytest.mark.medium
+def test_one_more_row_of_many_takes_no_time_for_each(tmp_path):
+    """100,000 rows: two minutes if every one of them were parsed and written for each new one."""
+    path = tmp_path / "results.csv"
+    text = "".join(f'name {number},{number},"[{number}, ""x"",\n1]"\n' for number in range(100_000))
+    path.write_text(f"name,rate,result\n{text}")
+    rows = open_rows(tmp_path)
+    started = time.monotonic()
+    for number in range(10):
+        assert rows.find({"name": "name 99999", "rate": 99999})["result"] == '[99999, "x",\n1]'
+        rows.add({"name": "new", "rate": number, "result": "1"})
+    assert time.monotonic() - started < 5
+    assert path.read_text() == f"name,rate,result\n{text}" + "".join(f"new,{number},1\n" for number in range(10))
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_the_rows_of_an_editor_stay_what_they_are(end, tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_bytes(f'name,rate,result\r\na,1,"x\r\ny"\r\n\r\nb,1,2{end}'.encode())
+    rows = open_rows(tmp_path)
+    rows.add({"name": "c", "rate": 1, "result": 3})
+    assert [row["result"] for row in read_rows(path, SCHEMA)] == ["x\r\ny", "2", "3"]
+    assert open_rows(tmp_path).find({"name": "b", "rate": 1})["result"] == "2"
+
+
+def test_the_first_of_two_rows_of_one_key_is_found_and_both_stay(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("name,rate,result\na,1,first\na,1,second\n")
+    rows = open_rows(tmp_path)
+    assert rows.find({"name": "a", "rate": 1})["result"] == "first"
+    rows.add({"name": "b", "rate": 1, "result": 2})
+    assert names(tmp_path) == ["a", "a", "b"]
+
+
+def test_a_key_that_utf8_lacks_is_found_again(tmp_path):
+    run = {"name": "encoder_\udcff.py", "rate": 1}
+    open_rows(tmp_path).add(run | {"result": 1})
+    rows = open_rows(tmp_path)
+    assert rows.find(run)["result"] == "1"
+    rows.add(run | {"result": 2})
+    assert names(tmp_path) == ["encoder_\\udcff.py"]
+
+
+def test_a_file_that_is_a_link_is_refused_before_any_work(tmp_path):
+    (tmp_path / "valuable.csv").write_text("name,rate,result\n")
+    (tmp_path / "results.csv").symlink_to("valuable.csv")
+    with pytest.raises(ValueError, match=r"results\.csv is a symbolic link"):
+        open_rows(tmp_path)
+    assert (tmp_path / "valuable.csv").read_text() == "name,rate,result\n"
 
 
 def test_two_processes_keep_the_rows_of_both(tmp_path):

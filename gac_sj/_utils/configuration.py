@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -75,6 +75,7 @@ def check(settings: Any) -> None:
             raise UsageError(f"must be at least {limits['least']:g}{upper}, got {value}", argument=field.name)
 
 
+@cache
 def plain_type(hint: Any) -> tuple[type, bool]:
     """The plain type of a hint, such as dict of ``dict[str, int] | None``, and whether the value may be None.
 

@@ -13,46 +13,94 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from gac_sj._utils.errors import UsageError
 
-__all__ = ["locked", "read_bytes", "read_text", "safe_name", "write_atomically"]
+__all__ = [
+    "as_utf8",
+    "locked",
+    "named_errors",
+    "read_bytes",
+    "read_text",
+    "refuse_link",
+    "require_file",
+    "safe_name",
+    "write_atomically",
+]
 
 #: Seconds after which a temporary file belongs to a process that was killed.
 _STALE = 3600.0
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that a reader finds the old content or the new one, also after a power cut.
 
     Args:
         path: the file; its folder must exist.
-        content: the new content.
+        content: the new content; text is written as :func:`as_utf8` encodes it.
 
     Raises:
         UsageError: the path is a symbolic link, which writing would replace.
         OSError: the file cannot be written; the error names it.
     """
+    refuse_link(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        with named_errors(path), open(os.open(temporary, flags, 0o666), "wb") as file:
+            file.write(as_utf8(content) if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        with named_errors(path):
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # it was renamed or not made
+            temporary.unlink()
+    _remove_stale(path)
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a symbolic link in the place of a file that will be written.
+
+    Args:
+        path: the file, which need not exist.
+
+    Raises:
+        UsageError: it is a symbolic link.
+    """
     if path.is_symlink():
         raise UsageError(
             f"{path} is a symbolic link, which is never written", "name the file itself or remove the link"
         )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+def as_utf8(text: str) -> bytes:
+    """Text in UTF-8; what UTF-8 cannot encode, as in the name of a file that is not UTF-8, is escaped.
+
+    Args:
+        text: such as a label that has a file's name in it.
+    """
+    return text.encode(errors="backslashreplace")
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Make errors of the system name a file, as those of a full disk do not.
+
+    Args:
+        path: of the file or folder that is written or read inside.
+
+    Raises:
+        OSError: the error, with the path.
+    """
     try:
-        with open(os.open(temporary, flags, 0o666), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    _remove_stale(path)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -83,13 +131,29 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read or is not a regular file; the error names it.
     """
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "Not a regular file")
-            return file.read()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with _opened(path) as file:
+        return file.read()
+
+
+def require_file(path: Path) -> None:
+    """Refuse what :func:`read_bytes` refuses, before another package opens a file and waits.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be opened or is not a regular file; the error names it.
+    """
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with named_errors(path), open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+        yield file
 
 
 def _open_without_waiting(name: str, flags: int) -> int:
@@ -138,11 +202,12 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 def safe_name(text: str) -> str:
     """A name for a file in a given folder, made of any text: different texts have different names.
 
-    Letters, digits and ``=_.,-`` stay. Where something else was replaced, or the name was shortened to 120 characters,
-    the first 8 hex digits of the text's SHA-256 follow.
+    Letters, digits and ``=_.,-`` stay. Where something else was replaced, or the name was shortened to 120 bytes, the
+    first 8 hex digits of the text's SHA-256 follow.
 
     Args:
         text: such as the label of a run.
     """
-    name = re.sub(r"[^\w=.,-]", "_", text).lstrip(".")[:120]
-    return name if name == text and name else f"{name}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"
+    name = re.sub(r"[^\w=.,-]", "_", text).lstrip(".").encode()[:120].decode(errors="ignore")
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return name if name == text and name else f"{name}-{digest[:8]}"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from gac_sj._utils.files import write_atomically
 
-__all__ = ["COLOURS", "LINES", "MARKERS", "WIDTH", "print_style", "save"]
+__all__ = ["COLOURS", "LINES", "MARKERS", "WIDTH", "one_line", "print_style", "save", "set_heading"]
 
 #: Inches: the text of an A4 page.
 WIDTH = 6.3
@@ -28,7 +28,33 @@ _sizes = dict.fromkeys(("font.size", "axes.titlesize", "figure.titlesize", "lege
 _lines = {"lines.linewidth": 1.2, "lines.markersize": 4.5, "grid.color": "0.9", "axes.axisbelow": True}
 _frames = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "legend.frameon": False}
 #: Decorator of functions that draw.
-print_style = style.context(["default", _sizes | _lines | _frames | {"svg.hashsalt": "gac_sj"}])
+print_style = style.context(
+    ["default", _sizes | _lines | _frames | {"svg.hashsalt": "gac_sj", "text.parse_math": False}]
+)
+#: Characters of a text that are drawn: matplotlib needs a millisecond for each.
+_LONGEST = 150
+
+
+def one_line(text: str) -> str:
+    """A name as figures show it: one line of characters that can be drawn, shortened if it is very long.
+
+    Args:
+        text: such as a label that comes from a row.
+    """
+    line = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(text.split()))
+    line = f" {line}" if line.startswith("_") else line  # matplotlib leaves such names out of legends
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+
+
+@print_style
+def set_heading(figure: Figure, text: str) -> None:
+    """Write a heading above the panels of a figure.
+
+    Args:
+        figure: that gets it.
+        text: it is written as :func:`one_line` returns it.
+    """
+    figure.suptitle(one_line(text), fontsize=9)
 
 
 @print_style

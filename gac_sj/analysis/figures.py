@@ -13,9 +13,9 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from gac_sj._utils.plotting import COLOURS, MARKERS, WIDTH, print_style, save
+from gac_sj._utils.plotting import COLOURS, MARKERS, WIDTH, one_line, print_style, save, set_heading
 
-__all__ = ["encoder_outputs", "firing_rates_by_step", "gates", "grad_cam", "save"]
+__all__ = ["encoder_outputs", "firing_rates_by_step", "gates", "grad_cam", "save", "set_heading"]
 
 _GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 
@@ -40,7 +40,7 @@ def encoder_outputs(image: ArrayLike, outputs: Mapping[str, ArrayLike]) -> Figur
     _show(left.subplots(), image, "image", **_GREY)
     parts = right.subfigures(len(arrays), 1, squeeze=False)[:, 0]
     for part, (name, array) in zip(parts, arrays.items()):
-        part.suptitle(name, weight="bold")
+        part.suptitle(one_line(name), weight="bold")
         above, below = part.subplots(2, len(steps), squeeze=False)
         _maps(above, array.mean(1), steps)
         _maps(below, array[:, channel], dict.fromkeys(steps, ""))
@@ -130,8 +130,9 @@ def firing_rates_by_step(rates: Mapping[str, Mapping[str, ArrayLike]]) -> Figure
         T = max(map(len, by_layer.values()))
         table = np.array([by_layer.get(layer, np.full(T, np.nan)) for layer in layers])
         shown = place.imshow(table, vmin=0, vmax=largest, aspect="auto")
-        place.set(title=name, xlabel="time step", facecolor="0.9")
-        place.set(xticks=range(T), xticklabels=range(1, T + 1), yticks=range(len(layers)), yticklabels=layers)
+        place.set(title=one_line(name), xlabel="time step", facecolor="0.9")
+        place.set(xticks=range(T), xticklabels=range(1, T + 1))
+        place.set(yticks=range(len(layers)), yticklabels=map(one_line, layers))
         place.spines[:].set_visible(False)
         place.tick_params(length=0)
         place.grid(False)

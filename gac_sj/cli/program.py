@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any, TextIO, cast
 
 from gac_sj._utils.errors import ExitError, UsageError
 from gac_sj.encoders import import_plugins
@@ -21,7 +23,8 @@ def program(
     The program takes ``--import FILE_OR_MODULE`` (repeatable), which runs before all other arguments are read, so that
     what it registers is among their choices. Errors that a user can fix are one sentence on stderr. Exit statuses: 0,
     or what the function returns; 2 for such an error; 1 for numbers that stopped being finite; that of an
-    :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 141 if the reader of the output went away.
+    :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 141 if the reader of the output went away. What the
+    output's encoding lacks, such as the name of a file that is not UTF-8, is escaped.
 
     Args:
         build_parser: builds the parser; its ``prog`` names the program in messages.
@@ -33,8 +36,7 @@ def program(
     """
 
     def decorate(run: Callable[[argparse.Namespace], int | None]) -> Callable[..., int]:
-        def main(arguments: Sequence[str] | None = None) -> int:
-            parser = build_parser()
+        def attempt(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
             args = argparse.Namespace()
 
             def option(argument: str) -> str:
@@ -46,13 +48,7 @@ def program(
                     parser = build_parser()  # its choices and defaults now include what was registered
                 _add_import(parser)
                 args = parser.parse_args(arguments)
-                status = run(args)
-                sys.stdout.flush()
-                return status or 0
-            except BrokenPipeError:
-                # the rest of the buffer would raise again when Python ends
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return 141
+                return run(args) or 0
             except KeyboardInterrupt:
                 return _fail(parser, interrupted, 130)
             except UsageError as error:
@@ -63,6 +59,18 @@ def program(
                 return _fail(parser, str(error), 1)
             except ExitError as error:
                 return _fail(parser, str(error), error.exit_code)
+
+        def main(arguments: Sequence[str] | None = None) -> int:
+            _open_closed_streams()
+            parser = build_parser()
+            with redirect_stdout(cast(TextIO, _Output(sys.stdout))) as output:
+                try:
+                    try:
+                        return attempt(parser, arguments)
+                    finally:  # also after argparse has printed help
+                        output.flush()
+                except ExitError as error:
+                    return _fail(parser, str(error), error.exit_code)
 
         main.__doc__ = run.__doc__
         return main
@@ -113,5 +121,46 @@ def _option(actions: Iterator[argparse.Action], argument: str) -> str:
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
-    print(f"{parser.prog}: {' '.join(message.split())}", file=sys.stderr)  # other packages write several lines
+    if message:
+        with suppress(OSError):  # nobody reads it
+            print(f"{parser.prog}: {' '.join(message.split())}", file=sys.stderr)  # other packages write several lines
     return status
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that are closed, because the next files would get their numbers and what is printed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+class _Output:
+    """Standard output that escapes what its encoding lacks, and ends the program when it cannot be written."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        encoding = self._stream.encoding or "utf-8"
+        with self._checked():
+            return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def flush(self) -> None:
+        with self._checked():
+            self._stream.flush()
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # the rest of the buffer would raise again when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise ExitError("", 141) from error
+            raise ExitError(f"the output cannot be written ({error.strerror})", 2) from error

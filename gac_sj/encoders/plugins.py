@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.files import require_file
 from gac_sj.encoders.registry import encoder_info, list_encoders, unregister_encoders
 
 __all__ = ["import_plugins"]
@@ -58,7 +59,7 @@ def _refusal(place: str, is_file: bool, error: Exception) -> UsageError:
     if isinstance(error, UsageError):
         return UsageError(f"cannot use {place}: {str(error).rstrip('.')}", argument="import")
     missing = isinstance(error, ModuleNotFoundError) and not is_file and place.startswith(error.name or "?")
-    if missing or (is_file and not Path(place).is_file()):
+    if missing or (is_file and not Path(place).exists()):
         return UsageError(
             f"must be a Python file or an importable module, and {place!r} does not exist",
             "pass the path of the file that registers the encoder",
@@ -72,6 +73,7 @@ def _refusal(place: str, is_file: bool, error: Exception) -> UsageError:
 
 
 def _run_file(path: Path) -> ModuleType:
+    require_file(path)
     # two files may have the same name
     name = f"gac_sj_import_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)

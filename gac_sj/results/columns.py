@@ -6,7 +6,8 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,7 +17,13 @@ from gac_sj._utils.errors import UsageError
 __all__ = ["ColumnInfo", "Schema", "as_row", "column", "columns_of", "parse", "text_of"]
 
 _REQUIRED = object()
-_TYPES = {int: "an integer", float: "a number", bool: "True or False", list: "a JSON list", dict: "a JSON object"}
+_TYPES = {
+    int: "an integer",
+    float: "a finite number",
+    bool: "True or False",
+    list: "a JSON list",
+    dict: "a JSON object",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ def column(help: str, *, volatile: bool = False, absent: Any = _REQUIRED) -> Any
     return dataclasses.field(metadata={"help": help, "volatile": volatile, "absent": absent})
 
 
+@cache
 def columns_of(record: type, key: bool = False, absent: str | None = None) -> tuple[ColumnInfo, ...]:
     """The columns of a record whose fields were made by :func:`column`.
 
@@ -163,7 +171,9 @@ def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
         if kind is bool:
             return {"True": True, "False": False}[text]
         if kind in (int, float):
-            return kind(text)
+            if isfinite(found := kind(text)):
+                return found
+            raise ValueError
         if isinstance(found := json.loads(text), kind):
             return found
     except (ValueError, KeyError):

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gac_sj._utils.plotting import COLOURS, LINES, MARKERS, WIDTH, print_style
+from gac_sj._utils.plotting import COLOURS, LINES, MARKERS, WIDTH, one_line, print_style
 from gac_sj.analysis import figures as network_figures
 from gac_sj.encoders import list_encoders
 from gac_sj.results.robustness import CLEAN, RobustnessTest, robustness_groups, severities
@@ -96,7 +96,7 @@ def accuracy_against_T(groups: Groups) -> Figure:
         by_T: dict[int, list[float]] = {}
         for run in sorted(runs, key=lambda run: run.settings["T"]):
             by_T.setdefault(run.settings["T"], []).append(run.measured.accuracy_last)
-        _mean_and_range(axes, by_T, **styles[name] | {"label": name})
+        _mean_and_range(axes, by_T, **styles[name] | {"label": one_line(name)})
     axes.set_xticks(sorted({run.settings["T"] for runs in groups.values() for run in runs}))
     axes.set(xlabel="time steps T", ylabel=_ACCURACY)
     _legend(figure, axes, _BAND)
@@ -166,7 +166,7 @@ def accuracy_against_severity(tests: Sequence[RobustnessTest]) -> Figure:
         tests: one set of :func:`gac_sj.results.robustness.robustness_sets`, with one corruption at least.
     """
     groups = robustness_groups(tests)
-    styles = {name: look | {"label": name, "markersize": 3.5} for name, look in line_styles(groups).items()}
+    styles = {name: look | {"label": one_line(name), "markersize": 3.5} for name, look in line_styles(groups).items()}
     names = [name for name in severities(tests) if name != CLEAN]
     columns = min(4, len(names))
     lines = -(-len(names) // columns)
@@ -180,7 +180,7 @@ def accuracy_against_severity(tests: Sequence[RobustnessTest]) -> Figure:
                     by_severity.setdefault(test.severity, []).append(test.measured.accuracy)
             means = {severity: statistics.mean(by_severity[severity]) for severity in sorted(by_severity)}
             axes.plot(list(means), list(means.values()), **styles[encoder])
-        axes.set_title(name.replace("_", " "))
+        axes.set_title(one_line(name.replace("_", " ")))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelbottom=True)  # also where no panel is below
     for axes in panels[len(names) :]:
@@ -208,7 +208,7 @@ def line_styles(groups: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]
         turn, colour = divmod(place, len(COLOURS))
         other = (colour + turn) % len(MARKERS)  # the eighth has the first one's colour and another marker
         look = {"color": COLOURS[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
-        found[name] = look | {"label": f"{name} (n = {len(groups[name])})"}
+        found[name] = look | {"label": f"{one_line(name)} (n = {len(groups[name])})"}
     return found
 
 

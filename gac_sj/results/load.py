@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gac_sj._utils.errors import UsageError
+from gac_sj.results.columns import Schema
 from gac_sj.results.robustness import ROBUSTNESS, RobustnessTest
 from gac_sj.results.run import Run
 from gac_sj.results.schema import RUNS
@@ -67,18 +67,21 @@ def load(*places: Path) -> Results:
 
 def _read(path: Path, found: Results) -> None:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header = next(csv.reader(file), ())
-        schema = next((schema for name, schema in _TELLTALE.items() if name in header), RUNS)
-        rows = read_rows(path, schema)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read as rows ({error})", "restore it or move it away") from error
+        rows = read_rows(path, _schema)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read as rows ({error.strerror})", "restore it or move it away") from error
+    schema = _schema(rows[0] if rows else ())
     if schema is RUNS:
         found.runs.extend(Run.from_row(row, path) for row in rows)
     elif schema is ROBUSTNESS:
         found.robustness.extend(RobustnessTest.from_row(row, path) for row in rows)
     else:
         found.speed.extend(Timing.from_row(row, path) for row in rows)
+
+
+def _schema(header: Collection[str]) -> Schema:
+    """The kind of rows that have a column of this header that only one kind has; otherwise runs."""
+    return next((schema for name, schema in _TELLTALE.items() if name in header), RUNS)
 
 
 def _without_copies(runs: Iterable[Run]) -> list[Run]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.files import write_atomically
+from gac_sj._utils.files import read_text, write_atomically
 from gac_sj.results.comparison import MIN_SEEDS, interval, pair
 from gac_sj.results.index import Block, Index
 from gac_sj.results.ledger import ledger, read_configs
@@ -23,7 +23,7 @@ from gac_sj.results.robustness import robustness_sets, robustness_tables
 from gac_sj.results.run import Run, group
 from gac_sj.results.run_tables import group_over_encoders, run_tables
 from gac_sj.results.speed import speed_sentences
-from gac_sj.results.table import Table
+from gac_sj.results.table import Table, escape
 
 __all__ = ["rewrite", "rewrite_pages"]
 
@@ -48,13 +48,14 @@ def rewrite_pages(index: Index, check: bool = False) -> list[str]:
     before = {}
     for page in index.pages:
         try:
-            before[page] = (index.base / page).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{page}, a page of {index.path.name}, cannot be read ({error})", "restore it") from error
+            before[page] = read_text(index.base / page).replace("\r\n", "\n")
+        except (OSError, UsageError) as error:
+            reason = str(error).rstrip(".")
+            raise UsageError(f"{page}, a page of {index.path.name}, cannot be read ({reason})", "restore it") from error
     after = {page: rewrite(text, index, page) for page, text in before.items()}
     stale = [page for page in index.pages if after[page] != before[page]]
     for page in [] if check else stale:
-        write_atomically(index.base / page, after[page].encode())
+        write_atomically(index.base / page, after[page])
     return stale
 
 
@@ -119,7 +120,7 @@ class _Place:
 
     def tables(self, tables: Sequence[Table], path: str) -> str:
         """Tables, each with what it rests on."""
-        return "\n\n".join(f"{table.markdown()}\n\n{table.note} Rows: {self.link(path)}." for table in tables)
+        return "\n\n".join(f"{table.markdown()}\n\n{table.markdown_note} Rows: {self.link(path)}." for table in tables)
 
 
 def _runs(block: Block, place: _Place) -> str:
@@ -134,7 +135,7 @@ def _runs(block: Block, place: _Place) -> str:
                     f"{place.index.path.name} has the unknown table {unknown[0]!r}", options=tables, given=unknown[0]
                 )
             shown = [table for name, table in tables.items() if name in wanted and not table.is_empty]
-            parts += [f"With {title}:"] if title else []
+            parts += [f"With {escape(title)}:"] if title else []
             parts.append(place.tables(shown, path) or f"The rows of {place.link(path)} were not analysed.")
             if "Accuracy" in wanted and (found := _differences(runs, place.index.pairs)):
                 parts.append(found)
@@ -147,7 +148,7 @@ def _robustness(block: Block, place: _Place) -> str:
     parts = []
     for path in block.paths:
         for title, tests in robustness_sets(place.index.load(path).robustness).items():
-            parts += [f"With {title}:"] if title else []
+            parts += [f"With {escape(title)}:"] if title else []
             parts.append(place.tables(robustness_tables(tests), path))
         parts.append(place.made_by(path))
     return "\n\n".join(parts)

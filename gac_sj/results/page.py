@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 
+from gac_sj._utils.plotting import print_style
 from gac_sj.results.table import Cell, Table
 
 if TYPE_CHECKING:
@@ -131,10 +132,11 @@ def _cell(cell: Cell) -> str:
     return f"<td{key}>{escape(cell.text)}</td>"
 
 
+@print_style
 def _figure(caption: str, figure: Figure) -> str:
     """The plot as SVG inside the page; its identifiers get a prefix, since other plots have the same ones."""
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gac_sj"}):
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]

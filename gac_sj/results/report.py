@@ -15,7 +15,7 @@ from gac_sj.results.robustness import CLEAN, robustness_sets, robustness_tables
 from gac_sj.results.run import ENCODER_SETTINGS, Record, Run, group
 from gac_sj.results.run_tables import group_over_encoders, run_tables
 from gac_sj.results.speed import speed_table
-from gac_sj.results.table import TIMES, values
+from gac_sj.results.table import TIMES, escape, values
 
 __all__ = ["html", "write_report"]
 
@@ -78,12 +78,14 @@ def write_report(folder: Path, runs: Sequence[Run]) -> str:
     for name, figure in drawn.items():
         save(figure, folder / name)
     title = f"Encoders on {runs[0].settings['dataset']}"
-    parts = [f"# {title}"]
-    parts += [f"## {table.title}\n\n{table.markdown()}\n\n{table.note}" for table in tables if not table.is_empty]
+    parts = [f"# {escape(title)}"]
+    parts += [
+        f"## {table.title}\n\n{table.markdown()}\n\n{table.markdown_note}" for table in tables if not table.is_empty
+    ]
     parts += [f"![{_caption(name)}]({name}.png)" for name in drawn]
     parts += ["## What the columns mean", _items(MEANINGS), "## Settings", _items(_details(runs, ("encoder", "seed")))]
-    write_atomically(folder / "report.md", ("\n\n".join(parts) + "\n").encode())
-    write_atomically(folder / "report.html", html(title, Results(list(runs))).encode())
+    write_atomically(folder / "report.md", "\n\n".join(parts) + "\n")
+    write_atomically(folder / "report.html", html(title, Results(list(runs))))
     return tables[0].markdown()
 
 
@@ -142,4 +144,4 @@ def _caption(name: str) -> str:
 
 
 def _items(found: Mapping[str, str]) -> str:
-    return "\n".join(f"- {name}: {text}" for name, text in found.items())
+    return "\n".join(f"- {name}: {escape(text)}" for name, text in found.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,8 +61,8 @@ class Record:
         """
         if name in self.settings:
             return self.settings[name]
-        parts = (self, *(getattr(self, each.name) for each in fields(self)))
-        owners = (part for part in parts if is_dataclass(part) and name in {each.name for each in fields(part)})
+        parts = (self, *vars(self).values())
+        owners = (part for part in parts if name in getattr(part, "__dataclass_fields__", ()))
         return getattr(next(owners, None), name, None)
 
 

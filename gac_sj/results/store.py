@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.files import locked, read_text, write_atomically
+from gac_sj._utils.files import as_utf8, locked, read_text, refuse_link, write_atomically
 from gac_sj.results.columns import Schema
 
 __all__ = ["Rows", "read_rows"]
@@ -19,20 +20,27 @@ __all__ = ["Rows", "read_rows"]
 class Rows:
     """The rows of one file; several processes may add to it.
 
+    The file is read again only after another process has changed it. Each row is kept as the file's text, because few
+    are looked at.
+
     Args:
         path: the CSV file; it and its folder are made when needed.
         schema: its columns.
 
     Raises:
-        UsageError: the file is damaged, or has other columns.
+        UsageError: the file is damaged, has other columns, or is a symbolic link.
         OSError: the file cannot be read or its folder cannot be written.
     """
 
     def __init__(self, path: Path, schema: Schema):
         self.path, self.schema = path, schema
+        self._texts: list[str] = []
+        self._places: dict[str, int] = {}  # of the first row of each key
+        self._version: tuple[int, ...] = ()
+        refuse_link(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            self._read()
+            self._update()
 
     def find(self, run: Mapping[str, Any]) -> dict[str, str] | None:
         """The row of a run.
@@ -43,7 +51,12 @@ class Rows:
         Returns:
             All its cells by column, or None if there is no such row.
         """
-        return self._find(run, self._read())
+        self._update()
+        place = self._places.get(self._key(run))
+        if place is None:
+            return None
+        cells = next(csv.reader(io.StringIO(self._texts[place], newline="")))
+        return dict(zip(self.schema.names, cells, strict=True))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row, unless another process has added the same run meanwhile.
@@ -52,60 +65,112 @@ class Rows:
             row: its cells by column.
         """
         with self._locked():
-            rows = self._read()
-            if not self._find(row, rows):
-                self._write([*rows, row])
+            self._update()
+            if (key := self._key(row)) not in self._places:
+                self._write([*self._texts, self._text(row)])
+                self._places[key] = len(self._texts) - 1
 
     def replace(self, row: Mapping[str, Any]) -> None:
-        """Replace the row of a run.
+        """Replace the row of a run, or add it if it is gone.
 
         Args:
             row: the cells of the new row, whose key columns are those of the old one.
         """
         with self._locked():
-            rows = self._read()
-            before = self._find(row, rows)
-            self._write([row if other == before else other for other in rows])
+            self._update()
+            place = self._places.setdefault(self._key(row), len(self._texts))
+            self._write([*self._texts[:place], self._text(row), *self._texts[place + 1 :]])
 
-    def _find(self, run: Mapping[str, Any], rows: list[dict[str, str]]) -> dict[str, str] | None:
-        key = self.schema.key
-        wanted = [str(run[name]) for name in key]
-        return next((row for row in rows if [row[name] for name in key] == wanted), None)
+    def _update(self) -> None:
+        """Read the file if it was changed."""
+        version = _version(self.path)  # before reading, so that a change meanwhile is read next time
+        if version == self._version:
+            return
+        texts: list[str] = []
+        places: dict[str, int] = {}
+        if version:
+            text = read_text(self.path)
+            header = next(_records(text, self.path))[0]
+            if tuple(header) != self.schema.names:
+                text = self._file(map(self._text, _complete(_records(text, self.path), self.schema, self.path)))
+            for cells, record in islice(_records(text, self.path), 1, None):
+                places.setdefault(repr(cells[: len(self.schema.key)]), len(texts))
+                texts.append(record)
+        self._texts, self._places, self._version = texts, places, version
 
-    def _write(self, rows: list[Mapping[str, Any]]) -> None:
+    def _write(self, texts: list[str]) -> None:
+        write_atomically(self.path, self._file(texts))
+        self._texts, self._version = texts, _version(self.path)
+
+    def _file(self, texts: Iterable[str]) -> str:
+        return "\n".join([",".join(self.schema.names), *texts, ""])
+
+    def _text(self, row: Mapping[str, Any]) -> str:
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.schema.names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path, text.getvalue().encode())
+        csv.DictWriter(text, self.schema.names, lineterminator="").writerow(row)
+        return text.getvalue()
 
-    def _read(self) -> list[dict[str, str]]:
-        return read_rows(self.path, self.schema) if self.path.exists() else []
+    def _key(self, run: Mapping[str, Any]) -> str:
+        return repr([as_utf8(str(run[name])).decode() for name in self.schema.key])
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.path.parent / ".lock")
 
 
-def read_rows(path: Path, schema: Schema) -> list[dict[str, str]]:
-    """The rows of a file, with all columns of its schema in order.
+def read_rows(path: Path, schema: Schema | Callable[[Collection[str]], Schema]) -> list[dict[str, str]]:
+    """The rows of a file, with all columns of their schema in order.
 
     A column that the file lacks has its declared value, so that rows stay valid when a column is added.
 
     Args:
         path: the CSV file.
-        schema: its columns.
+        schema: its columns, or what chooses them by the file's header.
 
     Raises:
         UsageError: the file is damaged or empty, has unknown columns, or lacks columns without a declared value.
         OSError: it cannot be read.
     """
+    text = read_text(path)
+    if not isinstance(schema, Schema):
+        schema = schema(next(_records(text, path))[0])
+    return list(_complete(_records(text, path), schema, path))
+
+
+def _records(text: str, path: Path) -> Iterator[tuple[list[str], str]]:
+    """The cells and the text of each row, the header first.
+
+    Raises:
+        UsageError: they do not have equally many cells, or there is no header.
+    """
+    lines = io.StringIO(text, newline="").readlines()
+    reader, first, width = csv.reader(lines, strict=True), 0, 0
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-        header, rows = reader.fieldnames or (), list(reader)
-        damaged = not header or any(None in row or None in row.values() for row in rows)
-    except csv.Error:
-        damaged = True
-    if damaged:
-        raise UsageError(f"{path} is damaged or empty", "restore it, move it away or name another file")
+        for cells in reader:
+            if cells:  # not an empty line
+                width = width or len(cells)
+                if len(cells) != width:
+                    raise csv.Error
+                yield cells, "".join(lines[first : reader.line_num]).rstrip("\r\n")
+            first = reader.line_num
+        if not width:
+            raise csv.Error
+    except csv.Error as error:
+        raise UsageError(f"{path} is damaged or empty", "restore it, move it away or name another file") from error
+
+
+def _complete(records: Iterator[tuple[list[str], str]], schema: Schema, path: Path) -> Iterator[dict[str, str]]:
+    """All cells of each row by column."""
+    header, _ = next(records)
     schema.check_header(header, path)
-    return [{each.name: row.get(each.name, each.absent or "") for each in schema.columns} for row in rows]
+    missing = {each.name: each.absent or "" for each in schema.columns}
+    for cells, _ in records:
+        yield missing | dict(zip(header, cells, strict=True))
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What differs between two contents of a file; empty if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

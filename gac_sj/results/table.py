@@ -20,6 +20,7 @@ __all__ = [
     "Steps",
     "Table",
     "Words",
+    "escape",
     "markdown_table",
     "mean",
     "tabulate",
@@ -70,6 +71,11 @@ class Table:
     def markdown(self) -> str:
         """The table alone, without title and note."""
         return markdown_table(self.head, ([cell.text for cell in line] for line in self.lines))
+
+    @property
+    def markdown_note(self) -> str:
+        """The note in Markdown."""
+        return "\n".join(map(escape, self.note.splitlines()))
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,15 @@ def values(records: Iterable[Record], name: str) -> list[str]:
     return list(dict.fromkeys(filter(None, texts)))
 
 
+def escape(text: str) -> str:
+    """Text for one line of Markdown, in a table or not, that is neither HTML nor another cell.
+
+    Args:
+        text: of a row.
+    """
+    return " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
 def markdown_table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     """A Markdown table.
 
@@ -202,13 +217,9 @@ def markdown_table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
         lines: texts of the cells.
     """
     head = tuple(head)
-    rows = [f"| {' | '.join(map(_escape, line))} |" for line in lines]
-    return "\n".join([f"| {' | '.join(map(_escape, head))} |", "|---" * len(head) + "|", *rows])
+    rows = [f"| {' | '.join(map(escape, line))} |" for line in lines]
+    return "\n".join([f"| {' | '.join(map(escape, head))} |", "|---" * len(head) + "|", *rows])
 
 
 def _count(found: Sequence[object], records: Sequence[Record]) -> str:
     return "" if len(found) == len(records) else f" (n = {len(found)})"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gac_sj._utils.errors import first_sentence
-from gac_sj._utils.files import write_atomically
+from gac_sj._utils.files import read_bytes, write_atomically
 
 __all__ = ["Checkpoints"]
 
@@ -50,14 +50,15 @@ class Checkpoints:
         kept = [other for other in paths if other <= path][: self.keep]
         killed = self.folder.glob(".epoch*.tmp")  # left unfinished by a kill
         for other in {*paths, *killed}.difference(kept):
-            other.unlink(missing_ok=True)
+            if not other.is_dir():
+                other.unlink(missing_ok=True)
         return path
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is not damaged, or None; damaged ones are logged and skipped."""
         for path in self._newest_first():
             try:
-                content = path.read_bytes()
+                content = read_bytes(path)
                 if _checksum(content) != path.stem.rpartition("-")[2]:
                     raise ValueError("its checksum is wrong")
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.files import write_atomically
+from gac_sj._utils.files import named_errors, write_atomically
 from gac_sj.training.settings import Settings
 
 __all__ = ["RunOutputs", "check_folder"]
@@ -71,7 +71,8 @@ class RunOutputs:
         except ImportError:  # the extra "train" brings it
             pass
         else:
-            self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
+            with named_errors(folder / "tensorboard"):
+                self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
         if settings.wandb:
             try:
                 import wandb
@@ -98,9 +99,10 @@ class RunOutputs:
         numbers = {name: value for name, value in history[-1].items() if isinstance(value, int | float)}
         epoch = history[-1]["epoch"]
         if self.tensorboard:
-            for name, value in numbers.items():
-                self.tensorboard.add_scalar(name, value, epoch)
-            self.tensorboard.flush()
+            with named_errors(self.folder / "tensorboard"):
+                for name, value in numbers.items():
+                    self.tensorboard.add_scalar(name, value, epoch)
+                self.tensorboard.flush()
         if self.wandb:
             self.wandb.log(numbers, step=epoch)
 
@@ -123,6 +125,7 @@ class RunOutputs:
     def close(self) -> None:
         """End the logs."""
         if self.tensorboard:
-            self.tensorboard.close()
+            with named_errors(self.folder / "tensorboard"):
+                self.tensorboard.close()
         if self.wandb:
             self.wandb.finish()
