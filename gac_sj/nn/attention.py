@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -47,7 +46,7 @@ class TemporalAttention(nn.Module):
                 f"TemporalAttention was built for T={self.T}, got a sequence of {x.shape[0]} steps",
                 f"pass {self.T} steps or build it with T={x.shape[0]}",
             )
-        return functional.temporal_attention(x, self.squeeze.weight, self.excite.weight)
+        return functional.temporal_attention(x, self.T, self.squeeze, self.excite)
 
 
 class SpatialChannelAttention(nn.Module):
@@ -70,17 +69,16 @@ class SpatialChannelAttention(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int = 4, reduction: int = 1, depth: int = 2):
         super().__init__()
-        positive("kernel_size", kernel_size)
+        self._padding = functional.same_padding(positive("kernel_size", kernel_size))
         hidden = max(1, positive("channels", channels) // positive("reduction", reduction))
         widths = [channels, *[hidden] * (positive("depth", depth) - 1), channels]
-        # functional pads, which avoids torch's warning about even kernels
+        # padded by functional, which avoids torch's warning about even kernels
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size, bias=False) for before, after in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = [cast(nn.Conv2d, convolution).weight for convolution in self.convolutions]
-        return functional.spatial_channel_attention(x, weights)
+        return functional.spatial_channel_attention(x, self.convolutions, self._padding)
 
 
 class GatedAttentionUnit(nn.Module):
