@@ -13,38 +13,61 @@ from torch import Tensor, nn
 
 from gac_sj._compat import cfunction
 from gac_sj._utils.errors import UsageError
+from gac_sj.ops.dispatch import has_dispatch_mode, is_transformed
 
 __all__ = ["Rectangle", "Triangle"]
 
 
 class _Step(torch.autograd.Function):
-    """The step; a subclass has the derivative."""
+    """The step; a subclass has the derivative. All transforms of ``torch.func`` and forward mode work."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, alpha: float, strict: bool) -> Tensor:
         compare = torch.gt if strict else torch.ge
-        return compare(x, 0, out=torch.empty_like(x))
+        if _is_observed(x):
+            return compare(x, 0).to(x.dtype)  # as SpikingJelly computes and counts it
+        return compare(x, 0, out=torch.empty_like(x))  # on a CPU a new tensor costs more than the arithmetic
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.alpha, _ = inputs
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @classmethod
+    def backward(cls, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        slope = cls.derivative(x, ctx.alpha)
+        return slope * grad if _is_observed(grad) else slope.mul_(grad), None, None
+
+    @classmethod
+    def jvp(cls, ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return cls.derivative(x, ctx.alpha) * tangent
+
+    @staticmethod
+    def derivative(x: Tensor, alpha: float) -> Tensor:
+        """The derivative at ``x``, a new tensor."""
+        raise NotImplementedError
+
+
+def _is_observed(x: Tensor) -> bool:
+    """Whether a compiler, a transform or a dispatch mode looks at the operations on a tensor."""
+    return torch.compiler.is_compiling() or is_transformed(x) or has_dispatch_mode()
 
 
 class _TriangleStep(_Step):
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        # in place: on a CPU a new tensor costs more than the arithmetic
-        return x.abs().mul_(-(ctx.alpha**2)).add_(ctx.alpha).clamp_min_(0).mul_(grad), None, None
+    def derivative(x: Tensor, alpha: float) -> Tensor:
+        return x.abs().mul_(-(alpha**2)).add_(alpha).clamp_min_(0)
 
 
 class _RectangleStep(_Step):
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        inside = x.abs().lt_(0.5 / ctx.alpha)
-        return inside.mul_(ctx.alpha).mul_(grad), None, None
+    def derivative(x: Tensor, alpha: float) -> Tensor:
+        return x.abs().lt_(0.5 / alpha).mul_(alpha)
 
 
 class _Surrogate(surrogate.SurrogateFunctionBase):

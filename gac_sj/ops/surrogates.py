@@ -15,7 +15,10 @@ from typing import Any
 
 from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
 
+from torch import nn
+
 from gac_sj.ops.neuron import Derivative
+from gac_sj.ops.shortcuts import has_hooks, overrides
 
 __all__ = ["cuda_derivative", "spikingjelly_equivalent"]
 
@@ -59,6 +62,8 @@ def cuda_derivative(surrogate: Callable) -> tuple[Derivative | None, str | None]
     """
     cls = type(surrogate)
     strict = bool(getattr(surrogate, "strict", False))
+    if _is_changed(surrogate):
+        return None, f"{cls.__name__} has a hook or another forward"
     if not getattr(surrogate, "spiking", True):
         return None, f"{cls.__name__}(spiking=False) outputs no spikes"
     if hasattr(surrogate, "cuda_derivative"):
@@ -85,12 +90,21 @@ def spikingjelly_equivalent(surrogate: Any) -> tuple[Any, str | None]:
         The equal function and None; or None and the reason why there is none.
     """
     name, equal = type(surrogate).__name__, surrogate
+    if _is_changed(surrogate):
+        return None, f"{name} has a hook or another forward"
     if hasattr(surrogate, "spikingjelly_equivalent") and _applies_to(type(surrogate), "spikingjelly_equivalent"):
         equal = surrogate.spikingjelly_equivalent()
     known = type(equal).__module__ == _MODULE and type(equal).__name__ in _IN_ITS_KERNELS
     if not known or not equal.spiking or not isinstance(equal.alpha, (int, float)):
         return None, f"SpikingJelly's kernels do not support the surrogate {name}"
     return equal, None
+
+
+def _is_changed(surrogate: Any) -> bool:
+    """Whether a hook watches a surrogate function, or one of its methods was replaced after its construction."""
+    return isinstance(surrogate, nn.Module) and (
+        has_hooks(surrogate) or overrides(surrogate, type(surrogate), *_FUNCTION)
+    )
 
 
 def _applies_to(cls: type, method: str) -> bool:
