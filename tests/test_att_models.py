@@ -336,7 +336,8 @@ def test_energy_of_attention_is_counted_in_blocks_and_in_the_encoder():
     one = measure_energy(small(encoder="gac", block_attention="none"), [x])
     assert 0 < one.attention_pj < one.encoder_pj
     assert {layer.name for layer in one.layers if layer.in_attention} == {
-        "encoder.gau.temporal", "encoder.gau.spatial_channel", "encoder.gau (gate)"
+        "encoder.gau.temporal.squeeze", "encoder.gau.temporal.excite", "encoder.gau.spatial_channel.convolutions.0",
+        "encoder.gau.spatial_channel.convolutions.1", "encoder.gau (gate)"
     }  # fmt: skip
     assert measure_energy(small(block_attention="none"), [x]).attention_pj == 0
     model = small(block_attention="SA")

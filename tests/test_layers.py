@@ -150,7 +150,9 @@ def test_pruned_layers_train(part):
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("normalise", [parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.weight_norm])
+@pytest.mark.parametrize(
+    "normalise", [parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.weight_norm]
+)
 def test_normalised_weights_train(part, normalise):
     build, shape = PARTS[part]
     module = build()

@@ -12,6 +12,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import BASELINE_ENCODER, Encoder
 from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
@@ -60,6 +61,8 @@ class MASNN(EncodedNetwork):
             cannot be divided; on the call, an input of another shape.
         TypeError: a keyword that the encoder does not have.
     """
+
+    img_size = fixed("img_size")
 
     def __init__(
         self,
@@ -166,7 +169,7 @@ class MABlock(SpikingBlock):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._convolve(self.layers, self.lif1(self.attention(x)))
+        return self._convolve(self.layers, self.lif1(self.attention(x)), self.lif1)
 
 
 class MALinear(nn.Module):

@@ -15,6 +15,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import DEFAULT_ENCODER
 from gac_sj.encoders.stem import conv_bn
@@ -65,6 +66,8 @@ class MSResNet(EncodedNetwork):
             input of another shape.
         TypeError: a keyword that the encoder does not have.
     """
+
+    downsample, spike_driven, drop_rate = fixed("downsample"), fixed("spike_driven"), fixed("drop_rate")
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive
 from gac_sj.nn import functional
 from gac_sj.ops.apply_gate import apply_gate
@@ -32,6 +33,8 @@ class TemporalAttention(nn.Module):
     Raises:
         UsageError: an argument is not a positive integer; on the call, a sequence has another number of steps.
     """
+
+    T = fixed("T")
 
     def __init__(self, T: int, reduction: int = 2):
         super().__init__()
@@ -67,9 +70,11 @@ class SpatialChannelAttention(nn.Module):
         UsageError: an argument is not a positive integer.
     """
 
+    kernel_size = fixed("kernel_size")
+
     def __init__(self, channels: int, kernel_size: int = 4, reduction: int = 1, depth: int = 2):
         super().__init__()
-        self._padding = functional.same_padding(positive("kernel_size", kernel_size))
+        self.kernel_size = positive("kernel_size", kernel_size)
         hidden = max(1, positive("channels", channels) // positive("reduction", reduction))
         widths = [channels, *[hidden] * (positive("depth", depth) - 1), channels]
         # padded by functional, which avoids torch's warning about even kernels
@@ -78,7 +83,7 @@ class SpatialChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.spatial_channel_attention(x, self.convolutions, self._padding)
+        return functional.spatial_channel_attention(x, self.convolutions, functional.same_padding(self.kernel_size))
 
 
 class GatedAttentionUnit(nn.Module):
@@ -104,6 +109,8 @@ class GatedAttentionUnit(nn.Module):
     Raises:
         UsageError: an argument is out of range.
     """
+
+    attention = fixed("attention")
 
     def __init__(
         self,

@@ -17,9 +17,19 @@ from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.ops.dispatch import is_counted_by_spikingjelly
 from gac_sj.ops.lif import lif, reference
 from gac_sj.ops.neuron import LIFDynamics
-from gac_sj.ops.shortcuts import overrides
+from gac_sj.ops.shortcuts import does_only, overrides
+from gac_sj.ops.surrogates import is_changed
 
-__all__ = ["PRESETS", "LIFNode", "PlainMemories", "is_neuron", "lif_preset", "reset_states"]
+__all__ = [
+    "PRESETS",
+    "LIFNode",
+    "PlainMemories",
+    "is_neuron",
+    "is_plain_lif",
+    "lif_preset",
+    "outputs_spikes",
+    "reset_states",
+]
 
 
 class PlainMemories:
@@ -154,8 +164,8 @@ class LIFNode(PlainMemories, neuron.LIFNode):
             self.v_seq = v if before is None or before.shape[1:] != v.shape[1:] else torch.cat([before, v])
         return spikes
 
-    def _potential(self, x: Tensor) -> Tensor | None:
-        """The potential before a step with the input ``x``; None: the resting potential."""
+    def potential_before(self, x: Tensor) -> Tensor | None:
+        """The potential ``[N, *]`` before a step with an input ``[N, *]``; None: the resting potential."""
         if isinstance(self.v, Tensor):
             # a single number, or the potentials of this batch; those of another batch are dropped
             return self.v if self.v.dim() == 0 or self.v.shape == x.shape else None
@@ -165,13 +175,13 @@ class LIFNode(PlainMemories, neuron.LIFNode):
 
     def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         """Spikes of a sequence, and the potentials of all steps if they are to be stored."""
-        v, surrogate_function = self._potential(x_seq[0]), self.surrogate_function
+        v, surrogate_function = self.potential_before(x_seq[0]), self.surrogate_function
         spikes, self.v, v_seq = lif(x_seq, self.dynamics, surrogate_function, v, store_v_seq=self.store_v_seq)
         return spikes, v_seq
 
     def _step(self, x: Tensor) -> Tensor:
         """Spikes of one step, by the methods that a subclass may override."""
-        v = self._potential(x)
+        v = self.potential_before(x)
         self.v = torch.full_like(x, self.dynamics.rest) if v is None else v.to(torch.promote_types(v.dtype, x.dtype))
         self.neuronal_charge(x)
         spikes = self.neuronal_fire()
@@ -238,6 +248,26 @@ def lif_preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
             options=SURROGATES,
         )
     return LIFNode(**PRESETS[name] | changes)
+
+
+def is_plain_lif(node: nn.Module | None) -> bool:
+    """Whether a call of a neuron does what :class:`LIFNode` does and nothing else: a kernel may replace it.
+
+    Args:
+        node: a neuron, or None.
+    """
+    methods = ("multi_step_forward", "single_step_forward", "multi_step_functional_forward", *_OF_STEP, *_FUNCTIONAL)
+    return isinstance(node, LIFNode) and does_only(node, LIFNode, *methods) and not has_other_backend(node)
+
+
+def outputs_spikes(node: nn.Module) -> bool:
+    """Whether a neuron is known to output zeros and ones.
+
+    Args:
+        node: a neuron.
+    """
+    surrogate_function = getattr(node, "surrogate_function", None)
+    return is_plain_lif(node) and getattr(surrogate_function, "spiking", False) and not is_changed(surrogate_function)
 
 
 def is_neuron(module: nn.Module) -> bool:

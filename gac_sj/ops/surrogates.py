@@ -14,13 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
-
 from torch import nn
 
 from gac_sj.ops.neuron import Derivative
 from gac_sj.ops.shortcuts import has_hooks, overrides
 
-__all__ = ["cuda_derivative", "spikingjelly_equivalent"]
+__all__ = ["cuda_derivative", "is_changed", "spikingjelly_equivalent"]
 
 _MODULE = spikingjelly_surrogate.__name__
 # SpikingJelly's classes: parameters, expression, numbers. PiecewiseLeakyReLU is not here: its two releases differ.
@@ -62,7 +61,7 @@ def cuda_derivative(surrogate: Callable) -> tuple[Derivative | None, str | None]
     """
     cls = type(surrogate)
     strict = bool(getattr(surrogate, "strict", False))
-    if _is_changed(surrogate):
+    if is_changed(surrogate):
         return None, f"{cls.__name__} has a hook or another forward"
     if not getattr(surrogate, "spiking", True):
         return None, f"{cls.__name__}(spiking=False) outputs no spikes"
@@ -90,7 +89,7 @@ def spikingjelly_equivalent(surrogate: Any) -> tuple[Any, str | None]:
         The equal function and None; or None and the reason why there is none.
     """
     name, equal = type(surrogate).__name__, surrogate
-    if _is_changed(surrogate):
+    if is_changed(surrogate):
         return None, f"{name} has a hook or another forward"
     if hasattr(surrogate, "spikingjelly_equivalent") and _applies_to(type(surrogate), "spikingjelly_equivalent"):
         equal = surrogate.spikingjelly_equivalent()
@@ -100,8 +99,12 @@ def spikingjelly_equivalent(surrogate: Any) -> tuple[Any, str | None]:
     return equal, None
 
 
-def _is_changed(surrogate: Any) -> bool:
-    """Whether a hook watches a surrogate function, or one of its methods was replaced after its construction."""
+def is_changed(surrogate: Any) -> bool:
+    """Whether a hook watches a surrogate function, or one of its methods was replaced after its construction.
+
+    Args:
+        surrogate: a surrogate function.
+    """
     return isinstance(surrogate, nn.Module) and (
         has_hooks(surrogate) or overrides(surrogate, type(surrogate), *_FUNCTION)
     )
