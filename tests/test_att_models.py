@@ -358,7 +358,7 @@ def test_energy_of_attention_is_counted_in_blocks_and_in_the_encoder():
         by_layer = {layer.name: [0, layer.complete_pj] for layer in found.layers}
         assert attention_energy(by_layer) == pytest.approx(found.attention_pj)
     events = measure_energy(small_ma_snn(), [torch.rand(4, 2, 2, 32, 32).round()])
-    assert {"attention.channel.squeeze", "hidden.attention.temporal", "stages.0.0.attention (gate)"} <= {
+    assert {"attention.channel.squeeze", "hidden.attention.temporal.squeeze", "stages.0.0.attention (gate)"} <= {
         layer.name for layer in events.layers if layer.in_attention
     }
 

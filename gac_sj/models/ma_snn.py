@@ -16,6 +16,7 @@ from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import BASELINE_ENCODER, Encoder
 from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
+from gac_sj.models.threads import one_at_a_time
 from gac_sj.nn import membrane_attention
 from gac_sj.nn.neuron import LIFNode
 
@@ -134,6 +135,7 @@ class MASNN(EncodedNetwork):
     def new_head(self, num_classes: int) -> nn.Module:
         return self._linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
 
+    @one_at_a_time
     def forward_features(self, x: Tensor) -> Tensor:
         # without its encoder it accepts sequences of other sizes
         if isinstance(self.encoder, Encoder) and tuple(x.shape[-2:]) != self.img_size:

@@ -22,6 +22,7 @@ from gac_sj.encoders.stem import conv_bn
 from gac_sj.models.init import init_weights
 from gac_sj.models.ms_block import MSBlock
 from gac_sj.models.network import EncodedNetwork, build_encoder, create
+from gac_sj.models.threads import one_at_a_time
 from gac_sj.nn import membrane_attention
 
 __all__ = ["MSResNet"]
@@ -140,6 +141,7 @@ class MSResNet(EncodedNetwork):
         self.head = self.new_head(num_classes)
         init_weights(self, init, self.lif.v_threshold)
 
+    @one_at_a_time
     def forward_features(self, x: Tensor) -> Tensor:
         return self.lif(self.forward_stages(x))
 

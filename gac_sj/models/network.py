@@ -19,6 +19,7 @@ from gac_sj._utils.fixed import fixed
 from gac_sj.encoders import BASELINE_ENCODER, DEFAULT_ENCODER, REFERENCE_FORM, create_encoder, encoder_info
 from gac_sj.encoders.base import Encoder
 from gac_sj.models.spike_bytes import spikes_as_bytes
+from gac_sj.models.threads import one_at_a_time
 from gac_sj.nn.neuron import LIFNode, lif_preset, outputs_spikes, reset_states
 
 __all__ = ["EncodedNetwork", "SpikingBlock", "bare_name", "build_encoder", "create", "default_encoder"]
@@ -123,14 +124,17 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
     def _blocks(self) -> Iterator[SpikingBlock]:
         return (module for module in self.modules() if isinstance(module, SpikingBlock))
 
+    @one_at_a_time
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits ``[N, num_classes]``, averaged over time; with ``pre_logits`` the output of :meth:`pool`."""
         return self.pool(features) if pre_logits else self._logits(features).mean(0)
 
+    @one_at_a_time
     def forward_sequence(self, x: Tensor) -> Tensor:
         """Logits of every step, ``[T, N, num_classes]``."""
         return self._logits(self.forward_features(x))
 
+    @one_at_a_time
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 

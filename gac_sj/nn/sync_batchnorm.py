@@ -115,8 +115,9 @@ class SyncBatchNorm(nn.BatchNorm2d, base.StepModule):
         squares = squares + centre * (2 * total + n * centre)
         sums = torch.cat([total + n * centre, squares, centre.new_tensor([n])])
         total, squares, count = _AllReduce.apply(sums, self.process_group).split([self.num_features] * 2 + [1])
-        mean = total / count
-        var = (squares / count - mean.square()).clamp_min(0)
+        some = count.clamp_min(1)  # without samples the statistics are 0 and not tracked
+        mean = total / some
+        var = (squares / some - mean.square()).clamp_min(0)
         self._track(mean.detach(), var.detach(), count.detach())
 
         scale = (var + self.eps).rsqrt()
