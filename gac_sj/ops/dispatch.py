@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from gac_sj.ops import cpp, cupy
 from gac_sj.ops.source import ELEMENTS
-from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
+from gac_sj.ops.surrogates import cuda_derivative, is_changed, spikingjelly_equivalent
 
 __all__ = [
     "KERNELS",
@@ -77,6 +77,8 @@ def choose(
     Raises:
         ValueError: the requested path does not exist or is not available.
     """
+    if is_changed(surrogate):
+        unsupported = unsupported or f"{type(surrogate).__name__} has a hook or another forward"
     _, no_derivative = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
     if steps > MAX_STEPS:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
+from torch.nn.modules import module as everywhere
 
 __all__ = ["does_only", "has_hooks", "overrides"]
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def has_hooks(module: Any) -> bool:
@@ -18,11 +16,15 @@ def has_hooks(module: Any) -> bool:
     Args:
         module: a module, or another callable, which has no hooks.
     """
-    if not isinstance(module, nn.Module):
-        return False
-    everywhere = torch.nn.modules.module
-    return any(getattr(module, name) for name in _HOOKS) or any(
-        getattr(everywhere, f"_global{name}") for name in _HOOKS
+    return isinstance(module, nn.Module) and bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+        or everywhere._global_backward_hooks
+        or everywhere._global_backward_pre_hooks
     )
 
 

@@ -61,8 +61,6 @@ def cuda_derivative(surrogate: Callable) -> tuple[Derivative | None, str | None]
     """
     cls = type(surrogate)
     strict = bool(getattr(surrogate, "strict", False))
-    if is_changed(surrogate):
-        return None, f"{cls.__name__} has a hook or another forward"
     if not getattr(surrogate, "spiking", True):
         return None, f"{cls.__name__}(spiking=False) outputs no spikes"
     if hasattr(surrogate, "cuda_derivative"):
@@ -89,8 +87,6 @@ def spikingjelly_equivalent(surrogate: Any) -> tuple[Any, str | None]:
         The equal function and None; or None and the reason why there is none.
     """
     name, equal = type(surrogate).__name__, surrogate
-    if is_changed(surrogate):
-        return None, f"{name} has a hook or another forward"
     if hasattr(surrogate, "spikingjelly_equivalent") and _applies_to(type(surrogate), "spikingjelly_equivalent"):
         equal = surrogate.spikingjelly_equivalent()
     known = type(equal).__module__ == _MODULE and type(equal).__name__ in _IN_ITS_KERNELS
