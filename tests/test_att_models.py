@@ -338,7 +338,8 @@ def test_energy_of_attention_is_counted_in_blocks_and_in_the_encoder():
     one = measure_energy(small(encoder="gac", block_attention="none"), [x])
     assert 0 < one.attention_pj < one.encoder_pj
     assert {layer.name for layer in one.layers if layer.in_attention} == {
-        "encoder.gau.temporal", "encoder.gau.spatial_channel", "encoder.gau (gate)"
+        "encoder.gau.temporal.squeeze", "encoder.gau.temporal.excite", "encoder.gau.spatial_channel.convolutions.0",
+        "encoder.gau.spatial_channel.convolutions.1", "encoder.gau (gate)"
     }  # fmt: skip
     assert measure_energy(small(block_attention="none"), [x]).attention_pj == 0
     model = small(block_attention="SA")
@@ -359,7 +360,7 @@ def test_energy_of_attention_is_counted_in_blocks_and_in_the_encoder():
         by_layer = {layer.name: [0, layer.complete_pj] for layer in found.layers}
         assert attention_energy(by_layer) == pytest.approx(found.attention_pj)
     events = measure_energy(small_ma_snn(), [torch.rand(4, 2, 2, 32, 32).round()])
-    assert {"attention.channel.squeeze", "hidden.attention.temporal", "stages.0.0.attention (gate)"} <= {
+    assert {"attention.channel.squeeze", "hidden.attention.temporal.squeeze", "stages.0.0.attention (gate)"} <= {
         layer.name for layer in events.layers if layer.in_attention
     }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import base, functional, layer, neuron, surrogate
 
-from gac_sj import LIFNode, Triangle, lif_preset
+from gac_sj import LIFNode, Rectangle, Triangle, lif_preset
 from gac_sj.nn.neuron import is_neuron
 
 VARIANTS = [
@@ -192,3 +192,204 @@ def test_layers_and_non_spiking_neurons_do_not_count_as_neurons():
     if hasattr(neuron, "NonSpikingLIFNode"):  # SpikingJelly 2.0.0
         others.append(neuron.NonSpikingLIFNode())
     assert not any(map(is_neuron, others))
+
+
+HAS_FUNCTIONAL = hasattr(base.MemoryModule, "single_step_functional_forward")
+
+
+class Delegating(LIFNode):
+    """It overrides what it can and changes nothing."""
+
+    def neuronal_charge(self, x):
+        super().neuronal_charge(x)
+
+    def neuronal_fire(self):
+        return super().neuronal_fire()
+
+    def neuronal_reset(self, spike):
+        super().neuronal_reset(spike)
+
+
+class DelegatingStep(LIFNode):
+    def single_step_forward(self, x):
+        return super().single_step_forward(x)
+
+
+class TestWhatAUserPutIn:
+    @pytest.mark.parametrize("cls", [Delegating, DelegatingStep])
+    @pytest.mark.parametrize("settings", VARIANTS, ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    def test_methods_that_change_nothing(self, cls, settings, dtype):
+        """Step by step is the sequence, bit for bit, with its gradients, and with the state of an earlier one."""
+        x, grads, results = (torch.randn(5, 3, 7) + 0.4).to(dtype), torch.randn(5, 3, 7).to(dtype), []
+        for make in (cls, LIFNode):
+            node = make(store_v_seq=True, surrogate_function=Triangle(), **settings)
+            node(x)
+            leaf = x.clone().requires_grad_()
+            spikes = node(leaf)
+            spikes.backward(grads)
+            results.append((spikes, node.v, node.v_seq, leaf.grad))
+        for ours, expected in zip(*results):
+            assert ours.dtype == expected.dtype
+            assert torch.equal(ours, expected)
+
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("step_mode", ["s", "m"])
+    def test_an_overridden_charge(self, step_mode, training):
+        class Mine(LIFNode):
+            def neuronal_charge(self, x):
+                self.v = 0 * x + 5.0
+
+        node = Mine(step_mode=step_mode).train(training)
+        x = torch.zeros(4, 1, 6)
+        spikes = node(x) if step_mode == "m" else torch.stack([node(step) for step in x])
+        assert torch.equal(spikes, torch.ones(4, 1, 6))
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_an_overridden_fire_and_reset(self, training):
+        class Quiet(LIFNode):
+            def neuronal_fire(self):
+                return torch.zeros_like(self.v)
+
+        class Sticky(LIFNode):
+            def neuronal_reset(self, spike):
+                pass
+
+        x = torch.full((3, 2), 9.0)
+        assert not Quiet().train(training)(x).any()
+        node = Sticky(decay_input=False).train(training)
+        assert node(x).all() and torch.equal(node.v, torch.full((2,), 9.0 * 1.75))
+
+    def test_a_method_that_an_instance_replaces(self):
+        node = LIFNode(decay_input=False)
+        node.neuronal_fire = lambda: torch.full_like(node.v, 7.0)
+        assert torch.equal(node(torch.zeros(2, 3)), torch.full((2, 3), 7.0))
+        node = LIFNode()
+        node.forward = torch.zeros_like
+        assert not node(torch.full((2, 3), 9.0)).any()
+
+    @pytest.mark.skipif(not HAS_FUNCTIONAL, reason="only SpikingJelly 2.0.0 has functional methods")
+    @pytest.mark.parametrize("step_mode", ["s", "m"])
+    def test_functional_methods(self, step_mode):
+        class Step(LIFNode):
+            def single_step_functional_forward(self, inputs, states, **kwargs):
+                return (torch.full_like(inputs[0], 3.0),), states
+
+        class Sequence(LIFNode):
+            def multi_step_functional_forward(self, inputs, states, **kwargs):
+                return (torch.full_like(inputs[0], 3.0),), states
+
+        class State(LIFNode):
+            def materialize_states(self, inputs, states, step_mode):
+                (v,) = super().materialize_states(inputs, states, step_mode)
+                return (v + 9.0,)
+
+        x = torch.zeros(2, 1, 6)
+        x = x if step_mode == "m" else x[0]
+        assert torch.equal(Step(step_mode=step_mode)(x), torch.full_like(x, 3.0))
+        assert State(step_mode=step_mode)(x).any()
+        assert torch.equal(Sequence()(torch.zeros(2, 1, 6)), torch.full((2, 1, 6), 3.0))
+
+    @pytest.mark.parametrize("step_mode", ["s", "m"])
+    @pytest.mark.parametrize("make", [Triangle, surrogate.Sigmoid, surrogate.ATan])
+    def test_a_changed_surrogate_is_called(self, make, step_mode):
+        x = torch.full((4, 3), 9.0, requires_grad=True)
+
+        def run(function):
+            return LIFNode(surrogate_function=function, step_mode=step_mode)(x)
+
+        replaced = make()
+        replaced.forward = torch.zeros_like
+        assert not run(replaced).any()
+        hooked, seen = make(), []
+        handle = hooked.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+        assert not run(hooked).any()
+        handle.remove()
+        assert run(hooked).all()
+        hooked.register_forward_pre_hook(lambda module, inputs: seen.append("forward"))
+        hooked.register_full_backward_hook(lambda *_: seen.append("backward"))
+        run(hooked).sum().backward()
+        assert seen.count("forward") == seen.count("backward") == (4 if step_mode == "m" else 1)
+
+    def test_a_surrogate_with_another_forward_is_called(self):
+        class Off(surrogate.ATan):
+            def forward(self, x):
+                return torch.zeros_like(x)
+
+        assert not LIFNode(surrogate_function=Off())(torch.full((4, 3), 9.0)).any()
+
+
+@pytest.mark.parametrize("path", ["cpp", "torch"])
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("v_dtype", [torch.float16, torch.bfloat16])
+def test_a_potential_in_half_precision_is_promoted(path, x_dtype, v_dtype, monkeypatch):
+    """As SpikingJelly 2.0.0 does it, before the first operation, on every path."""
+    monkeypatch.setenv("GAC_SJ_OPS", path)
+    x, v, results = (torch.randn(3, 100) + 0.4).to(x_dtype), torch.randn(100).to(v_dtype), []
+    for potential in (v, v.float()):
+        node = LIFNode(tau=1.7, decay_input=False)
+        node.v = potential
+        results.append((node(x), node.v))
+    assert [result.dtype for result in results[0]] == [x_dtype, torch.float32]
+    assert all(map(torch.equal, *results))
+
+
+class TestSpikingJellysCounters:
+    """They count our neuron as they count SpikingJelly's, which runs the same operations."""
+
+    @staticmethod
+    def count(node, x):
+        from spikingjelly.activation_based import op_counter
+
+        counts = {}
+        for name in (
+            "NeuronStateCounter",
+            "MemoryAccessCounter",
+            "ACCounter",
+            "FlopCounter",
+            "MACCounter",
+            "SynOpCounter",
+        ):
+            counter = getattr(op_counter, name)()
+            node.reset()
+            with torch.no_grad(), op_counter.DispatchCounterMode([counter]) as mode:
+                spikes = node(x)
+            found = counter.get_metric_counts() if name == "NeuronStateCounter" else counter.get_counts()
+            counts[name] = counter.get_total(), found.get("Global"), mode.get_unsupported(counter)
+        return counts, spikes
+
+    @pytest.mark.skipif(not HAS_FUNCTIONAL, reason="only SpikingJelly 2.0.0 has counters")
+    @pytest.mark.parametrize("step_mode", ["s", "m"])
+    @pytest.mark.parametrize(
+        "ours,theirs",
+        [
+            (surrogate.Sigmoid, surrogate.Sigmoid),
+            (Triangle, Triangle),
+            (Rectangle, getattr(surrogate, "Rect", None)),
+            (lambda: Triangle(strict=True), lambda: Triangle(strict=True)),
+        ],
+        ids=["Sigmoid", "Triangle", "Rectangle", "strict"],
+    )
+    def test_equal_counts(self, step_mode, ours, theirs):
+        x = torch.rand(3, 2, 4)
+        x = x if step_mode == "m" else x[0]
+        expected, theirs = self.count(neuron.LIFNode(2.0, False, surrogate_function=theirs(), step_mode=step_mode), x)
+        found, ours = self.count(LIFNode(2.0, False, surrogate_function=ours(), step_mode=step_mode), x)
+        assert found == expected
+        assert torch.equal(ours, theirs)
+
+    @pytest.mark.skipif(not HAS_FUNCTIONAL, reason="only SpikingJelly 2.0.0 has counters")
+    def test_known_counts(self):
+        found, _ = self.count(LIFNode(decay_input=False), torch.rand(3, 2, 4))
+        names = ("MemoryAccessCounter", "ACCounter", "FlopCounter")
+        assert [found[name][0] for name in names] == [2768, 136, 240]
+        state = found["NeuronStateCounter"][1]
+        assert (state["state_reads"], state["state_writes"]) == (848, 560)
+
+    @pytest.mark.skipif(not HAS_FUNCTIONAL, reason="only SpikingJelly 2.0.0 has counters")
+    def test_half_precision_keeps_its_state_and_dtype(self):
+        x = torch.randn(4, 2, 30).bfloat16()
+        counted, plain = LIFNode(surrogate_function=Rectangle()), LIFNode(surrogate_function=Rectangle())
+        _, spikes = self.count(counted, x)
+        assert spikes.dtype == torch.bfloat16 and counted.v.dtype == torch.float32
+        assert torch.equal(spikes, plain(x)) and torch.equal(counted.v, plain.v)

@@ -18,6 +18,7 @@ from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive
 from gac_sj.encoders.stem import conv_bn, forward_once, forward_sequence, is_time_invariant, use_multi_step
 from gac_sj.nn.neuron import PlainMemories, reset_states
@@ -53,6 +54,7 @@ class Encoder(PlainMemories, base.MemoryModule):
         UsageError: a number is not a positive integer; on the call, the input has another shape.
     """
 
+    T, in_channels, channels = fixed("T"), fixed("in_channels"), fixed("channels")
     #: whether pixels must lie in [0, 1]; :func:`gac_sj.register_encoder` sets it
     needs_unit_range = False
     #: which of its class's forms it has; None for encoders without forms

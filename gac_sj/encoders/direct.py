@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from gac_sj._compat import attention_layer
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive
 from gac_sj.encoders.base import Encoder
 from gac_sj.encoders.registry import BASELINE_ENCODER, register_encoder
@@ -72,6 +73,8 @@ class MatchedDirectCoding(Encoder):
         step_mode: see :class:`Encoder`.
     """
 
+    kernel_size, depth, channel_reduction = fixed("kernel_size"), fixed("depth"), fixed("channel_reduction")
+
     def __init__(
         self,
         T: int = 4,
@@ -86,6 +89,7 @@ class MatchedDirectCoding(Encoder):
         step_mode: str = "m",
     ):
         super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
+        self.kernel_size, self.depth, self.channel_reduction = kernel_size, depth, channel_reduction
         self.spatial_channel = SpatialChannelAttention(channels, kernel_size, channel_reduction, depth)
         self.neuron: nn.Module = lif_preset(neuron) if isinstance(neuron, str) else neuron
 

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.encoders.stem import is_plain_sequential
+from gac_sj.ops.shortcuts import does_only
 
 __all__ = ["FoundStem", "class_name", "find_stem", "is_neuron_or_memory"]
 
@@ -147,6 +148,9 @@ def _siblings(network: nn.Module, name: str) -> list[str]:
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """The layers of containers that run them one after the other, so that the encoder sees what they are."""
+    if not does_only(module, type(module)):  # the container itself must be called
+        yield module
+        return
     if class_name(module) == "SpikformerConv2dBN":
         module = module.get_submodule("block")
     if is_plain_sequential(module) or type(module) is layer.SeqToANNContainer:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from gac_sj._compat import has_other_backend
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj.encoders.base import AttentionMaps, Encoder
 from gac_sj.encoders.registry import DEFAULT_ENCODER, REFERENCE_FORM, register_encoder
 from gac_sj.nn import functional
 from gac_sj.nn.attention import BOTH, SPATIAL, TEMPORAL, GatedAttentionUnit
-from gac_sj.nn.neuron import LIFNode, lif_preset
+from gac_sj.nn.neuron import LIFNode, is_plain_lif, lif_preset
 from gac_sj.ops.dispatch import KERNELS, choose, why_not_numbers
 from gac_sj.ops.gated_lif import gated_lif
+from gac_sj.ops.shortcuts import does_only
 
 __all__ = ["DEFAULT_FORM", "FORMS", "Form", "GatedAttentionCoding"]
 
@@ -74,7 +74,8 @@ class GatedAttentionCoding(Encoder):
     (arXiv 2308.06582), main figure and code; the gain, changed neurons and the gate on the current are ours. On a
     static image the stem and the spatial-channel attention run once; a sequence, or a stem that is random or stateful,
     takes the general path. Both agree, running statistics included. Where a kernel fuses neuron and gate
-    (:mod:`gac_sj.ops`), neither module is called; a hook on one of them brings the modules back.
+    (:mod:`gac_sj.ops`), neither module is called; a hook on one of them or on the surrogate function, or a replaced
+    method, brings the modules back.
 
     Args:
         T: see :class:`Encoder`.
@@ -99,6 +100,9 @@ class GatedAttentionCoding(Encoder):
             its range; on the call, a stem with other channels.
     """
 
+    form, output, attention = fixed("form"), fixed("output"), fixed("attention")
+    kernel_size, depth = fixed("kernel_size"), fixed("depth")
+    temporal_reduction, channel_reduction = fixed("temporal_reduction"), fixed("channel_reduction")
     without_neuron = MappingProxyType({"output": CURRENT})
     attention_names = ("gau",)
 
@@ -138,13 +142,20 @@ class GatedAttentionCoding(Encoder):
                 "leave it out or pass output='spikes'",
                 argument="neuron",
             )
-        self.form = form
+        self.form, self.output, self.attention = form, output, attention
+        self.kernel_size, self.depth = kernel_size, depth
+        self.temporal_reduction, self.channel_reduction = temporal_reduction, channel_reduction
         self.gau = GatedAttentionUnit(
             T, channels, kernel_size, temporal_reduction, channel_reduction, depth, gain, attention
         )
         # built in either case, so that an unknown preset is always an error
         node = neuron if isinstance(neuron, nn.Module) else chosen.neuron(neuron)
         self.neuron = node if output != CURRENT else None
+
+    @property
+    def gain(self) -> float:
+        """Largest value of the gate, which ``gau.gain`` may change."""
+        return self.gau.gain
 
     @property
     def is_reference(self) -> bool:
@@ -182,11 +193,12 @@ class GatedAttentionCoding(Encoder):
         return self.gau(z, current if self.neuron is None else self.neuron(current))
 
     def _fusable_neuron(self, z: Tensor) -> LIFNode | None:
-        """The neuron, if one kernel can do what it and the gate do: it calls neither, so nobody may watch them."""
+        """The neuron, if one kernel can do what it and the gate do, from rest; the kernel calls neither."""
         node, gau = self.neuron, self.gau
-        if not (type(node) is LIFNode and type(gau) is GatedAttentionUnit and gau.attention == BOTH):
+        if not (is_plain_lif(node) and does_only(gau, GatedAttentionUnit) and gau.attention == BOTH):
             return None
-        if node.store_v_seq or has_other_backend(node) or any(map(_is_watched, (node, node.surrogate_function, gau))):
+        assert isinstance(node, LIFNode)  # is_plain_lif
+        if node.store_v_seq or node.potential_before(z if z.dim() == 4 else z[0]) is not None:
             return None
         unsupported = why_not_numbers(gau.gain, *node.dynamics)
         path = choose("gated_lif", z, node.surrogate_function, steps=self.T, unsupported=unsupported)
@@ -194,14 +206,3 @@ class GatedAttentionCoding(Encoder):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, form={self.form!r}, output={CURRENT if self.neuron is None else SPIKES!r}"
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether a skipped call would be missed: by a hook, or because ``forward`` was replaced."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    everywhere = torch.nn.modules.module
-    return (
-        "forward" in vars(module)
-        or any(getattr(module, name) for name in hooks)
-        or any(getattr(everywhere, f"_global{name}") for name in hooks)
-    )

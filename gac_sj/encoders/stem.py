@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TypeGuard
 
 from spikingjelly.activation_based import base, functional
@@ -12,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from gac_sj.nn.running_statistics import RepeatedImages
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm
+from gac_sj.ops.shortcuts import has_hooks, overrides
 
 __all__ = [
     "conv_bn",
@@ -52,13 +54,16 @@ def is_time_invariant(stem: nn.Module) -> bool:
     """Whether the stem is known to be deterministic and stateless, so running it once per image is exact.
 
     A list of known layers decides: torch's, SpikingJelly's layers of the same names, and SyncBatchNorm. Everything
-    random, stateful or unknown is absent from it. Dropout counts as deterministic while ``eval()`` disables it.
+    random, stateful or unknown is absent from it, such as a layer whose ``forward`` was replaced. Dropout counts as
+    deterministic while ``eval()`` disables it.
 
     Args:
         stem: any module.
     """
     for module in stem.modules():
         cls = type(module)
+        if overrides(module, cls, "forward"):
+            return False
         if cls is SyncBatchNorm or (isinstance(module, _DropoutNd) and not module.training):
             continue
         if cls.__module__.startswith("spikingjelly.activation_based.layer"):
@@ -97,11 +102,21 @@ def forward_sequence(stem: nn.Module, x_seq: Tensor) -> Tensor:
     """
     if not any(_has_step_modes(module) for module in stem.modules()):
         return stem(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
-    if is_plain_sequential(stem):
-        for layer in stem:
-            x_seq = forward_sequence(layer, x_seq)
-        return x_seq
-    return stem(x_seq)
+    if not is_plain_sequential(stem):
+        return stem(x_seq)
+    if not has_hooks(stem):
+        return _layer_by_layer(stem, x_seq)
+    stem.forward = partial(_layer_by_layer, stem)  # type: ignore[method-assign]  # its hooks run around it
+    try:
+        return stem(x_seq)
+    finally:
+        del stem.forward
+
+
+def _layer_by_layer(stem: nn.Sequential, x_seq: Tensor) -> Tensor:
+    for layer in stem:
+        x_seq = forward_sequence(layer, x_seq)
+    return x_seq
 
 
 def is_plain_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
@@ -110,7 +125,7 @@ def is_plain_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
     Args:
         module: any module.
     """
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return isinstance(module, nn.Sequential) and not overrides(module, nn.Sequential, "forward")
 
 
 def _has_step_modes(module: nn.Module) -> bool:

@@ -12,9 +12,11 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import BASELINE_ENCODER, Encoder
 from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
+from gac_sj.models.threads import one_at_a_time
 from gac_sj.nn import membrane_attention
 from gac_sj.nn.neuron import LIFNode
 
@@ -60,6 +62,8 @@ class MASNN(EncodedNetwork):
             cannot be divided; on the call, an input of another shape.
         TypeError: a keyword that the encoder does not have.
     """
+
+    img_size = fixed("img_size")
 
     def __init__(
         self,
@@ -131,6 +135,7 @@ class MASNN(EncodedNetwork):
     def new_head(self, num_classes: int) -> nn.Module:
         return self._linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
 
+    @one_at_a_time
     def forward_features(self, x: Tensor) -> Tensor:
         # without its encoder it accepts sequences of other sizes
         if isinstance(self.encoder, Encoder) and tuple(x.shape[-2:]) != self.img_size:
@@ -166,7 +171,7 @@ class MABlock(SpikingBlock):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._convolve(self.layers, self.lif1(self.attention(x)))
+        return self._convolve(self.layers, self.lif1(self.attention(x)), self.lif1)
 
 
 class MALinear(nn.Module):

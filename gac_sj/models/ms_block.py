@@ -91,6 +91,6 @@ class MSBlock(SpikingBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         spikes = self.lif1(x)
-        y = self.pool(self.bn1(self._convolve(self.conv1, spikes)))
-        y = self.attention(self.bn2(self._convolve(self.conv2, self.lif2(y))))
-        return y + (self._convolve(self.shortcut, spikes) if self.spike_shortcut else self.shortcut(x))
+        y = self.pool(self.bn1(self._convolve(self.conv1, spikes, self.lif1)))
+        y = self.attention(self.bn2(self._convolve(self.conv2, self.lif2(y), self.lif2)))
+        return y + (self._convolve(self.shortcut, spikes, self.lif1) if self.spike_shortcut else self.shortcut(x))

@@ -15,12 +15,14 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import DEFAULT_ENCODER
 from gac_sj.encoders.stem import conv_bn
 from gac_sj.models.init import init_weights
 from gac_sj.models.ms_block import MSBlock
 from gac_sj.models.network import EncodedNetwork, build_encoder, create
+from gac_sj.models.threads import one_at_a_time
 from gac_sj.nn import membrane_attention
 
 __all__ = ["MSResNet"]
@@ -65,6 +67,8 @@ class MSResNet(EncodedNetwork):
             input of another shape.
         TypeError: a keyword that the encoder does not have.
     """
+
+    downsample, spike_driven, drop_rate = fixed("downsample"), fixed("spike_driven"), fixed("drop_rate")
 
     def __init__(
         self,
@@ -137,6 +141,7 @@ class MSResNet(EncodedNetwork):
         self.head = self.new_head(num_classes)
         init_weights(self, init, self.lif.v_threshold)
 
+    @one_at_a_time
     def forward_features(self, x: Tensor) -> Tensor:
         return self.lif(self.forward_stages(x))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -16,10 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj.encoders import BASELINE_ENCODER, DEFAULT_ENCODER, REFERENCE_FORM, create_encoder, encoder_info
 from gac_sj.encoders.base import Encoder
 from gac_sj.models.spike_bytes import spikes_as_bytes
-from gac_sj.nn.neuron import LIFNode, lif_preset, reset_states
+from gac_sj.models.threads import one_at_a_time
+from gac_sj.nn.neuron import LIFNode, lif_preset, outputs_spikes, reset_states
 
 __all__ = ["EncodedNetwork", "SpikingBlock", "bare_name", "build_encoder", "create", "default_encoder"]
 
@@ -35,12 +36,18 @@ class SpikingBlock(nn.Module):
 
     #: whether the convolutions keep their spikes for the backward pass as bytes; compiled code cannot
     spikes_as_bytes = False
+    #: whether the backward pass keeps only the input, and runs the block again
+    grad_checkpointing = False
     lif1: LIFNode
 
-    def _convolve(self, layers: nn.Module, spikes: Tensor) -> Tensor:
-        # a surrogate function with spiking=False returns other numbers than zeros and ones
-        as_bytes = self.spikes_as_bytes and self.lif1.surrogate_function.spiking
-        with spikes_as_bytes(spikes) if as_bytes else nullcontext():
+    def __call__(self, x: Tensor) -> Tensor:
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return super().__call__(x)
+        return checkpoint(super().__call__, x, use_reentrant=False, context_fn=partial(_recompute, self))
+
+    def _convolve(self, layers: nn.Module, spikes: Tensor, node: nn.Module) -> Tensor:
+        """Run layers on the output of a neuron."""
+        with spikes_as_bytes(spikes) if self.spikes_as_bytes and outputs_spikes(node) else nullcontext():
             return layers(spikes)
 
 
@@ -58,6 +65,7 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         UsageError: ``num_classes`` is below 0.
     """
 
+    T = fixed("T")
     encoder: Encoder
     stages: nn.Sequential
     lif: LIFNode
@@ -70,7 +78,6 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
     def __init__(self, T: int, num_classes: int):
         super().__init__()
         self.step_mode = "m"
-        self.grad_checkpointing = False
         self.T = T
         self.num_classes = _classes(num_classes)
 
@@ -93,31 +100,41 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
     def forward_stages(self, x: Tensor) -> Tensor:
         """Reset the network, and return the stages' output ``[T, N, C, h, w]`` for its input."""
         reset_states(self)
-        x = self.encoder(x)
-        if not (self.grad_checkpointing and torch.is_grad_enabled()):
-            return self.stages(x)
-        for block in chain.from_iterable(stage.children() for stage in self.stages):
-            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute, block))
-        return x
+        return self.stages(self.encoder(x))
 
     def set_spikes_as_bytes(self, enable: bool = True) -> None:
         """Keep spikes for the backward pass as one byte each, with the same results."""
-        for module in self.modules():
-            if isinstance(module, SpikingBlock):
-                module.spikes_as_bytes = enable
+        for block in self._blocks():
+            block.spikes_as_bytes = enable
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the input of each block, and run the block again in the backward pass (timm's name for it)."""
-        self.grad_checkpointing = enable
+        for block in self._blocks():
+            block.grad_checkpointing = enable
 
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Whether a block runs again in the backward pass; assigning is :meth:`set_grad_checkpointing`."""
+        return any(block.grad_checkpointing for block in self._blocks())
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, enable: bool) -> None:
+        self.set_grad_checkpointing(enable)
+
+    def _blocks(self) -> Iterator[SpikingBlock]:
+        return (module for module in self.modules() if isinstance(module, SpikingBlock))
+
+    @one_at_a_time
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits ``[N, num_classes]``, averaged over time; with ``pre_logits`` the output of :meth:`pool`."""
         return self.pool(features) if pre_logits else self._logits(features).mean(0)
 
+    @one_at_a_time
     def forward_sequence(self, x: Tensor) -> Tensor:
         """Logits of every step, ``[T, N, num_classes]``."""
         return self._logits(self.forward_features(x))
 
+    @one_at_a_time
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 

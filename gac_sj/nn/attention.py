@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import cast
 
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive
 from gac_sj.nn import functional
 from gac_sj.ops.apply_gate import apply_gate
@@ -34,6 +34,8 @@ class TemporalAttention(nn.Module):
         UsageError: an argument is not a positive integer; on the call, a sequence has another number of steps.
     """
 
+    T = fixed("T")
+
     def __init__(self, T: int, reduction: int = 2):
         super().__init__()
         self.T = T = positive("T", T)
@@ -47,7 +49,7 @@ class TemporalAttention(nn.Module):
                 f"TemporalAttention was built for T={self.T}, got a sequence of {x.shape[0]} steps",
                 f"pass {self.T} steps or build it with T={x.shape[0]}",
             )
-        return functional.temporal_attention(x, self.squeeze.weight, self.excite.weight)
+        return functional.temporal_attention(x, self.T, self.squeeze, self.excite)
 
 
 class SpatialChannelAttention(nn.Module):
@@ -68,19 +70,20 @@ class SpatialChannelAttention(nn.Module):
         UsageError: an argument is not a positive integer.
     """
 
+    kernel_size = fixed("kernel_size")
+
     def __init__(self, channels: int, kernel_size: int = 4, reduction: int = 1, depth: int = 2):
         super().__init__()
-        positive("kernel_size", kernel_size)
+        self.kernel_size = positive("kernel_size", kernel_size)
         hidden = max(1, positive("channels", channels) // positive("reduction", reduction))
         widths = [channels, *[hidden] * (positive("depth", depth) - 1), channels]
-        # functional pads, which avoids torch's warning about even kernels
+        # padded by functional, which avoids torch's warning about even kernels
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, kernel_size, bias=False) for before, after in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = [cast(nn.Conv2d, convolution).weight for convolution in self.convolutions]
-        return functional.spatial_channel_attention(x, weights)
+        return functional.spatial_channel_attention(x, self.convolutions, functional.same_padding(self.kernel_size))
 
 
 class GatedAttentionUnit(nn.Module):
@@ -106,6 +109,8 @@ class GatedAttentionUnit(nn.Module):
     Raises:
         UsageError: an argument is out of range.
     """
+
+    attention = fixed("attention")
 
     def __init__(
         self,

@@ -10,10 +10,11 @@ from torch.nn.utils.parametrize import is_parametrized
 from gac_sj._utils.errors import UsageError
 from gac_sj.nn.copying import copy_network
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm
+from gac_sj.ops.shortcuts import does_only, overrides
 
 __all__ = ["fold_batch_norm"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (layer.Conv1d, layer.Conv2d, layer.Conv3d, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # those that only scale by running statistics; SpikingJelly has subclasses that do more
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, layer.BatchNorm1d, layer.BatchNorm2d, layer.BatchNorm3d)
 
@@ -24,7 +25,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     The outputs are the same up to rounding, which can flip spikes near the threshold. Folded are neighbours inside an
     ``nn.Sequential`` (as in stems and shortcuts), and the pairs that a block declares as names of its children in a
     class attribute ``foldable_pairs``, such as ``(("conv1", "bn1"), ("conv2", "bn2"))``. A BatchNorm that does not
-    follow a convolution stays.
+    follow a convolution stays, and so does a pair with a hook or a replaced ``forward``.
 
     Args:
         model: a network of this package, or one built of ``nn.Sequential``.
@@ -38,9 +39,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     folded = copy_network(model).eval()
     count = 0
     for module in list(folded.modules()):
-        for convolution, norm in getattr(module, "foldable_pairs", ()):
-            count += _fold(module, convolution, norm)
-        if isinstance(module, nn.Sequential):
+        declares = next((cls for cls in type(module).__mro__ if "foldable_pairs" in vars(cls)), nn.Module)
+        if not overrides(module, declares, "forward"):
+            for convolution, norm in getattr(module, "foldable_pairs", ()):
+                count += _fold(module, convolution, norm)
+        if isinstance(module, nn.Sequential) and not overrides(module, nn.Sequential, "forward"):
             before = None
             for name, child in list(module.named_children()):
                 if before is not None:
@@ -61,15 +64,19 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 def _commutes(module: nn.Module) -> bool:
     """Whether scale and shift give the same before the module as after it: it averages pixels, or does nothing."""
     if isinstance(module, nn.AvgPool2d):
-        return module.padding in (0, (0, 0)) and module.divisor_override is None
-    return isinstance(module, nn.Identity)
+        cls = layer.AvgPool2d if isinstance(module, layer.AvgPool2d) else nn.AvgPool2d
+        return module.padding in (0, (0, 0)) and module.divisor_override is None and does_only(module, cls)
+    return isinstance(module, nn.Identity) and does_only(module, nn.Identity)
 
 
 def _fold(parent: nn.Module, convolution: str, norm: str) -> bool:
     conv, bn = getattr(parent, convolution), getattr(parent, norm)
     if type(bn) not in (*_NORMS, SyncBatchNorm) or bn.running_var is None:
         return False  # already folded, another norm, or one without running statistics
-    if is_parametrized(conv) or any(name.startswith("weight_") for name, _ in conv.named_parameters()):
+    known = next((cls for cls in _CONVOLUTIONS if isinstance(conv, cls)), None)
+    if known is None or not (does_only(conv, known, "_conv_forward") and does_only(bn, type(bn))):
+        return False
+    if is_parametrized(conv):
         return False  # every call computes the weight anew
     setattr(parent, convolution, fuse_conv_bn_eval(conv, bn))
     setattr(parent, norm, nn.Identity())

@@ -6,13 +6,16 @@ step; a sequence has ``[T, N, C, H, W]``. Every function accepts both, and compu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention"]
+
+#: A layer, which is called, so that its hooks, parametrisations and the like act.
+Layer = Callable[[Tensor], Tensor]
 
 
 def gate(temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 1.0) -> Tensor:
@@ -38,24 +41,25 @@ def gate(temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 
     return gain * torch.sigmoid(part)
 
 
-def temporal_attention(x: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:
+def temporal_attention(x: Tensor, T: int, squeeze: Layer, excite: Layer) -> Tensor:
     """One number per time step: ``W_m ReLU(W_n avg(x)) + W_m ReLU(W_n max(x))`` (GAC, main figure).
 
     avg and max pool each step over channels and pixels.
 
     Args:
         x: features ``[N, C, H, W]`` or ``[T, N, C, H, W]``.
-        squeeze: ``W_n``, ``[hidden, T]``.
-        excite: ``W_m``, ``[T, hidden]``.
+        T: number of time steps.
+        squeeze: multiplies by ``W_n``: ``[..., T] -> [..., hidden]``.
+        excite: multiplies by ``W_m``: ``[..., hidden] -> [..., T]``.
 
     Returns:
         ``[T, N, 1, 1, 1]``, any real number.
     """
     pooled = torch.stack([x.mean((-3, -2, -1)), x.amax((-3, -2, -1))])  # [2, N] or [2, T, N]
     if x.dim() == 4:
-        pooled = pooled.unsqueeze(1).expand(-1, squeeze.shape[1], -1)
-    hidden = torch.relu(F.linear(pooled.transpose(1, 2), squeeze))  # [2, N, hidden]
-    return F.linear(hidden.sum(0), excite).t()[..., None, None, None]
+        pooled = pooled.unsqueeze(1).expand(-1, T, -1)
+    hidden = torch.relu(squeeze(pooled.transpose(1, 2)))  # [2, N, hidden]
+    return excite(hidden.sum(0)).t()[..., None, None, None]
 
 
 def same_padding(kernel_size: int) -> tuple[int, int, int, int]:
@@ -69,19 +73,20 @@ def same_padding(kernel_size: int) -> tuple[int, int, int, int]:
     return before, after, before, after
 
 
-def spatial_channel_attention(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def spatial_channel_attention(x: Tensor, convolutions: Iterable[Layer], padding: tuple[int, int, int, int]) -> Tensor:
     """Square convolutions with ReLU between them, no bias, size kept (GAC: the figure draws one, the code has two).
 
     Args:
         x: features ``[N, C, H, W]`` or ``[T, N, C, H, W]``.
-        weights: one ``[C_out, C_in, K, K]`` per convolution.
+        convolutions: each maps ``[B, C_in, H + K - 1, W + K - 1]`` to ``[B, C_out, H, W]``.
+        padding: of their inputs, see :func:`same_padding`.
 
     Returns:
         A map of the shape of ``x``, any real number.
     """
     y = x if x.dim() == 4 else x.flatten(0, 1)
-    for depth, weight in enumerate(weights):
+    for depth, convolution in enumerate(convolutions):
         if depth:
             y = torch.relu(y)
-        y = F.conv2d(F.pad(y, same_padding(weight.shape[-1])), weight)
+        y = convolution(F.pad(y, padding))
     return y.reshape(x.shape)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive
 from gac_sj.nn.attention import TemporalAttention
 
@@ -92,6 +93,8 @@ class MembraneAttention(nn.Module):
         UsageError: the attention is unknown, or a number is out of range; on the call, a sequence has another number of
             steps.
     """
+
+    attention = fixed("attention")
 
     def __init__(
         self,

@@ -14,10 +14,22 @@ from torch import Tensor, nn
 from gac_sj._compat import has_other_backend
 from gac_sj._utils.errors import UsageError
 from gac_sj.nn.surrogate import Rectangle, Triangle
-from gac_sj.ops.lif import lif
+from gac_sj.ops.dispatch import is_counted_by_spikingjelly
+from gac_sj.ops.lif import lif, reference
 from gac_sj.ops.neuron import LIFDynamics
+from gac_sj.ops.shortcuts import does_only, overrides
+from gac_sj.ops.surrogates import is_changed
 
-__all__ = ["PRESETS", "LIFNode", "PlainMemories", "is_neuron", "lif_preset", "reset_states"]
+__all__ = [
+    "PRESETS",
+    "LIFNode",
+    "PlainMemories",
+    "is_neuron",
+    "is_plain_lif",
+    "lif_preset",
+    "outputs_spikes",
+    "reset_states",
+]
 
 
 class PlainMemories:
@@ -41,12 +53,22 @@ class PlainMemories:
         return state | {"_memories": copy.deepcopy(self._memories_rv)}
 
 
+#: What a subclass may override of a step, and of the methods with explicit states of SpikingJelly 2.0.0.
+_OF_STEP = ("neuronal_charge", "neuronal_fire", "neuronal_reset")
+_FUNCTIONAL = ("single_step_functional_forward", "materialize_states")
+
+
 class LIFNode(PlainMemories, neuron.LIFNode):
     """SpikingJelly's ``LIFNode`` with the same results on both releases, in training and in evaluation.
 
     Input and spikes are ``[T, N, *]`` in step mode "m" and ``[N, *]`` in "s". The membrane potential ``v`` stays
     float32 for float16 and bfloat16 input. A batch of another shape starts from the reset value. Source: SpikingJelly;
     :class:`gac_sj.ops.neuron.LIFDynamics` describes the dynamics.
+
+    A subclass may override ``neuronal_charge``, ``neuronal_fire`` and ``neuronal_reset`` (on both releases), or with
+    SpikingJelly 2.0.0 ``single_step_functional_forward`` and ``multi_step_functional_forward``; then it runs step by
+    step. A surrogate function with a hook or another forward is called. SpikingJelly 2.0.0's operation counters count
+    the operations of its own node.
 
     Args:
         tau: membrane time constant in steps, a float above 1.
@@ -102,30 +124,83 @@ class LIFNode(PlainMemories, neuron.LIFNode):
         """The numbers of this neuron, without its surrogate function."""
         return LIFDynamics(self.tau, self.decay_input, self.v_threshold, self.v_reset, self.detach_reset)
 
-    def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
-        v: Tensor | None = None
-        if isinstance(self.v, Tensor):
-            # a single number, or the potentials of this batch; those of another batch are dropped
-            v = self.v if self.v.dim() == 0 or self.v.shape == x_seq.shape[1:] else None
-        elif self.v != (self.v_reset or 0.0):
-            v = x_seq.new_full(x_seq.shape[1:], self.v, dtype=torch.promote_types(x_seq.dtype, torch.float32))
-        spikes, self.v, v_seq = lif(x_seq, self.dynamics, self.surrogate_function, v, store_v_seq=self.store_v_seq)
-        return spikes, v_seq
+    def neuronal_charge(self, x: Tensor) -> None:
+        """Add the input current ``[N, *]`` of a step to the potential ``v``."""
+        self.v = reference.charge(x, cast(Tensor, self.v), self.dynamics)
+
+    def neuronal_fire(self) -> Tensor:
+        """The spikes ``[N, *]`` of the charged potential ``v``."""
+        return self.surrogate_function(self.v - self.v_threshold)
+
+    def neuronal_reset(self, spike: Tensor) -> None:
+        """Reset the potential ``v`` where there is a spike."""
+        self.v = reference.reset(cast(Tensor, self.v), spike, self.dynamics)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         if has_other_backend(self):
             return super().multi_step_forward(x_seq)
+        if overrides(self, LIFNode, "multi_step_functional_forward"):
+            return neuron.BaseNode.multi_step_forward(self, x_seq)
+        if overrides(self, LIFNode, "single_step_forward", *_OF_STEP, *_FUNCTIONAL):
+            return self._step_by_step(x_seq)
+        if is_counted_by_spikingjelly():
+            return _in_state_type(super().multi_step_forward, x_seq)
         spikes, v_seq = self._run(x_seq)
         if self.store_v_seq:
             self.v_seq = v_seq
         return spikes
 
     def single_step_forward(self, x: Tensor) -> Tensor:
-        spikes, v_seq = self._run(x.unsqueeze(0))
-        if v_seq is not None:
-            before = self.v_seq
-            self.v_seq = v_seq if before is None or before.shape[1:] != v_seq.shape[1:] else torch.cat([before, v_seq])
-        return spikes.squeeze(0)
+        if overrides(self, LIFNode, *_FUNCTIONAL):
+            return neuron.BaseNode.single_step_forward(self, x)
+        if overrides(self, LIFNode, *_OF_STEP):
+            spikes = _in_state_type(self._step, x)
+        elif is_counted_by_spikingjelly():
+            return _in_state_type(super().single_step_forward, x)
+        else:
+            spikes = self._run(x.unsqueeze(0))[0].squeeze(0)
+        if self.store_v_seq:
+            before, v = self.v_seq, cast(Tensor, self.v).unsqueeze(0)
+            self.v_seq = v if before is None or before.shape[1:] != v.shape[1:] else torch.cat([before, v])
+        return spikes
+
+    def potential_before(self, x: Tensor) -> Tensor | None:
+        """The potential ``[N, *]`` before a step with an input ``[N, *]``; None: the resting potential."""
+        if isinstance(self.v, Tensor):
+            # a single number, or the potentials of this batch; those of another batch are dropped
+            return self.v if self.v.dim() == 0 or self.v.shape == x.shape else None
+        if self.v == (self.v_reset or 0.0):
+            return None
+        return x.new_full(x.shape, self.v, dtype=torch.promote_types(x.dtype, torch.float32))
+
+    def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Spikes of a sequence, and the potentials of all steps if they are to be stored."""
+        v, surrogate_function = self.potential_before(x_seq[0]), self.surrogate_function
+        spikes, self.v, v_seq = lif(x_seq, self.dynamics, surrogate_function, v, store_v_seq=self.store_v_seq)
+        return spikes, v_seq
+
+    def _step(self, x: Tensor) -> Tensor:
+        """Spikes of one step, by the methods that a subclass may override."""
+        v = self.potential_before(x)
+        self.v = torch.full_like(x, self.dynamics.rest) if v is None else v.to(torch.promote_types(v.dtype, x.dtype))
+        self.neuronal_charge(x)
+        spikes = self.neuronal_fire()
+        self.neuronal_reset(spikes)
+        return spikes
+
+    def _step_by_step(self, x_seq: Tensor) -> Tensor:
+        spikes, potentials = [], []
+        for x in x_seq.unbind(0):
+            spikes.append(self.single_step_forward(x))
+            potentials.append(cast(Tensor, self.v))
+        if self.store_v_seq:
+            self.v_seq = torch.stack(potentials)
+        return torch.stack(spikes)
+
+
+def _in_state_type(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run a neuron in the dtype of its potential, and return spikes in the dtype of its input."""
+    return forward(x.to(reference.state_type(x.dtype))).to(x.dtype)
 
 
 #: Keyword arguments of :class:`LIFNode` in four published codes. GAC (arXiv 2308.06582, code): decay 0.5,
@@ -173,6 +248,26 @@ def lif_preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
             options=SURROGATES,
         )
     return LIFNode(**PRESETS[name] | changes)
+
+
+def is_plain_lif(node: nn.Module | None) -> bool:
+    """Whether a call of a neuron does what :class:`LIFNode` does and nothing else: a kernel may replace it.
+
+    Args:
+        node: a neuron, or None.
+    """
+    methods = ("multi_step_forward", "single_step_forward", "multi_step_functional_forward", *_OF_STEP, *_FUNCTIONAL)
+    return isinstance(node, LIFNode) and does_only(node, LIFNode, *methods) and not has_other_backend(node)
+
+
+def outputs_spikes(node: nn.Module) -> bool:
+    """Whether a neuron is known to output zeros and ones.
+
+    Args:
+        node: a neuron.
+    """
+    surrogate_function = getattr(node, "surrogate_function", None)
+    return is_plain_lif(node) and getattr(surrogate_function, "spiking", False) and not is_changed(surrogate_function)
 
 
 def is_neuron(module: nn.Module) -> bool:

@@ -20,7 +20,7 @@ __all__ = ["RepeatedImages", "update_running_statistics"]
 def update_running_statistics(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, n: Tensor, momentum: float
 ) -> None:
-    """Move running statistics towards those of a batch, in place, as torch's BatchNorm does.
+    """Move running statistics towards those of a batch, in place, as torch's BatchNorm does; an empty one moves none.
 
     Args:
         running_mean: the running mean of each channel.
@@ -35,7 +35,8 @@ def update_running_statistics(
         return handle_torch_function(update_running_statistics, (running_var,), *arguments)
     unbiased = var * n / (n - 1).clamp_min(1)
     for running, new in ((running_mean, mean), (running_var, unbiased)):
-        running.mul_(1.0 - momentum).add_(new, alpha=momentum)
+        moved = running.mul(1.0 - momentum).add_(new, alpha=momentum)
+        running.copy_(torch.where(n > 0, moved, running))
     return None
 
 
@@ -79,29 +80,17 @@ class RepeatedImages(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not training or running_var is None:
+        if not training or running_var is None or not input.numel():
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         once = running_var.clone()
         output = F.batch_norm(input, running_mean, once, weight, bias, training, momentum, eps)
-        self._count_repetitions(running_var, once, input.numel() // len(running_var), momentum)
+        n = input.numel() // len(running_var)
+        ratio = self.T * (n - 1) / (self.T * n - 1)
+        with torch.no_grad():  # from n elements to T * n
+            running_var.copy_(once * ratio + (1.0 - ratio) * (1.0 - momentum) * running_var)
         return output
 
     def _update(
         self, running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, n: Tensor, momentum: float
     ) -> None:
-        once = running_var.clone()
-        update_running_statistics(running_mean, once, mean, var, n, momentum)
-        self._count_repetitions(running_var, once, n, momentum)
-
-    @torch.no_grad()
-    def _count_repetitions(self, running_var: Tensor, once: Tensor, n: int | Tensor, momentum: float) -> None:
-        """Update a running variance.
-
-        Args:
-            running_var: the running variance before the batch, updated in place.
-            once: the running variance after the batch, if n elements were all.
-            n: number of elements that have run in each channel.
-            momentum: weight of the batch.
-        """
-        ratio = self.T * (n - 1) / (self.T * n - 1)
-        running_var.copy_(once * ratio + (1.0 - ratio) * (1.0 - momentum) * running_var)
+        update_running_statistics(running_mean, running_var, mean, var, self.T * n, momentum)

@@ -5,6 +5,7 @@ On SpikingJelly 0.0.0.0.14 ``cuda_codes`` makes them work with its ``backend="cu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,38 +14,71 @@ from torch import Tensor, nn
 
 from gac_sj._compat import cfunction
 from gac_sj._utils.errors import UsageError
+from gac_sj.ops.dispatch import has_dispatch_mode, is_transformed
 
 __all__ = ["Rectangle", "Triangle"]
 
 
 class _Step(torch.autograd.Function):
-    """The step; a subclass has the derivative."""
+    """The step; a subclass has the derivative. Those with ``jvp`` are apart, because torch.compile refuses them."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, alpha: float, strict: bool) -> Tensor:
         compare = torch.gt if strict else torch.ge
-        return compare(x, 0, out=torch.empty_like(x))
+        if _is_observed(x):
+            return compare(x, 0).to(x.dtype)  # as SpikingJelly computes and counts it
+        return compare(x, 0, out=torch.empty_like(x))  # on a CPU a new tensor costs more than the arithmetic
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.alpha, _ = inputs
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
 
 
 class _TriangleStep(_Step):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        # in place: on a CPU a new tensor costs more than the arithmetic
-        return x.abs().mul_(-(ctx.alpha**2)).add_(ctx.alpha).clamp_min_(0).mul_(grad), None, None
+        return _chain(_triangle, ctx, grad), None, None
+
+
+class _TriangleStepWithJvp(_TriangleStep):
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _chain(_triangle, ctx, tangent)
 
 
 class _RectangleStep(_Step):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        inside = x.abs().lt_(0.5 / ctx.alpha)
-        return inside.mul_(ctx.alpha).mul_(grad), None, None
+        return _chain(_rectangle, ctx, grad), None, None
+
+
+class _RectangleStepWithJvp(_RectangleStep):
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _chain(_rectangle, ctx, tangent)
+
+
+def _triangle(x: Tensor, alpha: float) -> Tensor:
+    return x.abs().mul_(-(alpha**2)).add_(alpha).clamp_min_(0)
+
+
+def _rectangle(x: Tensor, alpha: float) -> Tensor:
+    return x.abs().lt_(0.5 / alpha).mul_(alpha)
+
+
+def _chain(derivative: Callable[[Tensor, float], Tensor], ctx: Any, grad: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    slope = derivative(x, ctx.alpha)
+    return slope * grad if _is_observed(grad) else slope.mul_(grad)
+
+
+def _is_observed(x: Tensor) -> bool:
+    """Whether a compiler, a transform or a dispatch mode looks at the operations on a tensor."""
+    return torch.compiler.is_compiling() or is_transformed(x) or has_dispatch_mode()
 
 
 class _Surrogate(surrogate.SurrogateFunctionBase):
@@ -99,7 +133,8 @@ class Triangle(_Surrogate):
 
     @staticmethod
     def spiking_function(x: Tensor, alpha: float, strict: bool = False) -> Tensor:
-        return _TriangleStep.apply(x, alpha, strict)
+        step = _TriangleStepWithJvp if is_transformed() else _TriangleStep
+        return step.apply(x, alpha, strict)
 
     @staticmethod
     def primitive_function(x: Tensor, alpha: float) -> Tensor:
@@ -139,7 +174,8 @@ class Rectangle(_Surrogate):
 
     @staticmethod
     def spiking_function(x: Tensor, alpha: float, strict: bool = False) -> Tensor:
-        return _RectangleStep.apply(x, alpha, strict)
+        step = _RectangleStepWithJvp if is_transformed() else _RectangleStep
+        return step.apply(x, alpha, strict)
 
     @staticmethod
     def primitive_function(x: Tensor, alpha: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.nn.running_statistics import update_running_statistics
+from gac_sj.ops.shortcuts import overrides
 
 __all__ = ["SyncBatchNorm", "convert_sync_batchnorm"]
 
@@ -114,8 +115,9 @@ class SyncBatchNorm(nn.BatchNorm2d, base.StepModule):
         squares = squares + centre * (2 * total + n * centre)
         sums = torch.cat([total + n * centre, squares, centre.new_tensor([n])])
         total, squares, count = _AllReduce.apply(sums, self.process_group).split([self.num_features] * 2 + [1])
-        mean = total / count
-        var = (squares / count - mean.square()).clamp_min(0)
+        some = count.clamp_min(1)  # without samples the statistics are 0 and not tracked
+        mean = total / some
+        var = (squares / some - mean.square()).clamp_min(0)
         self._track(mean.detach(), var.detach(), count.detach())
 
         scale = (var + self.eps).rsqrt()
@@ -187,9 +189,9 @@ def convert_sync_batchnorm(module: nn.Module, process_group: dist.ProcessGroup |
 
 def _is_plain(norm: nn.BatchNorm2d) -> bool:
     """Whether it does what ``nn.BatchNorm2d`` does: a subclass or an instance may have another forward or layers."""
-    forward = getattr(norm.forward, "__func__", None)
-    own = forward in (nn.BatchNorm2d.forward, layer.BatchNorm2d.forward)
-    return own and not any(norm.children()) and not isinstance(norm, nn.LazyBatchNorm2d)
+    cls = layer.BatchNorm2d if isinstance(norm, layer.BatchNorm2d) else nn.BatchNorm2d
+    changed = overrides(norm, cls, "forward") or isinstance(norm, nn.LazyBatchNorm2d)
+    return not changed and not any(norm.children())
 
 
 def _converted(norm: nn.BatchNorm2d, process_group: dist.ProcessGroup | None) -> SyncBatchNorm:

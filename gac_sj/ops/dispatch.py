@@ -7,7 +7,8 @@
 
 By default an operator uses the first available path of its device (:data:`ORDER`) and logs why it fell back. An
 explicit request (``GAC_SJ_OPS`` or ``path=``) is honoured or raises. Graphs that leave PyTorch (``torch.export``, ONNX,
-TorchScript) contain the definition.
+TorchScript) contain the definition. So does by default what a dispatch mode looks at, such as a counter of operations;
+SpikingJelly's own counters get SpikingJelly's own operations.
 """
 
 from __future__ import annotations
@@ -22,12 +23,24 @@ from typing import Any
 import torch
 from spikingjelly.activation_based import functional
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from gac_sj.ops import cpp, cupy
 from gac_sj.ops.source import ELEMENTS
-from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
+from gac_sj.ops.surrogates import cuda_derivative, is_changed, spikingjelly_equivalent
 
-__all__ = ["KERNELS", "MAX_STEPS", "ORDER", "PATHS", "choose", "why_not", "why_not_numbers"]
+__all__ = [
+    "KERNELS",
+    "MAX_STEPS",
+    "ORDER",
+    "PATHS",
+    "choose",
+    "has_dispatch_mode",
+    "is_counted_by_spikingjelly",
+    "is_transformed",
+    "why_not",
+    "why_not_numbers",
+]
 
 PATHS = ("cupy", "cpp", "spikingjelly", "torch")
 #: The paths that run kernels of this folder.
@@ -64,6 +77,8 @@ def choose(
     Raises:
         ValueError: the requested path does not exist or is not available.
     """
+    if is_changed(surrogate):
+        unsupported = unsupported or f"{type(surrogate).__name__} has a hook or another forward"
     _, no_derivative = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
     if steps > MAX_STEPS:
@@ -84,7 +99,7 @@ def _choose(
 ) -> str:
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
         return "torch"
-    if _is_transformed():
+    if is_transformed():
         no_derivative = no_equivalent = "forward-mode derivatives and torch.func need the definition"
     source = "path" if requested else "GAC_SJ_OPS"
     requested = requested or os.environ.get("GAC_SJ_OPS") or None
@@ -97,6 +112,8 @@ def _choose(
         if reason:
             raise ValueError(f"{source} requests {requested!r}, which is not available for {operator}: {reason}.")
         return requested
+    if has_dispatch_mode():
+        return "torch"
     reasons = []
     for path in ORDER.get(device, ("torch",)):
         reason = why_not(path, operator, device, dtype, no_derivative, no_equivalent)
@@ -156,9 +173,31 @@ def _why_not_spikingjelly() -> str | None:
     return f"its kernels are not available ({reasons})"
 
 
-def _is_transformed() -> bool:
-    """Whether ``torch.func`` or forward-mode differentiation is active."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+def has_dispatch_mode() -> bool:
+    """Whether a ``TorchDispatchMode`` looks at every operation, which a kernel would hide from it."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_counted_by_spikingjelly() -> bool:
+    """Whether one of the counters of SpikingJelly 2.0.0 (``op_counter``) looks at every operation."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(type(mode).__module__.startswith("spikingjelly.") for mode in _get_current_dispatch_mode_stack())
+
+
+def is_transformed(*tensors: Tensor) -> bool:
+    """Whether ``torch.func``, forward-mode differentiation or a batched gradient (``is_grads_batched``) is active.
+
+    Args:
+        tensors: the gradients, which tell whether they are batched.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))
+    )
 
 
 def why_not_numbers(*values: Any) -> str | None:

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
+from torch import nn
 
 from gac_sj.ops.neuron import Derivative
+from gac_sj.ops.shortcuts import has_hooks, overrides
 
-__all__ = ["cuda_derivative", "spikingjelly_equivalent"]
+__all__ = ["cuda_derivative", "is_changed", "spikingjelly_equivalent"]
 
 _MODULE = spikingjelly_surrogate.__name__
 # SpikingJelly's classes: parameters, expression, numbers. PiecewiseLeakyReLU is not here: its two releases differ.
@@ -91,6 +93,17 @@ def spikingjelly_equivalent(surrogate: Any) -> tuple[Any, str | None]:
     if not known or not equal.spiking or not isinstance(equal.alpha, (int, float)):
         return None, f"SpikingJelly's kernels do not support the surrogate {name}"
     return equal, None
+
+
+def is_changed(surrogate: Any) -> bool:
+    """Whether a hook watches a surrogate function, or one of its methods was replaced after its construction.
+
+    Args:
+        surrogate: a surrogate function.
+    """
+    return isinstance(surrogate, nn.Module) and (
+        has_hooks(surrogate) or overrides(surrogate, type(surrogate), *_FUNCTION)
+    )
 
 
 def _applies_to(cls: type, method: str) -> bool:

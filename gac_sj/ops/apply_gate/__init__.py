@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gac_sj.ops.apply_gate import reference
 from gac_sj.ops.apply_gate.recompute import ApplyGate
+from gac_sj.ops.dispatch import is_transformed
 
 __all__ = ["apply_gate"]
 
@@ -33,7 +34,8 @@ def apply_gate(
     Returns:
         ``[T, N, C, H, W]``.
     """
-    if temporal is None or spatial_channel is None:  # the gate is small, so there is nothing to save
+    # the gate of one part is small, so there is nothing to save; transforms need the definition
+    if temporal is None or spatial_channel is None or is_transformed():
         return reference.apply_gate(sequence, temporal, spatial_channel, gain, gate)
     shape = (len(temporal), *spatial_channel.shape[-4:])
     return ApplyGate.apply(sequence.expand(shape), temporal, spatial_channel, gain, gate)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gac_sj.ops.apply_gate import reference
+from gac_sj.ops.dispatch import is_transformed
 
 __all__ = ["ApplyGate"]
 
@@ -32,11 +33,13 @@ class ApplyGate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         sequence, temporal, spatial_channel = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the definition has a second derivative
+        twice = torch.is_grad_enabled()  # create_graph=True
+        if twice or is_transformed(grad):  # the definition has all derivatives
             needed = ctx.needs_input_grad[:3]
-            product = reference.apply_gate(sequence, temporal, spatial_channel, ctx.gain, ctx.gate)
             inputs = [tensor for tensor, wanted in zip(ctx.saved_tensors, needed) if wanted]
-            grads = iter(torch.autograd.grad(product, inputs, grad, create_graph=True))
+            with torch.enable_grad():
+                product = reference.apply_gate(sequence, temporal, spatial_channel, ctx.gain, ctx.gate)
+            grads = iter(torch.autograd.grad(product, inputs, grad, create_graph=twice))
             return *(next(grads) if wanted else None for wanted in needed), None, None
         static = spatial_channel.dim() == 4
         grad_sequence = torch.empty(sequence.shape, dtype=sequence.dtype, device=sequence.device)

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from gac_sj.ops.neuron import LIFDynamics
 
-__all__ = ["lif"]
-
-_HALF = (torch.float16, torch.bfloat16)
+__all__ = ["charge", "lif", "reset", "state_type"]
 
 
 def lif(
@@ -37,27 +35,50 @@ def lif(
         Spikes ``[T, N, *]`` in the dtype of ``x_seq``, the last potential ``[N, *]`` and the potentials after each
         step's reset ``[T, N, *]`` (None without ``store_v_seq``), both in the dtype of the state.
     """
-    state_dtype = torch.float32 if x_seq.dtype in _HALF else x_seq.dtype
-    tau, decay_input, v_threshold, v_reset, detach_reset = dynamics
-    rest, decay = dynamics.rest, dynamics.decay
+    state_dtype = state_type(x_seq.dtype)
+    v = None if v is None else v.to(torch.promote_types(v.dtype, state_dtype))
     spikes, potentials = [], []
     # the backward pass of unbind is one stack; that of indexing would write T zero-filled copies of the sequence
     for x in x_seq.to(state_dtype).unbind(0):
-        if v is None:
-            h = rest + x / tau if decay_input else rest + x
-        elif decay_input:
-            h = v + (x - (v - rest)) / tau
-        elif rest:
-            h = rest + decay * (v - rest) + x
-        else:
-            h = decay * v + x
-        spike = surrogate(h - v_threshold)
-        reset = spike.detach() if detach_reset else spike
-        v = h - reset * v_threshold if v_reset is None else (1.0 - reset) * h
-        if rest:
-            v = v + reset * rest
+        h = charge(x, v, dynamics)
+        spike = surrogate(h - dynamics.v_threshold)
+        v = reset(h, spike, dynamics)
         spikes.append(spike)
         if store_v_seq:
             potentials.append(v)
     assert v is not None  # T is at least 1
     return torch.stack(spikes).to(x_seq.dtype), v, torch.stack(potentials) if store_v_seq else None
+
+
+def state_type(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the membrane potential for inputs of another one: float32 for the half types."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def charge(x: Tensor, v: Tensor | None, dynamics: LIFDynamics) -> Tensor:
+    """The potential after the charge.
+
+    Args:
+        x: input current of one step ``[N, *]``.
+        v: potential before the step, ``[N, *]``; None: the resting potential.
+        dynamics: of the neuron.
+    """
+    rest, decay = dynamics.rest, dynamics.decay
+    if v is None:
+        return rest + x / dynamics.tau if dynamics.decay_input else rest + x
+    if dynamics.decay_input:
+        return v + (x - (v - rest)) / dynamics.tau
+    return rest + decay * (v - rest) + x if rest else decay * v + x
+
+
+def reset(h: Tensor, spike: Tensor, dynamics: LIFDynamics) -> Tensor:
+    """The potential after the reset.
+
+    Args:
+        h: potential after the charge, ``[N, *]``.
+        spike: of the same shape.
+        dynamics: of the neuron.
+    """
+    spike = spike.detach() if dynamics.detach_reset else spike
+    v = h - spike * dynamics.v_threshold if dynamics.v_reset is None else (1.0 - spike) * h
+    return v + spike * dynamics.rest if dynamics.rest else v
