@@ -37,7 +37,7 @@ from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.evaluation import evaluate
 from gac_sj.training.finite import NonFiniteLossError
-from gac_sj.training.run import run_key
+from gac_sj.training.folder import run_key
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -13,7 +13,11 @@ def contents(folder: Path, times: bool = False) -> dict[Path, object]:
         folder: it may be missing, and is then empty.
         times: also compare when each file was last written, so that rewriting equal bytes shows.
     """
-    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    files = {
+        path.relative_to(folder): path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(".lock")
+    }
     return {name: (path.read_bytes(), path.stat().st_mtime_ns if times else None) for name, path in files.items()}
 
 
