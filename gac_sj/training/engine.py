@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gac_sj._utils.errors import ExitError
-from gac_sj._utils.randomness import derive_seed, random_state, seed_all, seeded, set_random_state
+from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_random_state
 from gac_sj.analysis import firing_rates
 from gac_sj.analysis.operator_paths import operator_paths
 from gac_sj.checkpoint.runs import build_model
@@ -29,7 +29,7 @@ from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import DistributedContext
-from gac_sj.training.evaluation import evaluate
+from gac_sj.training.evaluation import draws_of_test, evaluate
 from gac_sj.training.finite import NonFiniteLossError, explain_non_finite, non_finite_modules
 from gac_sj.training.folder import check_folder, check_state, run_key
 from gac_sj.training.outputs import RunOutputs
@@ -234,7 +234,7 @@ class Training:
         tested = self.step.tested
         self.world.broadcast_(tested.buffers())  # without sync_bn every process has its own statistics
         bar = progress_bar("test after", len(self.test_loader), 0, self.settings, self.state, self.world)
-        draws = seeded(self.settings.seed, "test", epoch, self.world.rank)
+        draws = draws_of_test(self.settings, epoch, self.world)
         with draws, bar as progress, firing_rates(tested) as rates:
             evaluation = evaluate(tested, guarded(), self.world, self.settings.autocast)
         if self.world.max(int(self._signals.number > 0)):
