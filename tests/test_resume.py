@@ -25,7 +25,10 @@ SCRIPT = str(Path(__file__).resolve().parent.parent / "experiments" / "train.py"
 # A server that has imported everything forks the processes: they start in no time and are as real as others.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["gac_sj.training", "gac_sj.analysis", "sklearn.datasets", "sklearn.model_selection", "torch.utils.tensorboard"]
+    [
+        *("gac_sj.training.run", "gac_sj.analysis", "gac_sj.results.report", "sklearn.datasets"),
+        *("sklearn.model_selection", "torch.utils.tensorboard", "matplotlib.backends.backend_agg"),
+    ]
 )
 #: eight steps in each of three epochs, with everything that draws random numbers
 RUN = [
@@ -60,9 +63,9 @@ def script(arguments, log, environment, program=SCRIPT):
 
 
 @contextlib.contextmanager
-def started(folder, *arguments, target=script, **environment):
-    """A running command; nothing of it is left afterwards."""
-    log = folder.with_name(f"{folder.name}-{environment.get('RANK', 0)}")
+def started(folder, *arguments, target=script, number=0, **environment):
+    """A running command; nothing of it is left afterwards. Several in one folder have numbers."""
+    log = folder.with_name(f"{folder.name}-{environment.get('RANK', number)}")
     process = FORKS.Process(target=target, args=([*arguments, "--output", str(folder)], log, environment))
     process.start()
     process.log = log

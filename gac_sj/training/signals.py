@@ -1,8 +1,8 @@
 """SIGTERM and SIGINT: a run finishes its step first; DataLoader workers ignore both signals.
 
-Systems differ. Linux has everything that is used here. macOS does not tell who sent a signal, so workers there take the
-second SIGTERM for that of the main process. On Windows no process can send SIGTERM (it ends the other one at once, and
-the run resumes from its last checkpoint); Ctrl-C acts as on the other systems.
+Systems differ. Linux has everything that is used here. macOS does not tell who sent a signal, so workers there end 30
+seconds after the first SIGTERM, which is enough for the step, or at the second. On Windows no process can send SIGTERM
+(that ends the other one at once, and the run resumes from its last checkpoint); Ctrl-C acts as on the other systems.
 """
 
 from __future__ import annotations
@@ -90,9 +90,16 @@ def ignore_signals_in_worker(worker: int) -> None:
         threading.Thread(target=_await_main_process, daemon=True).start()
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, _end_later)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # see iterate()
+
+
+def _end_later(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    timer = threading.Timer(30, os._exit, [0])
+    timer.daemon = True
+    timer.start()
 
 
 def _await_main_process() -> None:
