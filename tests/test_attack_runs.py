@@ -46,6 +46,7 @@ run_cifar = functools.partial(script, program=RUN_CIFAR)
 def of_train(folder, whole):
     assert_same_run(folder, whole)
     assert len(table(folder / "result.csv")) == 1
+    assert not list(folder.rglob("*.tmp"))
 
 
 def of_run_cifar(folder, whole):

@@ -619,6 +619,13 @@ class TestOutputs:
         assert load_file(tmp_path / "best.safetensors")["passes"] == 4
         assert load_file(tmp_path / "last.safetensors")["passes"] == 12
 
+    def test_unfinished_files_of_a_kill_are_removed(self, tmp_path):
+        left, kept = tmp_path / ".summary.csv.0123abcd.tmp", tmp_path / ".notes.tmp"
+        for path in (left, kept):
+            path.write_text("epoch")
+        run(tmp_path, epochs=1)
+        assert kept.exists() and not left.exists()
+
     def test_the_same_weights_are_the_same_file(self, whole, tmp_path):
         run(tmp_path, **WHOLE)
         assert_same_run(tmp_path, whole)

@@ -34,6 +34,8 @@ class RunOutputs:
         self.folder, self.settings = folder, settings
         self.tensorboard: Any = None
         self.wandb: Any = None
+        for left in folder.glob(".*.????????.tmp"):  # by a start that was killed: this one holds the folder
+            left.unlink(missing_ok=True)
         write_atomically(folder / "args.yaml", settings.dump().encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
