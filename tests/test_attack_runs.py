@@ -66,8 +66,9 @@ PROGRAMS = {"train": (script, SCRIPT, TRAIN, of_train), "run_cifar": (run_cifar,
 def wholes(tmp_path_factory):
     """For each program, and for another seed of train.py, a run that nobody disturbed, and the seconds that it took."""
     found = {}
-    commands = {name: (target, arguments) for name, (target, _, arguments, _) in PROGRAMS.items()}
-    for name, (target, arguments) in (commands | {"other seed": (script, [*TRAIN, "--seed", "1"])}).items():
+    commands = {"other seed": (script, [*TRAIN, "--seed", "1"])}  # first, because the server of the processes starts
+    commands |= {name: (target, arguments) for name, (target, _, arguments, _) in PROGRAMS.items()}
+    for name, (target, arguments) in commands.items():
         folder = tmp_path_factory.mktemp("whole") / "run"
         began = time.monotonic()
         with started(folder, *arguments, target=target) as process:
