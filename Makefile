@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "$(1) and not one_release"
 
-.PHONY: help setup benchmark test test-fast test-slow test-gpu lint clean
+.PHONY: help setup benchmark test test-fast test-slow test-attack test-gpu lint clean
 
 help:
 	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-fast   while working: the quick tests of every area with one SpikingJelly release (under a minute)"
 	@echo "make test        all but the slow tests with both supported SpikingJelly releases (under eight minutes)"
 	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation, installation"
+	@echo "make test-attack a hundred kills, forty double starts, two hundred damaged files of each sort (25 minutes)"
 	@echo "make test-gpu    test what needs a GPU, with the installed python3 and PyTorch (no .venv)"
 	@echo "make lint        check style (ruff) and types (mypy)"
 	@echo "make clean       remove .venv"
@@ -45,6 +46,9 @@ test-fast: $(READY)
 
 test-slow: $(READY)
 	$(call BOTH_RELEASES,slow)
+
+test-attack: $(READY)
+	GAC_SJ_ATTACKS=100 $(PYTEST) tests/test_attack_*.py
 
 test-gpu:
 	@$(PYTHON) -c 'import torch' 2>/dev/null || \

@@ -7,7 +7,7 @@
 
 Writes results.csv (a row per encoder and seed: accuracy, and energy, dynamics and speed of the trained network), the
 weights and a report with plots into --output. The same command continues where it was interrupted, also inside an
-epoch.
+epoch; several at the same time share the runs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import logging
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 import yaml
 
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
+from gac_sj._utils.files import safe_name
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.cli.program import program
 from gac_sj.data import dataset_info
@@ -32,10 +34,11 @@ from gac_sj.results.report import write_report
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.analysis import analyse
-from gac_sj.training.build import load_data
+from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import InterruptedRunError
-from gac_sj.training.run import run_key, train
+from gac_sj.training.folder import FolderInUseError, hold_folder, run_key
+from gac_sj.training.run import train
 from gac_sj.training.settings import Settings
 
 # enough for direct coding to pass 97 % on the digits; for CIFAR a start, the paper has 250
@@ -150,7 +153,7 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         for name in args.encoders:
             runs.setdefault((run := settings(args, name, seed)).name(), run)
     try:
-        rows = Rows(args.output / "results.csv", RUNS)
+        rows = world.on_first(lambda: Rows(args.output / "results.csv", RUNS))
     except OSError as error:
         raise UsageError(
             f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
@@ -161,35 +164,74 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     for run in runs.values():  # a network that cannot be built is reported before any work
         with torch.device("meta"):
             build_model(run, data.info)
-    for number, run in enumerate(runs.values(), 1):
-        name = encoder_label(run.encoder, run.form, run.model_options)
-        title = f"[{number}/{len(runs)}] {name}, seed {run.seed}"
-        key = run_key(run, data)
-        # the data too, which a checkpoint does not know
-        folder = args.output / "runs" / f"{name.replace(':', '-')}-seed{run.seed}-{run.name()}-{key['data']}"
-        row = world.from_first(rows.find(key))  # another command may be adding rows meanwhile
-        if row is None:
+    waiting, told = list(enumerate(runs.values(), 1)), set()
+    while waiting:
+        left = []
+        for number, run in waiting:
             try:
-                row = train(run, data, world, folder)
-            except (FloatingPointError, OSError) as error:
-                raise type(error)(f"{title}: {error}") from error
-            if world.is_first:
-                rows.add(row)
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            title += f" ({row['train_seconds']} s)"
-        weights = folder / "last.safetensors"
-        # rows without an analysis were made before there was one
-        if world.is_first and not row["analysed_images"]:
-            if weights.exists():
-                model = load_network(run, read_weights(weights)[1], data.info)
-                rows.replace(row := row | analyse(model, run, data, world.device))
-            else:
-                title += " (not analysed: its weights are gone)"
-        if world.is_first:
-            print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
+                complete(run, f"[{number}/{len(runs)}] ", args.output, rows, data, world)
+            except FolderInUseError as error:
+                left.append((number, run))
+                if world.is_first and number not in told:
+                    print(f"[{number}/{len(runs)}] {error.problem}; it comes last.", flush=True)
+                told.add(number)
+        if left == waiting:
+            time.sleep(1)  # until another command has the row, or ends without it
+        waiting = left
     if world.is_first:
         found = [Run.from_row(rows.find(run_key(run, data))) for run in runs.values()]
         print(write_report(args.output, found))
+
+
+def complete(run: Settings, number: str, output: Path, rows: Rows, data: Data, world: DistributedContext) -> None:
+    """Do what a run still lacks: its training, row and analysis; then print its accuracy.
+
+    Args:
+        run: its settings.
+        number: which of how many runs it is.
+        output: folder of the command.
+        rows: of all runs.
+        data: of the run.
+        world: its processes.
+
+    Raises:
+        FolderInUseError: another command is at it.
+        UsageError: see :class:`gac_sj.training.engine.Training`.
+        InterruptedRunError: a signal came.
+        FloatingPointError: a loss is not finite.
+    """
+    name = encoder_label(run.encoder, run.form, run.model_options)
+    title = f"{number}{name}, seed {run.seed}"
+    key = run_key(run, data)
+    folder = output / "runs" / safe_name(f"{name.replace(':', '-')}-seed{run.seed}-{run.name()}-{key['data']}")
+    weights, checkpoints = folder / "last.safetensors", folder / "checkpoints"
+
+    def find() -> tuple[dict[str, Any] | None, bool]:
+        """The row, and whether nothing is left to do; rows without an analysis were made before there was one."""
+        row = rows.find(key)
+        done = row and not checkpoints.exists() and (row["analysed_images"] or not weights.exists())
+        return row, bool(done)
+
+    row, is_done = world.on_first(find)
+    if not is_done:
+        with hold_folder(folder, world):
+            row, _ = world.on_first(find)  # another command may have been at it meanwhile
+            if row is None:
+                try:
+                    row = train(run, data, world, folder)
+                except (FloatingPointError, OSError) as error:
+                    raise type(error)(f"{title}: {error}") from error
+                world.on_first(lambda: rows.add(row))
+                title += f" ({row['train_seconds']} s)"
+            if world.is_first and not row["analysed_images"] and weights.exists():
+                model = load_network(run, read_weights(weights)[1], data.info)
+                rows.replace(row := row | analyse(model, run, data, world.device))
+            if world.is_first:
+                shutil.rmtree(checkpoints, ignore_errors=True)
+    if world.is_first:
+        if not row["analysed_images"]:
+            title += " (not analysed: its weights are gone)"
+        print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
 
 
 @program(build_parser, "interrupted; the same command continues.")

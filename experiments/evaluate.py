@@ -23,7 +23,7 @@ from gac_sj.checkpoint.runs import load_network, read_weights
 from gac_sj.cli.program import program
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
-from gac_sj.training.evaluation import Evaluation, evaluate
+from gac_sj.training.evaluation import Evaluation, draws_of_test, evaluate
 from gac_sj.training.settings import Settings
 
 
@@ -41,10 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
 def measure(
     settings: Settings, weights: dict[str, Tensor], world: DistributedContext
 ) -> tuple[Evaluation, tuple[str, ...]]:
-    """The evaluation and the names of the classes."""
+    """The evaluation, with the draws of the test after the last epoch, and the names of the classes."""
     data = load_data(settings)
     model = load_network(settings, weights, data.info).to(world.device)
-    return evaluate(model, data.testing(settings, model, world), world, settings.autocast), data.test.classes
+    with draws_of_test(settings, settings.epochs, world):
+        evaluation = evaluate(model, data.testing(settings, model, world), world, settings.autocast)
+    return evaluation, data.test.classes
 
 
 def report(evaluation: Evaluation, classes: tuple[str, ...]) -> str:

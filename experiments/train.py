@@ -24,7 +24,8 @@ from gac_sj.results.store import Rows
 from gac_sj.training.build import generate_data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
-from gac_sj.training.run import run_key, train
+from gac_sj.training.folder import hold_folder, run_key
+from gac_sj.training.run import train
 from gac_sj.training.settings import Settings, add_arguments, from_args
 
 
@@ -69,6 +70,20 @@ def preview(settings: Settings, world: DistributedContext) -> str:
     )
 
 
+def open_rows(folder: Path) -> Rows:
+    """The file of the run's row.
+
+    Raises:
+        UsageError: it is damaged, or the folder cannot be written.
+    """
+    try:
+        return Rows(folder / "result.csv", RUNS)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be written ({error.strerror})", "name another folder", argument="output"
+        ) from error
+
+
 @program(build_parser, interrupted="interrupted; run the same command to resume.")
 def main(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -80,17 +95,14 @@ def main(args: argparse.Namespace) -> None:
         folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
         with world.local_main_process_first():
             data = load_data(settings)
-        try:
-            rows = Rows(folder / "result.csv", RUNS) if world.is_first else None
-        except OSError as error:
-            raise UsageError(
-                f"{folder} cannot be written ({error.strerror})", "name another folder", argument="output"
-            ) from error
-        row = world.from_first(rows.find(run_key(settings, data)) if rows else None)
+        key = run_key(settings, data)
+        row = world.on_first(lambda: open_rows(folder).find(key))
         if row is None:
-            row = train(settings, data, world, folder)
-            if rows:
-                rows.add(row)
+            with hold_folder(folder, world):
+                row = world.on_first(lambda: open_rows(folder).find(key))  # it may have been finished meanwhile
+                if row is None:
+                    row = train(settings, data, world, folder)
+                    world.on_first(lambda: open_rows(folder).add(row))
         if world.is_first:
             print(
                 f"{folder}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} % after epoch "

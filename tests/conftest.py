@@ -41,6 +41,12 @@ def quick(one_thread):
         yield
 
 
+@pytest.fixture(scope="session")
+def attacks():
+    """How many attacks of each sort: 10, or GAC_SJ_ATTACKS."""
+    return int(os.environ.get("GAC_SJ_ATTACKS", "10"))
+
+
 @pytest.fixture
 def default_ops(monkeypatch):
     """Operators choose their paths themselves, whatever the shell asks for."""

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers.files import contents, held
 from test_resume import BATCHES, FORKS, RUN, SCRIPT, finish, started, steps, wait_for
 from test_training import CPU, SMALL, Known, assert_same_run, digits, known, last_state, table
 
@@ -202,6 +203,17 @@ def test_the_command_in_two_processes_killed_and_run_again(tmp_path):
 
 
 @pytest.mark.medium
+def test_a_folder_in_use_is_refused_by_both(tmp_path):
+    folder = tmp_path / "run"
+    with held(folder), pair(folder, *TWO) as processes:
+        codes, said = finish(*processes)
+        assert codes == [2, 2]
+        for text in said:
+            assert re.fullmatch(rf"train\.py: --output {folder} is in use .*\.\n", text)
+        assert contents(folder) == {}
+
+
+@pytest.mark.medium
 def test_a_signal_to_one_process_stops_both(tmp_path):
     with pair(tmp_path / "run", *TWO) as processes:
         wait_for(2, tmp_path / "run", *processes)
@@ -233,7 +245,7 @@ def test_one_process_needs_no_communication():
     world = DistributedContext(0, 1, torch.device("cpu"))
     values = torch.tensor([1.0, 2.0])
     assert world.sum(values) is values and world.max(3) == 3 and world.gather("a") == ["a"]
-    assert world.from_first("a") == "a"
+    assert world.from_first("a") == "a" == world.on_first(lambda: "a")
 
 
 @contextmanager

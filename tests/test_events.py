@@ -1,6 +1,7 @@
 """Moving shapes, and frames of events from the loader to the trained network and its analysis."""
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -311,6 +312,17 @@ def test_recordings_through_the_engine(name, encoder, tmp_path):
     evaluation, rates = training.run()
     assert evaluation.images == 3 and rates["encoder.neuron" if encoder == "gac" else "stages.0.0.lif1"] > 0
     assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["dvs128_gesture", "cifar10_dvs"])
+def test_workers_need_no_module_of_spikingjelly_to_read_frames(name, tmp_path):
+    """Those that start anew import what a pickle names, and some of its modules need help (_compat)."""
+    train, _ = load_datasets(name, write_recordings(tmp_path, name), T=2)
+    pickled = pickle.dumps(train)
+    assert b"spikingjelly" not in pickled
+    frames, label = pickle.loads(pickled)[0]
+    assert frames.shape == (2, 2, 128, 128) and frames.dtype == np.float32
+    assert frames.sum() in (6400, 6401, 6402) and label == train.targets[0]
 
 
 class TestFoldersOfRecordings:

@@ -26,7 +26,7 @@ from gac_sj.results.store import Rows
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
-from gac_sj.training.run import run_key
+from gac_sj.training.folder import run_key
 from gac_sj.training.settings import Settings, add_arguments, from_args
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"

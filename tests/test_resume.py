@@ -17,6 +17,7 @@ import pytest
 import torch
 from test_training import CPU, SMALL, assert_same_run, digits, last_state, table
 
+from gac_sj._utils.files import locked
 from gac_sj.training.engine import Training
 from gac_sj.training.settings import Settings
 
@@ -24,7 +25,10 @@ SCRIPT = str(Path(__file__).resolve().parent.parent / "experiments" / "train.py"
 # A server that has imported everything forks the processes: they start in no time and are as real as others.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["gac_sj.training", "gac_sj.analysis", "sklearn.datasets", "sklearn.model_selection", "torch.utils.tensorboard"]
+    [
+        *("gac_sj.training.run", "gac_sj.analysis", "gac_sj.results.report", "sklearn.datasets"),
+        *("sklearn.model_selection", "torch.utils.tensorboard", "matplotlib.backends.backend_agg"),
+    ]
 )
 #: eight steps in each of three epochs, with everything that draws random numbers
 RUN = [
@@ -43,8 +47,8 @@ VARIANTS = {
 }
 
 
-def script(arguments, log, environment):
-    """experiments/train.py as the main program of this process."""
+def script(arguments, log, environment, program=SCRIPT):
+    """A program as the main one of this process."""
     os.setsid()  # a group of its own, with its workers
     for number, name in enumerate(("out", "err"), 1):
         os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
@@ -54,15 +58,15 @@ def script(arguments, log, environment):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in the background
     # SpikingJelly 0.0.0.0.14 sets logging up while it is imported, and then the script cannot
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    sys.argv = [SCRIPT, *arguments]
-    runpy.run_path(SCRIPT, run_name="__main__")
+    sys.argv = [program, *arguments]
+    runpy.run_path(program, run_name="__main__")
 
 
 @contextlib.contextmanager
-def started(folder, *arguments, **environment):
-    """A running command; nothing of it is left afterwards."""
-    log = folder.with_name(f"{folder.name}-{environment.get('RANK', 0)}")
-    process = FORKS.Process(target=script, args=([*arguments, "--output", str(folder)], log, environment))
+def started(folder, *arguments, target=script, number=0, **environment):
+    """A running command; nothing of it is left afterwards. Several in one folder have numbers."""
+    log = folder.with_name(f"{folder.name}-{environment.get('RANK', number)}")
+    process = FORKS.Process(target=target, args=([*arguments, "--output", str(folder)], log, environment))
     process.start()
     process.log = log
     try:
@@ -176,7 +180,9 @@ class Stuck:
         time.sleep(600)
 
 
-def train_stuck(folder):
+def train_stuck(folder, without=()):
+    for name in without:
+        delattr(signal, name)
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -187,8 +193,9 @@ def train_stuck(folder):
 
 
 @pytest.mark.slow
-def test_a_run_that_waits_for_images_ends_at_the_second_signal_with_its_worker(tmp_path):
-    process = FORKS.Process(target=train_stuck, args=(tmp_path,))
+@pytest.mark.parametrize("without", [(), ("sigwaitinfo",)], ids=["Linux", "macOS"])
+def test_a_run_that_waits_for_images_ends_at_the_second_signal_with_its_worker(without, tmp_path):
+    process = FORKS.Process(target=train_stuck, args=(tmp_path, without))
     process.start()
     while not (tmp_path / "stuck").exists():
         assert process.is_alive()
@@ -281,6 +288,23 @@ def test_no_worker_outlives_a_killed_run(tmp_path):
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+@pytest.mark.medium
+def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path):
+    folder = tmp_path / "run"
+    with started(folder, *RUN) as process:
+        wait_for(2, folder, process)
+        workers = [int(child) for child in children(process)]
+        with pytest.raises(BlockingIOError), locked(folder / ".run.lock", wait=False):
+            pass
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        process.kill()
+        process.join()
+        assert workers and all(Path(f"/proc/{worker}").exists() for worker in workers)
+        with locked(folder / ".run.lock", wait=False):
+            pass
 
 
 def test_the_checkpoint_of_a_killed_run_has_the_metrics_of_the_epoch(tmp_path, whole):

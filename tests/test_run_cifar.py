@@ -21,7 +21,7 @@ import pytest
 import run_cifar
 import torch
 from helpers.encoders import AVAILABLE
-from helpers.files import contents, reproducible, table
+from helpers.files import contents, held, reproducible, table
 from helpers.programs import refused
 from PIL import Image
 from safetensors.torch import load_file
@@ -37,7 +37,7 @@ from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.evaluation import evaluate
 from gac_sj.training.finite import NonFiniteLossError
-from gac_sj.training.run import run_key
+from gac_sj.training.folder import run_key
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -403,6 +403,59 @@ class TestResume:
         assert table(tmp_path / "results.csv")[0] == first and len(table(tmp_path / "results.csv")) == 4
         assert "| direct | 2 |" in (tmp_path / "report.md").read_text()
 
+    @pytest.fixture
+    def shared(self, tmp_path, monkeypatch):
+        """A command of two runs, of which another command holds the first one; what that does once it is waited for."""
+        command = [*DIGITS, "--encoders", "gac", "direct", "--seeds", "0", "--output", str(tmp_path)]
+        others = []
+        run = settings("gac")
+        folder = tmp_path / "runs" / f"gac-seed0-{run.name()}-{run_key(run, load_data(run))['data']}"
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(held(folder))
+
+            def end_of_the_other(seconds):
+                others.pop()()
+                stack.close()
+
+            monkeypatch.setattr(run_cifar.time, "sleep", end_of_the_other)
+            yield command, others
+
+    def test_a_run_of_another_command_comes_last(self, shared, trained, tmp_path, capsys):
+        command, others = shared
+        row = run_cifar.train(settings("gac"), load_data(settings("gac")), HERE, tmp_path) | {"accuracy_last": 12.5}
+        trained.clear()
+        others.append(lambda: run_cifar.Rows(tmp_path / "results.csv", RUNS).add(row))
+        assert run_cifar.main(command) == 0
+        assert [run.encoder for run, _, _ in trained] == ["direct"]
+        assert [row["encoder"] for row in table(tmp_path / "results.csv")] == ["direct", "gac"]
+        printed = capsys.readouterr().out.splitlines()
+        assert "in use" in printed[0] and printed[0].startswith("[1/2] ")
+        assert [line.split(",")[0] for line in printed[1:3]] == ["[2/2] direct", "[1/2] gac"] and "12.5" in printed[2]
+
+    def test_a_run_of_another_command_that_ends_without_a_row(self, shared, trained, tmp_path):
+        command, others = shared
+        others.append(lambda: None)
+        assert run_cifar.main(command) == 0
+        assert [run.encoder for run, _, _ in trained] == ["direct", "gac"]
+        assert len(table(tmp_path / "results.csv")) == 2
+
+    @pytest.mark.medium
+    def test_what_a_kill_left_of_a_finished_run_is_removed(self, finished, no_training, tmp_path):
+        shutil.copytree(finished[1], tmp_path / "out")
+        (folder,) = (tmp_path / "out").glob("runs/gac-seed0-*")
+        (folder / "checkpoints").mkdir()
+        assert run_cifar.main([*finished[0], "--output", str(tmp_path / "out")]) == 0
+        assert not (folder / "checkpoints").exists()
+        assert reproducible(tmp_path / "out") == reproducible(finished[1])
+
+    def test_folders_have_names_for_every_system_inside_the_output(self, trained, tmp_path, monkeypatch):
+        monkeypatch.setattr(run_cifar, "build_model", lambda *arguments: None)
+        names = ["gac:kernel_size=3", "gac:note=../../<a>", 'gac:note="?*|:"']
+        run_cifar.main([*DIGITS, "--encoders", *names, "--seeds", "0", "--output", str(tmp_path)])
+        folders = [folder for _, _, folder in trained]
+        assert len({*folders}) == 3 and {folder.parent for folder in folders} == {tmp_path / "runs"}
+        assert not set("".join(folder.name for folder in folders)) & set('<>:"/\\|?*')
+
     @pytest.mark.parametrize(
         "change",
         [
@@ -762,13 +815,17 @@ class TestBadInput:
         self.refused(output, capsys, [], [str(output / "results.csv"), "unknown columns: accuracy"])
 
     @pytest.mark.parametrize(
-        "damage",
-        [lambda b: b[:-30], lambda b: b + b"\xff\xfe\n", lambda b: b.replace(b"\n", b",1,2\n")],
+        "damage, advice",
+        [
+            (lambda b: b[:-30], "move it"),
+            (lambda b: b + b"\xff\xfe\n", "UTF-8"),
+            (lambda b: b.replace(b"\n", b",1,2\n"), "move it"),
+        ],
         ids=["truncated", "not text", "more cells"],
     )
-    def test_damaged_results_are_refused(self, damage, finished, output, capsys):
+    def test_damaged_results_are_refused(self, damage, advice, finished, output, capsys):
         (output / "results.csv").write_bytes(damage((finished[1] / "results.csv").read_bytes()))
-        self.refused(output, capsys, [], [str(output / "results.csv"), "move it"])
+        self.refused(output, capsys, [], [str(output / "results.csv"), advice])
 
     @pytest.mark.parametrize("name", ["file", "file/out"])
     def test_unusable_output_folder_is_refused(self, name, output, capsys, tmp_path):

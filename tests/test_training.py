@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -23,7 +24,8 @@ import torch
 import torch.nn.functional as F
 import train as train_script
 import yaml
-from helpers.files import contents
+from helpers.files import contents, held
+from helpers.programs import refused
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -617,6 +619,13 @@ class TestOutputs:
         assert load_file(tmp_path / "best.safetensors")["passes"] == 4
         assert load_file(tmp_path / "last.safetensors")["passes"] == 12
 
+    def test_unfinished_files_of_a_kill_are_removed(self, tmp_path):
+        left, kept = tmp_path / ".summary.csv.0123abcd.tmp", tmp_path / ".notes.tmp"
+        for path in (left, kept):
+            path.write_text("epoch")
+        run(tmp_path, epochs=1)
+        assert kept.exists() and not left.exists()
+
     def test_the_same_weights_are_the_same_file(self, whole, tmp_path):
         run(tmp_path, **WHOLE)
         assert_same_run(tmp_path, whole)
@@ -745,6 +754,66 @@ class TestCommand:
         assert len(list((folder / "checkpoints").iterdir())) == 1
         assert yaml.safe_load((folder / "args.yaml").read_text())["keep_checkpoints"] == 1
 
+    @pytest.mark.parametrize("lost", [True, False], ids=["lost", "overwritten"])
+    def test_a_checkpoint_knows_its_settings(self, lost, finished, capsys):
+        """Without its args.yaml, or with that of another start, a run is not continued as another one."""
+        folder, _ = finished
+        (folder / "result.csv").unlink()
+        settings = Settings(**yaml.safe_load((folder / "args.yaml").read_text()) | {"seed": 1})
+        (folder / "args.yaml").unlink() if lost else (folder / "args.yaml").write_text(settings.dump())
+        other = command(folder, "--seed", "1")
+        refused(capsys, train_script.main, other, "--output", str(folder), "(seed: 0 -> 1)", folder=folder)
+
+    def test_a_checkpoint_knows_its_images(self, finished, capsys, monkeypatch):
+        folder, _ = finished
+        (folder / "result.csv").unlink()
+        monkeypatch.setattr(Data, "fingerprint", lambda data: "0123456789ab")
+        refused(capsys, train_script.main, command(folder), "--output", "other images", folder=folder)
+
+    def test_a_checkpoint_of_an_earlier_version_is_refused(self, finished, capsys):
+        folder, _ = finished
+        (folder / "result.csv").unlink()
+        state = last_state(folder)
+        del state["run"]
+        Checkpoints(folder / "checkpoints", 1).save(*state["position"][::2], state)
+        refused(capsys, train_script.main, command(folder), "--output", "earlier version", folder=folder)
+
+    def test_settings_that_were_added_since_have_their_defaults(self, finished, capsys):
+        folder, printed = finished
+        (folder / "result.csv").unlink()
+        state = last_state(folder)
+        del state["run"]["cutout"], state["run"]["encoder_source"]
+        Checkpoints(folder / "checkpoints", 1).save(*state["position"][::2], state)
+        assert train_script.main(command(folder)) == 0
+        assert capsys.readouterr().out == printed
+
+    @pytest.mark.parametrize("seed", ["0", "1"])
+    def test_a_folder_in_use_is_refused_and_not_touched(self, seed, finished, capsys):
+        folder, printed = finished
+        with held(folder):
+            assert train_script.main(command(folder)) == 0  # it only reads the row
+            assert capsys.readouterr().out == printed
+            (folder / "result.csv").unlink()
+            arguments = command(folder, "--seed", seed)
+            refused(capsys, train_script.main, arguments, "--output", "in use", str(folder), folder=folder)
+        assert train_script.main(command(folder)) == 0
+
+    def test_what_another_command_finishes_meanwhile_is_not_trained(self, finished, capsys, monkeypatch):
+        folder, printed = finished
+        row = (folder / "result.csv").rename(folder / "elsewhere")
+        hold = train_script.hold_folder
+
+        @contextlib.contextmanager
+        def hold_after_the_other(*arguments):
+            row.rename(folder / "result.csv")
+            with hold(*arguments):
+                yield
+
+        monkeypatch.setattr(train_script, "hold_folder", hold_after_the_other)
+        monkeypatch.setattr(train_script, "train", lambda *arguments: pytest.fail("it trains"))
+        assert train_script.main(command(folder)) == 0
+        assert capsys.readouterr().out == printed
+
     def test_damaged_settings_of_a_run_are_named(self, finished, capsys):
         folder, _ = finished
         (folder / "result.csv").unlink()
@@ -763,6 +832,139 @@ class TestCommand:
     def test_a_batch_larger_than_the_set(self, tmp_path, capsys):
         assert train_script.main(command(tmp_path / "run", "--batch-size", "41")) == 2
         assert re.search("^train.py: --batch-size .* 40, got 41", capsys.readouterr().err)
+
+
+RANDOM = ["--model", "ms_resnet8_cifar", "--encoder", "poisson"]
+
+
+@pytest.mark.medium
+class TestRandomEncoder:
+    """What a random encoder's test draws is a function of seed and epoch; what was measured is kept."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def random(cls, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("random") / "run"
+        assert train_script.main(command(folder, *RANDOM)) == 0
+        return folder
+
+    def test_killed_between_the_last_checkpoint_and_the_result(self, random, tmp_path):
+        folder = shutil.copytree(random, tmp_path / "run")
+        (folder / "result.csv").unlink()
+        torch.rand(3)
+        assert train_script.main(command(folder, *RANDOM)) == 0
+        assert_same_run(folder, random)
+
+    def test_what_was_measured_is_not_measured_again(self, random, tmp_path, monkeypatch):
+        folder = shutil.copytree(random, tmp_path / "run")
+        (folder / "result.csv").unlink()
+        monkeypatch.setattr(engine, "evaluate", lambda *arguments: pytest.fail("it tests"))
+        assert train_script.main(command(folder, *RANDOM)) == 0
+
+    def test_killed_in_the_test(self, random, tmp_path, monkeypatch):
+        def kill(*arguments):
+            torch.rand(3)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "evaluate", kill)
+            assert train_script.main(command(tmp_path / "run", *RANDOM)) == 143
+        assert train_script.main(command(tmp_path / "run", *RANDOM)) == 0
+        assert_same_run(tmp_path / "run", random)
+
+    def test_how_often_it_is_tested_does_not_change_the_training(self, random, tmp_path):
+        assert train_script.main(command(tmp_path / "run", *RANDOM, "--eval-every", "2")) == 0
+        once, twice = (load_file(folder / "last.safetensors") for folder in (tmp_path / "run", random))
+        torch.testing.assert_close(once, twice, **EXACT)
+        (row,), (other,) = (table(folder / "result.csv") for folder in (tmp_path / "run", random))
+        assert row["test_loss_last"] == other["test_loss_last"]  # a function of the epoch, not of the tests before it
+
+    def test_each_epoch_and_seed_has_draws_of_its_own(self, linear, monkeypatch):
+        draws = []
+
+        def draw(*arguments):
+            draws.append((torch.rand(1).item(), np.random.rand()))  # noqa: NPY002
+            return evaluate(*arguments)
+
+        monkeypatch.setattr(engine, "evaluate", draw)
+        for seed in (0, 1, 0):
+            run(**linear, seed=seed)
+        assert draws[4:] == draws[:2]
+        assert len(set(draws)) == 4
+
+    def test_evaluate_repeats_the_row(self, random, capsys):
+        (row,) = table(random / "result.csv")
+        assert evaluate_script.main([str(random / "last.safetensors"), "--device", "cpu"]) == 0
+        printed = capsys.readouterr().out
+        assert f"top-5 {float(row['top5_last']):.2f} %, cross-entropy {float(row['test_loss_last']):.4f}" in printed
+
+
+@pytest.mark.medium
+class TestOperatorPath:
+    @staticmethod
+    def interrupted(folder):
+        training = prepare(folder)
+        at_step(training, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(InterruptedRunError):
+            training.run()
+
+    def test_it_is_in_row_and_state(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("GAC_SJ_OPS", "torch")
+        assert train_script.main(command(tmp_path / "run")) == 0
+        assert table(tmp_path / "run" / "result.csv")[0]["ops_path"] == "torch"
+        assert last_state(tmp_path / "run")["paths"] == ["torch"]
+
+    def test_a_run_that_resumes_on_another_path_warns_once(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setenv("GAC_SJ_OPS", "torch")
+        self.interrupted(tmp_path)
+        run(shutil.copytree(tmp_path, tmp_path / "same"))
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        monkeypatch.setattr(engine, "operator_paths", lambda modules, x, steps: {"cpp": 1})
+        training = run(tmp_path)
+        (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+        assert "torch" in warning and "cpp" in warning
+        assert training.state.paths == last_state(tmp_path)["paths"] == ["cpp", "torch"]
+
+    def test_a_finished_run_does_not_warn(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setenv("GAC_SJ_OPS", "torch")
+        run(tmp_path)
+        monkeypatch.setattr(engine, "operator_paths", lambda modules, x, steps: {"cpp": 1})
+        assert run(tmp_path).state.paths == ["torch"]
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+    def test_a_path_that_is_not_available_is_refused_before_anything_is_written(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("GAC_SJ_OPS", "cupy")
+        refused(capsys, train_script.main, command(tmp_path / "run"), "GAC_SJ_OPS", folder=tmp_path / "run")
+
+
+class Unreadable:
+    """Images of which one cannot be read."""
+
+    def __init__(self, source, item):
+        self.source, self.item = source, item
+
+    def __getitem__(self, item):
+        if item == self.item:
+            raise OSError("truncated")
+        return self.source[item]
+
+
+@pytest.mark.medium
+def test_unreadable_images_before_an_interruption_are_counted(tmp_path):
+    data = digits("standard")
+    settings = Settings(**SMALL | dict(loader="standard", workers=0, skip_corrupt=True))
+    loader = Training(settings, data, CPU).loader
+    loader.set_epoch(0)
+    early = next(iter(loader.sampler))[0].item  # of the first batch; after the interruption nothing reads it
+    broken = dataclasses.replace(data.train, source=Unreadable(data.train.source, data.train.index[early]))
+    data = dataclasses.replace(data, train=broken)
+    training = Training(settings, data, CPU, tmp_path)
+    at_step(training, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(InterruptedRunError):
+        training.run()
+    Training(settings, data, CPU, tmp_path).run()
+    assert [row["corrupt"] for row in table(tmp_path / "summary.csv")] == ["1", "1"]
 
 
 class TestDryRun:

@@ -10,7 +10,6 @@ Firing rates and energy are those of generated images, or event frames for a net
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,11 +20,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gac_sj import LIFNode
 from gac_sj._utils.validation import positive
 from gac_sj.analysis import Energy, firing_rates, measure_energy, summarize
 from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.analysis.modes import in_mode
+from gac_sj.analysis.operator_paths import operator_paths
 from gac_sj.cli.networks import add_network, open_network
 from gac_sj.models.network import EncodedNetwork
 from gac_sj.ops.dispatch import choose
@@ -115,9 +114,9 @@ def _operators(model: EncodedNetwork, images: Tensor, launched: set[str]) -> Ite
         node = nodes.pop("encoder.neuron")
         path = choose("gated_lif", images, node.surrogate_function, steps=model.T)
         yield f"  gated_lif: fused, the encoder's neuron and gate in one kernel (path {path})"
-    ours = [node for node in nodes.values() if isinstance(node, LIFNode)]
-    for path, count in Counter(choose("lif", images, node.surrogate_function, steps=model.T) for node in ours).items():
+    paths = operator_paths(nodes.values(), images, model.T)
+    for path, count in paths.items():
         fused = "not fused, the definition" if path == "torch" else "fused, all steps in one kernel"
         yield f"  lif: {fused} (path {path}), {count} neurons"
-    if len(nodes) > len(ours):
-        yield f"  {len(nodes) - len(ours)} neurons of other classes, as SpikingJelly runs them"
+    if others := len(nodes) - paths.total():
+        yield f"  {others} neurons of other classes, as SpikingJelly runs them"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from gac_sj._compat import datasets_module
 from gac_sj.data.datasets import ALL, DataSet
@@ -70,9 +73,22 @@ def _read(
     return parts
 
 
+@dataclass(frozen=True)
+class _Frames(Dataset[tuple[np.ndarray, int]]):
+    """The files that SpikingJelly has cut, and their labels. Workers that start anew can read them without its modules,
+    which may not be importable there (:func:`gac_sj._compat.datasets_module`)."""
+
+    samples: tuple[tuple[str, int], ...]
+
+    def __getitem__(self, item: int) -> tuple[np.ndarray, int]:
+        path, label = self.samples[item]
+        with np.load(path) as file:
+            return file["frames"].astype(np.float32), label
+
+
 def _data_set(frames: Any, info: DatasetInfo, index: Any = ALL) -> DataSet:
     files = tuple(path for path, _ in frames.samples)
-    return DataSet(frames, tuple(frames.targets), tuple(frames.classes), info, files, index)
+    return DataSet(_Frames(tuple(frames.samples)), tuple(frames.targets), tuple(frames.classes), info, files, index)
 
 
 def _check_sources(cls: Any, root: Path) -> None:

@@ -37,6 +37,7 @@ class Measured:
     firing_rate_mean: float = column("spikes per neuron and step on the test images, mean over layers")
     firing_rates: dict[str, Any] = column("the same by layer")
     processes: int | None = column("training processes")
+    ops_path: str = column("what ran the neurons; several where the run was resumed on another path", absent="")
     commit: str = column("of the code; -dirty is appended if files differ from it")
     versions: str = column("Python and the packages that matter")
     device: str = column("product name; of a CPU also the number of threads")

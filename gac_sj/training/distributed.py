@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from torch import Tensor
 from gac_sj._utils.errors import UsageError
 
 __all__ = ["DistributedContext", "distributed_context"]
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,26 @@ class DistributedContext:
         if self.size > 1:
             dist.broadcast_object_list(values, device=self.device)
         return values[0]
+
+    def on_first(self, action: Callable[[], _Value]) -> _Value:
+        """Do something in the first process; all processes return its value, or raise its error.
+
+        Args:
+            action: the other processes wait for it.
+
+        Raises:
+            UsageError: as the action does, and so for any ValueError or OSError.
+        """
+        value, error = None, None
+        if self.is_first:
+            try:
+                value = action()
+            except (ValueError, OSError) as raised:
+                error = raised
+        value, error = self.from_first((value, error))
+        if error is not None:
+            raise error
+        return value
 
     @contextmanager
     def local_main_process_first(self) -> Iterator[None]:

@@ -1,7 +1,8 @@
 """The engine: trains one network, tests it, and can be killed at any moment.
 
 Everything that the weights depend on is in :meth:`Training.state_dict`: what is trained, the schedule, all RNG states
-and the position in the epoch. The data's own draws are functions of seed, epoch and position.
+and the position in the epoch, and everything that was measured. The data's own draws are functions of seed, epoch and
+position, and those of a test of seed and epoch.
 """
 
 from __future__ import annotations
@@ -18,22 +19,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gac_sj._utils.errors import ExitError, UsageError
+from gac_sj._utils.errors import ExitError
 from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_random_state
 from gac_sj.analysis import firing_rates
+from gac_sj.analysis.operator_paths import operator_paths
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.models.network import EncodedNetwork
 from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import DistributedContext
-from gac_sj.training.evaluation import Evaluation, evaluate
+from gac_sj.training.evaluation import draws_of_test, evaluate
 from gac_sj.training.finite import NonFiniteLossError, explain_non_finite, non_finite_modules
-from gac_sj.training.outputs import RunOutputs, check_folder
+from gac_sj.training.folder import check_folder, check_state, run_key
+from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.progress import progress_bar, show_metrics
 from gac_sj.training.settings import Settings
 from gac_sj.training.signals import Signals, iterate
-from gac_sj.training.state import RunState, StepResult
+from gac_sj.training.state import RunState, StepResult, Test
 from gac_sj.training.step import TrainStep
 
 __all__ = ["InterruptedRunError", "Training"]
@@ -41,8 +44,6 @@ __all__ = ["InterruptedRunError", "Training"]
 _logger = logging.getLogger(__name__)
 # Between these steps the processes of a run do not wait for each other, nor for the GPU.
 _STEPS_BETWEEN_CHECKS = 10
-
-Test = tuple[Evaluation, dict[str, float]]
 
 
 class Action(enum.IntEnum):
@@ -92,8 +93,8 @@ class Training:
         self.loader = data.training(settings, self.model, world)
         self.test_loader = data.testing(settings, self.model, world)
         self.step = TrainStep(self.model, settings, data, world, len(self.loader))
-        self.state = RunState()
-        self.last_test: Test | None = None
+        current = torch.empty(0, device=world.device, dtype=settings.autocast)
+        self.state = RunState(paths=sorted(operator_paths(self.model.modules(), current, settings.T)))
         self._checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints) if folder else None
         self._outputs: RunOutputs | None = None
         self._signals = Signals()
@@ -102,7 +103,7 @@ class Training:
         """Train to the end.
 
         Returns:
-            The last test, and the firing rates during it.
+            The last test.
 
         Raises:
             InterruptedRunError: SIGTERM or SIGINT was received.
@@ -114,20 +115,22 @@ class Training:
         if state is not None:
             self.load_state_dict(state)
             self._log(f"resumes in {self._position()}")
-        if self.folder is not None and self.world.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._outputs = RunOutputs(self.folder, self.settings, self.state.epoch + 1)
+        self.world.on_first(self._open_outputs)
         try:
             with self._signals:
                 while self.state.epoch < self.settings.epochs:
                     self._train_epoch()
                     self._end_epoch()
-                if self.last_test is None:  # training was finished before
-                    self.last_test = self._test()
         finally:
             if self._outputs:
                 self._outputs.close()
-        return self.last_test
+        assert self.state.test is not None  # the last epoch is tested
+        return self.state.test
+
+    def _open_outputs(self) -> None:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._outputs = RunOutputs(self.folder, self.settings, self.state.epoch + 1)
 
     def _train_epoch(self) -> None:
         state, metrics = self.state, self.state.metrics
@@ -195,11 +198,10 @@ class Training:
         }
         is_tested = epoch % settings.eval_every == 0 or epoch == settings.epochs
         if is_tested:
-            self.last_test = self._test()
-            tested = self.last_test[0]
+            state.test = self._test(epoch)
+            tested = state.test.evaluation
             row |= {"test_loss": tested.loss, "top1": 100 * tested.top1, "top5": 100 * tested.top5}
-        loaders = (self.loader, self.test_loader)
-        row["corrupt"] = sum(len(set().union(*self.world.gather(loader.corrupt))) for loader in loaders)
+        row["corrupt"] = sum(map(len, self._corrupt()))
         state.end_epoch(row)
         self._log(
             f"epoch {epoch}/{settings.epochs}: loss {row['train_loss']:.4f}, training {row['train_accuracy']:.2f} %"
@@ -212,7 +214,15 @@ class Training:
         if epoch == settings.epochs:
             self._save()
 
-    def _test(self) -> Test:
+    def _corrupt(self) -> list[list[int]]:
+        """The items of both sets that any process could not read, also before the run was resumed."""
+        loaders = (self.loader, self.test_loader)
+        return [
+            sorted(set(before).union(*self.world.gather(loader.corrupt)))
+            for before, loader in zip(self.state.corrupt, loaders)
+        ]
+
+    def _test(self, epoch: int) -> Test:
         def guarded() -> Iterator[tuple[Tensor, Tensor]]:
             for batch in iterate(self.test_loader):
                 # the state is in a checkpoint since the epoch's last step
@@ -224,16 +234,18 @@ class Training:
         tested = self.step.tested
         self.world.broadcast_(tested.buffers())  # without sync_bn every process has its own statistics
         bar = progress_bar("test after", len(self.test_loader), 0, self.settings, self.state, self.world)
-        with bar as progress, firing_rates(tested) as rates:
+        draws = draws_of_test(self.settings, epoch, self.world)
+        with draws, bar as progress, firing_rates(tested) as rates:
             evaluation = evaluate(tested, guarded(), self.world, self.settings.autocast)
         if self.world.max(int(self._signals.number > 0)):
             self._stop()
-        return evaluation, rates
+        return Test(evaluation, rates)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors and plain values; all processes call it."""
+        self.state.corrupt = self._corrupt()
         return self.step.state_dict() | {
-            "data": self.data.fingerprint(),
+            "run": run_key(self.settings, self.data),
             "random": self.world.gather(random_state()),
             **self.state.state_dict(self.world),
         }
@@ -245,15 +257,13 @@ class Training:
             state: what :meth:`state_dict` returned.
 
         Raises:
-            UsageError: it belongs to a run on other images.
+            UsageError: it belongs to a run with other settings or on other images.
         """
-        if state["data"] != self.data.fingerprint():
-            raise UsageError(
-                f"{self.folder} holds a run on other images", "name another output, or give its data to resume it",
-                argument="output",
-            )  # fmt: skip
+        check_state(self.folder, state.get("run"), run_key(self.settings, self.data))
         self.step.load_state_dict(state)
-        self.state = RunState.from_state_dict(state, self.world)
+        paths, self.state = self.state.paths, RunState.from_state_dict(state, self.world)
+        if self.state.epoch < self.settings.epochs:
+            self.state.resume_on(paths, self.world)
         if self.world.rank < len(state["random"]):  # else there are more processes than before
             set_random_state(state["random"][self.world.rank])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.randomness import seeded
 from gac_sj.models.protocols import SequenceModel
 from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.settings import Settings
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "draws_of_test", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,17 @@ class Evaluation:
     def images(self) -> int:
         """Number of images."""
         return int(self.confusion.sum())
+
+
+def draws_of_test(settings: Settings, epoch: int, world: DistributedContext) -> AbstractContextManager[None]:
+    """A context in which random encoders draw the same numbers at every start, and training then draws on as before.
+
+    Args:
+        settings: of the run; its seed is used.
+        epoch: after which the network is tested, counted from 1.
+        world: the processes of the run, each with draws of its own.
+    """
+    return seeded(settings.seed, "test", epoch, world.rank)
 
 
 @torch.no_grad()

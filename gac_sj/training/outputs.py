@@ -8,45 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import save
 from torch import nn
 
-from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import named_errors, write_atomically
 from gac_sj.training.settings import Settings
 
-__all__ = ["RunOutputs", "check_folder"]
-
-
-def check_folder(folder: Path, settings: Settings) -> None:
-    """Refuse to mix two runs in one folder.
-
-    Args:
-        folder: of the run; it need not exist.
-        settings: settings of the run.
-
-    Raises:
-        UsageError: the folder holds a run with other settings, which the message names, or its args.yaml is damaged.
-    """
-    path = folder / "args.yaml"
-    if not path.exists():
-        return
-    try:
-        before = Settings(**yaml.safe_load(path.read_text(encoding="utf-8"))).key()
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"has a damaged file {path} ({first_sentence(error)})",
-            "move the folder away or name another output",
-            argument="output",
-        ) from error
-    now = settings.key()
-    if differing := [f"{name}: {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]:
-        raise UsageError(
-            f"{folder} holds a run with other settings ({', '.join(differing)})",
-            "name another output, or give the same settings to resume it",
-            argument="output",
-        )
+__all__ = ["RunOutputs"]
 
 
 class RunOutputs:
@@ -65,6 +34,8 @@ class RunOutputs:
         self.folder, self.settings = folder, settings
         self.tensorboard: Any = None
         self.wandb: Any = None
+        for left in folder.glob(".*.????????.tmp"):  # by a start that was killed: this one holds the folder
+            left.unlink(missing_ok=True)
         write_atomically(folder / "args.yaml", settings.dump().encode())
         try:
             from torch.utils.tensorboard import SummaryWriter

@@ -7,23 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from gac_sj._utils.provenance import commit, device_name, versions
-from gac_sj.results.schema import NOT_ANALYSED, Measured, as_row, as_text
+from gac_sj.results.schema import NOT_ANALYSED, Measured, as_row
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
+from gac_sj.training.folder import run_key
 from gac_sj.training.settings import Settings
 
-__all__ = ["run_key", "train"]
-
-
-def run_key(settings: Settings, data: Data) -> dict[str, str]:
-    """The columns that identify the row of a run, as text.
-
-    Args:
-        settings: settings of the run.
-        data: its data.
-    """
-    return as_text(settings.key() | {"data": data.fingerprint()})
+__all__ = ["train"]
 
 
 def train(settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None) -> dict[str, Any]:
@@ -33,7 +24,8 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         settings: settings of the run.
         data: its data.
         world: its processes.
-        folder: for checkpoints and run outputs; None: nothing is written.
+        folder: for checkpoints and run outputs, held (:func:`gac_sj.training.folder.hold_folder`); None: nothing is
+            written.
 
     Returns:
         The row of the run; the columns of the analysis are empty.
@@ -69,6 +61,7 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         firing_rate_mean=round(sum(rates.values()) / len(rates), 5),
         firing_rates={name: round(rate, 5) for name, rate in rates.items()},
         processes=world.size,
+        ops_path=", ".join(training.state.paths),
         commit=commit(),
         versions=versions(),
         device=device_name(world.device),

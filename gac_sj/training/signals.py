@@ -1,4 +1,9 @@
-"""SIGTERM and SIGINT: a run finishes its step first; DataLoader workers ignore both signals."""
+"""SIGTERM and SIGINT: a run finishes its step first; DataLoader workers ignore both signals.
+
+Systems differ. Linux has everything that is used here. macOS does not tell who sent a signal, so workers there end 30
+seconds after the first SIGTERM, which is enough for the step, or at the second. On Windows no process can send SIGTERM
+(that ends the other one at once, and the run resumes from its last checkpoint); Ctrl-C acts as on the other systems.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +63,9 @@ def iterate(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
     Args:
         loader: batches of images and labels.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield from loader
+        return
     batches = iter(loader)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
@@ -77,8 +85,21 @@ def ignore_signals_in_worker(worker: int) -> None:
     Args:
         worker: number of the worker.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _BOTH)
-    threading.Thread(target=_await_main_process, daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BOTH)
+        threading.Thread(target=_await_main_process, daemon=True).start()
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # see iterate()
+
+
+def _end_later(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    timer = threading.Timer(30, os._exit, [0])
+    timer.daemon = True
+    timer.start()
 
 
 def _await_main_process() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.evaluation import Evaluation
 
-__all__ = ["EpochMetrics", "RunState", "StepResult"]
+__all__ = ["EpochMetrics", "RunState", "StepResult", "Test"]
+
+_logger = logging.getLogger(__name__)
 
 
 class StepResult(NamedTuple):
@@ -27,6 +31,18 @@ class StepResult(NamedTuple):
     loss: Tensor
     correct: Tensor
     images: int
+
+
+class Test(NamedTuple):
+    """What a test has measured.
+
+    Args:
+        evaluation: losses and accuracies.
+        rates: firing rate of each layer of neurons.
+    """
+
+    evaluation: Evaluation
+    rates: dict[str, float]
 
 
 @dataclass
@@ -78,6 +94,9 @@ class RunState:
         seconds: training time of the finished epochs.
         history: a row of summary.csv for each finished epoch.
         metrics: of the running epoch.
+        test: the last test; None before the first.
+        paths: of the operators that have run (:func:`gac_sj.analysis.operator_paths.operator_paths`), sorted.
+        corrupt: the unreadable items of the training and of the test set.
     """
 
     epoch: int = 0
@@ -86,6 +105,9 @@ class RunState:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: EpochMetrics = field(default_factory=EpochMetrics)
+    test: Test | None = None
+    paths: list[str] = field(default_factory=list)
+    corrupt: Sequence[Iterable[int]] = ((), ())
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Record an epoch, and go to the start of the next one.
@@ -98,6 +120,24 @@ class RunState:
         self.epoch, self.batch = self.epoch + 1, 0
         self.metrics = EpochMetrics()
 
+    def resume_on(self, paths: list[str], world: DistributedContext) -> None:
+        """Continue on the operator paths of this process, with a warning if others have computed so far.
+
+        Args:
+            paths: see the class.
+            world: the first process warns.
+        """
+        if paths == self.paths:
+            return
+        if world.is_first:
+            _logger.warning(
+                "The run has computed with the operator path %s and continues with %s; their roundings differ, so that "
+                "its weights will be those of neither alone.",
+                ", ".join(self.paths),
+                ", ".join(paths),
+            )
+        self.paths = sorted({*self.paths, *paths})
+
     def state_dict(self, world: DistributedContext) -> dict[str, Any]:
         """The state as plain values, with the metrics of every process.
 
@@ -109,6 +149,9 @@ class RunState:
             "totals": world.gather(asdict(self.metrics)),
             "seconds": self.seconds,
             "history": self.history,
+            "test": None if self.test is None else [asdict(self.test.evaluation), self.test.rates],
+            "paths": self.paths,
+            "corrupt": self.corrupt,
         }
 
     @classmethod
@@ -120,5 +163,8 @@ class RunState:
             world: the processes that resume the run.
         """
         epoch, batch, step = state["position"]
-        shares = state["totals"][world.rank :: world.size]
-        return cls(epoch, batch, step, state["seconds"], state["history"], EpochMetrics.merged(shares))
+        metrics = EpochMetrics.merged(state["totals"][world.rank :: world.size])
+        test = state["test"] and Test(Evaluation(**state["test"][0]), state["test"][1])
+        return cls(
+            epoch, batch, step, state["seconds"], state["history"], metrics, test, state["paths"], state["corrupt"]
+        )
