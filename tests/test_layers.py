@@ -2,11 +2,14 @@
 
 import copy
 import warnings
+from importlib.util import find_spec
 
 import pytest
 import timm
 import torch
 from helpers.encoders import AVAILABLE
+from spikingjelly.activation_based import layer as sj_layer
+from spikingjelly.activation_based import neuron
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import gac_sj
 from gac_sj.encoders import create_encoder
 from gac_sj.nn.membrane_attention import MembraneAttention
+from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 
+HAS_COUNTERS = find_spec("spikingjelly.activation_based.op_counter") is not None
 MODELS = [name for module in ("ms_resnet", "att_ms_resnet", "ma_snn") for name in timm.list_models(module=module)]
 ENCODERS = pytest.mark.parametrize("name", AVAILABLE)
 #: modules with convolutions or linear layers of their own, and the shape of their input
@@ -194,3 +199,180 @@ def test_operation_counters_see_every_product(part):
         module(torch.rand(shape))
     counted = {name.partition(".")[2] for name, flops in counter.get_flop_counts().items() if sum(flops.values())}
     assert {name for name, layer in weighted(module).items() if isinstance(layer, nn.Conv2d | nn.Linear)} <= counted
+
+
+class TestShortcutsStepAside:
+    """Where the package computes something without a call, what users put in brings the call back."""
+
+    @staticmethod
+    def encoder(**options):
+        return gac_sj.GatedAttentionCoding(4, channels=8, **options)
+
+    def test_the_neuron_of_the_encoder(self):
+        class Sticky(gac_sj.LIFNode):
+            def neuronal_reset(self, spike):
+                pass
+
+        class Same(gac_sj.LIFNode):
+            """It may be fused: a subclass that changes no method of a step."""
+
+        x = torch.rand(2, 3, 6, 7)
+        settings = dict(decay_input=False, surrogate_function=gac_sj.Triangle(), v_threshold=0.5)
+        plain, sticky, same = (self.encoder(neuron=cls(**settings)) for cls in (gac_sj.LIFNode, Sticky, Same))
+        for other in (sticky, same):
+            other.load_state_dict(plain.state_dict())
+        assert torch.equal(same(x), plain(x))
+        fires = sticky(x)[0] > 0  # and goes on firing, since the potential stays
+        assert fires.any() and (sticky(x) > 0).sum() > (plain(x) > 0).sum()
+        assert same._fusable_neuron(same.features(x)) is same.neuron
+        assert sticky._fusable_neuron(sticky.features(x)) is None
+
+    def test_its_surrogate(self):
+        encoder, x = self.encoder(), torch.rand(2, 3, 6, 7)
+        seen = []
+        handle = encoder.neuron.surrogate_function.register_forward_hook(lambda *_: seen.append(1))
+        encoder(x)
+        assert len(seen) == 4
+        handle.remove()
+        assert encoder(x).any()
+        encoder.neuron.surrogate_function.forward = torch.zeros_like
+        assert not encoder(x).any()
+
+    def test_its_initial_potential(self):
+        encoder, x = self.encoder(neuron=gac_sj.LIFNode()), torch.zeros(1, 3, 6, 7)
+        assert not encoder.eval()(x).any()
+        encoder.neuron._memories_rv["v"] = 9.0
+        assert encoder(x)[0].all()
+
+    @pytest.mark.parametrize("part", ["stem", "stem.1", "gau", "gau.temporal", "gau.spatial_channel.convolutions.0"])
+    def test_a_replaced_forward(self, part):
+        encoder, x = self.encoder(form="current").eval(), torch.rand(2, 3, 6, 7)
+        module, calls = encoder.get_submodule(part), []
+        forward, expected = module.forward, encoder(x)
+
+        def replaced(*inputs):
+            calls.append(1)
+            return forward(*inputs)
+
+        module.forward = replaced
+        torch.testing.assert_close(encoder(x), expected)
+        assert calls
+
+    def test_a_replaced_forward_in_the_stem_may_be_random(self):
+        encoder = gac_sj.DirectCoding(4, channels=8)
+        encoder.stem[0].forward = lambda x: torch.randn(len(x), 8, 6, 7)
+        first, second, *_ = encoder(torch.rand(2, 3, 6, 7))
+        assert not torch.equal(first, second)
+
+    @pytest.mark.parametrize("once", [True, False])
+    def test_hooks_on_a_container_of_both_kinds_of_layers(self, once):
+        """An nn.Sequential that mixes torch's layers with SpikingJelly's in step mode "m" runs layer by layer."""
+        stem = nn.Sequential(nn.Conv2d(3, 8, 3), sj_layer.BatchNorm2d(8, step_mode="m"), nn.AvgPool2d(2))
+        if not once:
+            stem.append(gac_sj.LIFNode())
+        encoder, x, seen = gac_sj.DirectCoding(4, channels=8, stem=stem).eval(), torch.rand(2, 3, 6, 7), []
+        expected = encoder(x)
+        stem.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0].shape[0])))
+        stem.register_forward_hook(lambda module, inputs, output: 2 * output)
+        assert torch.equal(encoder(x), 2 * expected)
+        assert seen == [(stem, 1 if once else 4)]
+        assert "forward" not in vars(stem)
+
+    @pytest.mark.parametrize("change", ["hook", "forward"])
+    def test_attach_keeps_a_container_that_must_be_called(self, change):
+        container = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        network = nn.Sequential(container, gac_sj.LIFNode()).eval()
+        encoder = gac_sj.attach(copy.deepcopy(network), T=2, at="0", until="1", encoder="direct_lif")[0]
+        x, forward = torch.rand(1, 3, 6, 6), container.forward
+        expected = encoder.features(x)
+        if change == "hook":
+            container.register_forward_hook(lambda module, inputs, output: 2 * output)
+        else:
+            container.forward = lambda x: 2 * forward(x)
+        encoder = gac_sj.attach(network, T=2, at="0", until="1", encoder="direct_lif")[0]
+        torch.testing.assert_close(encoder.over_time(encoder.features(x)), 2 * encoder.over_time(expected))
+
+    def test_hooks_of_a_checkpointed_network(self):
+        """Hooks on stages and blocks run, and those inside blocks once more in the backward pass."""
+        model = timm.create_model("gac_ms_resnet8_cifar", T=2)
+        seen = {"stages": 0, "stages.1": 0, "stages.1.0": 0, "stages.1.0.conv1": 0}
+
+        def count(name):
+            def hook(*_):
+                seen[name] += 1
+
+            return hook
+
+        for name in seen:
+            model.get_submodule(name).register_forward_hook(count(name))
+        model.grad_checkpointing = True
+        model(torch.rand(1, 3, 8, 8)).sum().backward()
+        assert model.grad_checkpointing
+        assert list(seen.values()) == [1, 1, 1, 2]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda node: node.register_forward_hook(lambda module, inputs, output: 0.5 * output),
+            lambda node: setattr(node, "forward", lambda x: torch.sigmoid(x)),
+            lambda node: node.surrogate_function.register_forward_hook(lambda module, inputs, output: 0.5 * output),
+            lambda node: setattr(node, "surrogate_function", nn.Sigmoid()),
+        ],
+        ids=["hook", "forward", "surrogate", "no surrogate"],
+    )
+    @pytest.mark.parametrize("name", ["lif1", "lif2"])
+    def test_spikes_that_are_none_are_not_kept_as_bytes(self, change, name):
+        model = timm.create_model("gac_ms_resnet8_cifar", T=2)
+        x, grads = torch.rand(2, 3, 8, 8), []
+        for enable in (False, True):
+            network = copy.deepcopy(model)
+            for stage in network.stages:
+                change(getattr(stage[0], name))
+            network.set_spikes_as_bytes(enable)
+            network(x).square().sum().backward()
+            grads.append([p.grad for p in network.parameters()])
+        assert all(map(torch.equal, *grads))
+
+    @pytest.mark.skipif(not HAS_COUNTERS, reason="only SpikingJelly 2.0.0 has counters")
+    @pytest.mark.parametrize("name", ["ACCounter", "FlopCounter", "MACCounter", "SynOpCounter", "NeuronStateCounter"])
+    def test_spikingjellys_counters_see_the_encoder(self, name):
+        """As with SpikingJelly's own neuron in it."""
+        from spikingjelly.activation_based import op_counter
+
+        torch.manual_seed(0)
+        settings = dict(tau=2.0, decay_input=False, surrogate_function=gac_sj.Triangle(), step_mode="m")
+        ours = self.encoder(neuron=gac_sj.LIFNode(**settings)).eval()
+        theirs = self.encoder(neuron=neuron.LIFNode(**settings)).eval()
+        theirs.load_state_dict(ours.state_dict())
+        x, counts = torch.rand(2, 3, 6, 7), []
+        for encoder in (ours, theirs):
+            counter = getattr(op_counter, name)()
+            with torch.no_grad(), op_counter.DispatchCounterMode([counter]):
+                encoder(x)
+            counts.append((counter.get_total(), dict(counter.get_counts())))
+        assert counts[0] == counts[1]
+        if name == "MACCounter":
+            assert counts[0][1]["GatedAttentionCoding.gau.temporal.squeeze"]
+
+
+@ENCODERS
+@pytest.mark.parametrize("convert", [lambda module: module, convert_sync_batchnorm])
+@pytest.mark.parametrize("sequence", [False, True])
+def test_an_empty_batch_changes_no_running_statistic(name, convert, sequence):
+    encoder = convert(create_encoder(name, T=4, channels=8)).train()
+    before = copy.deepcopy(dict(encoder.named_buffers()))
+    output = encoder(torch.empty(*([4] if sequence else []), 0, 3, 6, 7))
+    assert output.shape == (4, 0, 8, 6, 7)
+    for key, value in encoder.named_buffers():
+        if not key.endswith("num_batches_tracked"):  # torch counts it
+            assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("options", [{}, dict(block_attention="TCSA"), dict(spike_driven=True)], ids=str)
+def test_an_empty_batch_leaves_a_network_as_it_is(options):
+    model = timm.create_model("gac_ms_resnet8_cifar", T=2, **options).train()
+    before = copy.deepcopy(dict(model.named_buffers()))
+    assert model(torch.empty(0, 3, 8, 8)).shape == (0, 10)
+    for key, value in model.named_buffers():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, before[key])

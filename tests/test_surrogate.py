@@ -4,12 +4,14 @@ import ctypes
 import importlib.util
 import pickle
 import subprocess
+from functools import partial
 
 import pytest
 import torch
 from spikingjelly.activation_based import surrogate
+from torch.func import jacfwd, jacrev
 
-from gac_sj import Rectangle, Triangle
+from gac_sj import LIFNode, Rectangle, Triangle
 
 BOTH = pytest.mark.parametrize("cls", [Triangle, Rectangle])
 GENERATES_CUPY = importlib.util.find_spec("spikingjelly.activation_based.auto_cuda") is not None
@@ -120,3 +122,83 @@ def test_cuda_text_of_a_strict_surrogate_is_refused(cls):
 def test_cuda_text_says_where_it_belongs(cls):
     with pytest.raises(NotImplementedError, match=r"0\.0\.0\.0\.14"):
         cls().cuda_codes(y="const float y", x="x", dtype="float")
+
+
+def over(function):
+    """A neuron over three steps with this surrogate function, for inputs ``[3, 5]``."""
+    node = LIFNode(tau=1.7, surrogate_function=function)
+
+    def run(x):
+        node.reset()
+        return node(x)
+
+    return run
+
+
+@BOTH
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("wrap", [lambda function: function, over], ids=["function", "neuron"])
+class TestTorchFunc:
+    """Every transform against loops of torch.autograd."""
+
+    @staticmethod
+    def build(cls, strict, wrap):
+        return wrap(cls(alpha=1.3, strict=strict)), torch.randn(3, 5, dtype=torch.float64) * 0.4 + 0.5
+
+    @staticmethod
+    def jacobian(run, x):
+        leaf = x.clone().requires_grad_()
+        y = run(leaf)
+        rows = [torch.autograd.grad(element, leaf, retain_graph=True)[0] for element in y.flatten()]
+        return torch.stack(rows).view(*y.shape, *x.shape)
+
+    def test_first_derivatives(self, cls, strict, wrap):
+        run, x = self.build(cls, strict, wrap)
+        expected, t = self.jacobian(run, x), torch.randn_like(x)
+        assert expected.any()
+        close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
+        close(jacrev(run)(x), expected)
+        close(jacfwd(run)(x), expected)
+        close(torch.autograd.functional.jacobian(run, x, vectorize=True), expected)
+        close(torch.func.grad(lambda x: run(x).sum())(x), expected.sum((0, 1)))
+        close(torch.func.vjp(run, x)[1](t)[0], torch.einsum("abij,ab->ij", expected, t))
+        spikes, tangent = torch.func.jvp(run, (x,), (t,))
+        assert torch.equal(spikes, run(x))
+        close(tangent, torch.einsum("abij,ij->ab", expected, t))
+        with torch.autograd.forward_ad.dual_level():
+            dual = run(torch.autograd.forward_ad.make_dual(x, t))
+            close(torch.autograd.forward_ad.unpack_dual(dual).tangent, tangent)
+
+    def test_vmap(self, cls, strict, wrap):
+        run, x = self.build(cls, strict, wrap)
+        batch = torch.stack([x, x + 0.3, -x], 1)
+        expected = torch.stack([run(part) for part in batch.unbind(1)], 1)
+        assert torch.equal(torch.func.vmap(run, 1, 1)(batch), expected)
+        gradients = torch.func.vmap(torch.func.grad(lambda x: run(x).square().sum()), 1, 1)(batch)
+        for found, part in zip(gradients.unbind(1), batch.unbind(1)):
+            leaf = part.clone().requires_grad_()
+            torch.testing.assert_close(found, torch.autograd.grad(run(leaf).square().sum(), leaf)[0])
+
+    def test_second_derivatives(self, cls, strict, wrap):
+        run, x = self.build(cls, strict, wrap)
+
+        def loss(x):
+            return (run(x) * x).square().sum()
+
+        expected = torch.autograd.functional.hessian(loss, x)
+        assert expected.any()
+        for outer, inner in ((jacrev, jacrev), (jacrev, jacfwd), (jacfwd, jacrev)):
+            torch.testing.assert_close(outer(inner(loss))(x), expected)
+        with pytest.raises(NotImplementedError, match="reverse mode"):
+            jacfwd(jacfwd(loss))(x)
+
+
+@pytest.mark.skipif(GENERATES_CUPY, reason="SpikingJelly 2.0.0's surrogates take part in torch.func")
+def test_torch_func_refuses_surrogates_without_rules():
+    run, x = over(surrogate.ATan()), torch.rand(3, 5)
+    expected = TestTorchFunc.jacobian(run, x)
+    torch.testing.assert_close(jacrev(run)(x), expected)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(run, (x,), (x,))
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(run, 1, 1)(x)

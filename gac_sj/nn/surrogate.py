@@ -67,7 +67,9 @@ def _triangle(x: Tensor, alpha: float) -> Tensor:
 
 
 def _rectangle(x: Tensor, alpha: float) -> Tensor:
-    return x.abs().lt_(0.5 / alpha).mul_(alpha)
+    distance, width = x.abs(), 0.5 / alpha
+    inside = (distance < width).to(x.dtype) if _is_observed(x) else distance.lt_(width)
+    return inside.mul_(alpha)
 
 
 def _chain(derivative: Callable[[Tensor, float], Tensor], ctx: Any, grad: Tensor) -> Tensor:
@@ -79,6 +81,19 @@ def _chain(derivative: Callable[[Tensor, float], Tensor], ctx: Any, grad: Tensor
 def _is_observed(x: Tensor) -> bool:
     """Whether a compiler, a transform or a dispatch mode looks at the operations on a tensor."""
     return torch.compiler.is_compiling() or is_transformed(x) or has_dispatch_mode()
+
+
+def _step(plain: type[_Step], with_jvp: type[_Step]) -> type[_Step]:
+    if not is_transformed():
+        return plain
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
+        # torch runs the rule without the outer tangent: the second derivative would lack a part
+        raise NotImplementedError(
+            "Surrogate functions have no forward-mode derivative of a forward-mode derivative; use reverse mode for one "
+            "of the two, as torch.func.hessian does."
+        )
+    return with_jvp
 
 
 class _Surrogate(surrogate.SurrogateFunctionBase):
@@ -133,8 +148,7 @@ class Triangle(_Surrogate):
 
     @staticmethod
     def spiking_function(x: Tensor, alpha: float, strict: bool = False) -> Tensor:
-        step = _TriangleStepWithJvp if is_transformed() else _TriangleStep
-        return step.apply(x, alpha, strict)
+        return _step(_TriangleStep, _TriangleStepWithJvp).apply(x, alpha, strict)
 
     @staticmethod
     def primitive_function(x: Tensor, alpha: float) -> Tensor:
@@ -174,8 +188,7 @@ class Rectangle(_Surrogate):
 
     @staticmethod
     def spiking_function(x: Tensor, alpha: float, strict: bool = False) -> Tensor:
-        step = _RectangleStepWithJvp if is_transformed() else _RectangleStep
-        return step.apply(x, alpha, strict)
+        return _step(_RectangleStep, _RectangleStepWithJvp).apply(x, alpha, strict)
 
     @staticmethod
     def primitive_function(x: Tensor, alpha: float) -> Tensor:
