@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def gated_lif_kernel(
     detach_reset: bool,
     strict: bool,
     derivative: str,
-    numbers: list[float],
+    numbers: Sequence[float],
 ) -> Tensor:
     """Fused :func:`gac_sj.ops.gated_lif.reference.gated_lif`, with flat arguments, as ``torch.library`` needs them.
 
@@ -91,7 +92,7 @@ def _gated_lif_backward(
     detach_reset: bool,
     strict: bool,
     derivative: str,
-    numbers: list[float],
+    numbers: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``z``, ``temporal`` and ``spatial_channel``."""
     dynamics = LIFDynamics(tau, decay_input, v_threshold, v_reset, detach_reset)
