@@ -6,6 +6,9 @@ import pytest
 import torch
 from helpers.registry import forgotten_afterwards
 
+from gac_sj.ops import cpp, cupy, dispatch
+from gac_sj.ops.library_cache import cache_folder
+
 # for the commands that tests start: SpikingJelly 0.0.0.0.14 makes torch warn on import, whoever imports it
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 
@@ -51,6 +54,20 @@ def attacks():
 def default_ops(monkeypatch):
     """Operators choose their paths themselves, whatever the shell asks for."""
     monkeypatch.delenv("GAC_SJ_OPS", raising=False)
+
+
+@pytest.fixture
+def fresh_ops(default_ops, tmp_path, monkeypatch):
+    """What is known about this machine is found out again, in the test and after it; kernels are built anew."""
+    found = cache_folder, cpp.load, cpp.why_not, cupy.why_not, dispatch._report_once, dispatch._why_not_spikingjelly
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(dispatch, "_failures", {})
+    for function in found:
+        function.cache_clear()
+    yield
+    for function in found:
+        function.cache_clear()
 
 
 @pytest.fixture

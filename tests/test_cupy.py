@@ -18,6 +18,7 @@ from gac_sj.ops.gated_lif.reference import gated_lif
 from gac_sj.ops.launching import Launch
 from gac_sj.ops.lif.reference import lif
 from gac_sj.ops.neuron import neuron_macros, neuron_numbers
+from gac_sj.ops.source import BuildError
 from gac_sj.ops.surrogates import cuda_derivative
 
 DERIVATIVE, _ = cuda_derivative(Triangle())
@@ -62,7 +63,6 @@ def launches(monkeypatch):
     cuda = SimpleNamespace(
         ExternalStream=lambda pointer, device: streams.append((pointer, device)) or nullcontext(),
         Device=lambda index: nullcontext(),
-        compiler=SimpleNamespace(CompileException=SyntaxError),
     )
     names = dict(uint64=np.uint64, int64=np.int64, float32=np.float32)
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(RawModule=raw_module, cuda=cuda, **names))
@@ -111,6 +111,19 @@ def test_memory_that_is_not_aligned_is_read_one_by_one(launches):
     spikes, v = torch.empty(4, 64), torch.empty(64)
     Launch(Sequence(x), 64)("lif", "lif_forward", MACROS, (x, None, spikes, v, None, 64, 64, *NUMBERS))
     assert torch.equal(spikes, lif(x, CIFAR, Triangle())[0])
+
+
+@pytest.mark.parametrize(
+    "error", [SyntaxError("no type named index_t\nline 2"), OSError(28, "No space left on device")]
+)
+def test_a_kernel_that_cannot_be_built(launches, error, monkeypatch):
+    def fail(kernel):
+        raise error
+
+    monkeypatch.setattr(sys.modules["cupy"], "RawModule", lambda code, options: SimpleNamespace(get_function=fail))
+    x = torch.randn(4, 64)
+    with pytest.raises(BuildError, match=r"^CuPy cannot build the kernels \(.*(index_t|No space left on device)\)$"):
+        Launch(Sequence(x), 64)("lif", "lif_forward", MACROS, (x, None, x, x[0], None, 64, 64, *NUMBERS))
 
 
 def test_nothing_to_do_launches_nothing(launches):

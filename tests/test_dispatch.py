@@ -13,22 +13,12 @@ from spikingjelly.activation_based import functional, surrogate
 from torch import nn
 
 from gac_sj import GatedAttentionCoding, LIFNode, Rectangle, Triangle
-from gac_sj.ops import cpp, cupy, dispatch
+from gac_sj.ops import cpp, cupy
 from gac_sj.ops.dispatch import choose
 from gac_sj.ops.lif import lif
 from gac_sj.ops.source import PROBE, source
 
-CACHED = (cpp.cache_folder, cpp.load, cpp.why_not, cupy.why_not, dispatch._report_once, dispatch._why_not_spikingjelly)
-
-
-@pytest.fixture(autouse=True)
-def empty_caches(default_ops):
-    """What is known about this machine is found out again, in this test and after it."""
-    for function in CACHED:
-        function.cache_clear()
-    yield
-    for function in CACHED:
-        function.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_ops")
 
 
 def tensor(device="cpu", dtype=torch.float32):
@@ -106,11 +96,6 @@ class TestWhyNotCuPy:
 
 
 class TestWhyNotCpp:
-    @pytest.fixture(autouse=True)
-    def empty_cache(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.delenv("CXX", raising=False)
-
     def test_no_compiler(self, monkeypatch):
         monkeypatch.setenv("PATH", "")
         assert cpp.why_not().endswith("install g++")
@@ -125,7 +110,6 @@ class TestWhyNotCpp:
         compiler.chmod(0o755)
         monkeypatch.setenv("CXX", str(compiler))
         assert cpp.why_not().endswith("fatal error: no cmath")
-        assert list((tmp_path / "cache" / "gac_sj").iterdir()) == []
 
     def test_a_cache_that_cannot_be_written_to(self, tmp_path, monkeypatch):
         (tmp_path / "cache").write_text("no folder")

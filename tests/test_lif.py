@@ -176,7 +176,7 @@ def test_cuda_text_with_a_mistake_is_an_error_with_the_compilers_words():
         def cuda_derivative(self):
             return ("fabs_of(x)",)
 
-    with pytest.raises(RuntimeError, match=r"cannot build the kernels.*fabs_of"):
+    with pytest.raises(ValueError, match=r"^path requests 'cpp'.*cannot build the kernels.*fabs_of"):
         lif(current(2, 3), CIFAR, Wrong(), path="cpp")
 
 

@@ -21,8 +21,9 @@ import gac_sj
 from gac_sj._utils.errors import first_sentence
 from gac_sj._utils.provenance import commit, device_name
 from gac_sj.nn.surrogate import Rectangle, Triangle
-from gac_sj.ops import cpp
+from gac_sj.ops.compiler import compiler
 from gac_sj.ops.dispatch import ORDER, PATHS, why_not
+from gac_sj.ops.library_cache import cache_folder, why_not_loaded
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
 __all__ = ["report"]
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the report."""
-    print(report())
+    print(report().encode(errors="replace").decode())  # names of files need not be UTF-8
 
 
 def report() -> str:
@@ -55,8 +56,8 @@ def report() -> str:
         "CPU": lambda: f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}",
         "GPU": _gpus,
         "driver": lambda: collect_env.get_nvidia_driver_version(collect_env.run) or "none found (nvidia-smi)",
-        "compiler": lambda: " ".join(cpp.compiler()),
-        "kernels in": lambda: str(cpp.cache_folder()),
+        "compiler": lambda: str(compiler()),
+        "kernels in": _kernels,
         "GAC_SJ_OPS": _asked,
     }
     width = max(map(len, facts))
@@ -107,6 +108,15 @@ def _gpus() -> str:
     return "; ".join(
         f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus
     )
+
+
+def _kernels() -> str:
+    compiler()  # without one there are none
+    folder, reason = cache_folder()
+    if reason:
+        return f"{folder}, for this process only ({reason})"
+    refused = [f"{path.name} {reason}" for path in sorted(folder.glob("*-*.so")) if (reason := why_not_loaded(path))]
+    return f"{folder}; {len(refused)} not loaded but built again, such as {refused[0]}" if refused else str(folder)
 
 
 def _asked() -> str:

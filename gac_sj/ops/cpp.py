@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import platform
 import re
-import shlex
-import shutil
-import subprocess
-import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gac_sj.ops.source import PROBE, read, source
+from gac_sj.ops.compiler import compiler
+from gac_sj.ops.library_cache import library
+from gac_sj.ops.source import PROBE, BuildError, read, source
 
-__all__ = ["Module", "cache_folder", "compiler", "load", "why_not"]
-
-# No contraction, so that results equal the definition's; no errno and no traps, so that loops are vectorised.
-OPTIONS = (
-    *("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fopenmp", "-shared", "-fPIC"),
-)
+__all__ = ["Module", "load", "why_not"]
 
 
 class Module:
@@ -36,19 +27,27 @@ class Module:
         options: additional options of the compiler.
 
     Raises:
-        RuntimeError: the source does not compile.
-        OSError: the library cannot be loaded.
+        BuildError: the source does not compile, or the library cannot be stored or loaded.
     """
 
     def __init__(self, code: str, options: tuple[str, ...] = ()):
         kernels = re.findall(r"__global__ void (\w+)", code)
         code = read("host.h") + code + "".join(map(_ENTRY.format, kernels))
-        library = _build(code, (*OPTIONS, *options))
         try:
-            self._library = ctypes.CDLL(str(library))
-        except OSError:  # the cached file is damaged
-            library.unlink(missing_ok=True)
-            self._library = ctypes.CDLL(str(_build(code, (*OPTIONS, *options))))
+            found = compiler()
+            parts = (code, *found.command, found.version, *found.options, *options, _processor())
+            key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+            build = partial(found.build, code, options=options)
+            path = library(key, build)
+            try:
+                self._library = ctypes.CDLL(str(path))
+            except OSError:  # built on a machine with other libraries, or removed since it was checked
+                path.unlink(missing_ok=True)
+                self._library = ctypes.CDLL(str(library(key, build)))
+            for kernel in kernels:
+                getattr(self._library, f"launch_{kernel}")
+        except (OSError, AttributeError) as error:
+            raise BuildError(f"the kernels cannot be stored or loaded ({error})") from error
 
     def launch(
         self,
@@ -91,6 +90,9 @@ def load(code: str) -> Module:
 
     Args:
         code: their source.
+
+    Raises:
+        BuildError: they cannot be built or loaded.
     """
     return Module(code)
 
@@ -100,59 +102,9 @@ def why_not() -> str | None:
     """Why the kernels cannot run on this CPU; None if they can."""
     try:
         load(source("lif", PROBE))
-    except (OSError, RuntimeError) as error:
+    except BuildError as error:
         return str(error)
     return None
-
-
-def compiler() -> list[str]:
-    """The command of the C++ compiler: ``CXX``, or the first one on the path.
-
-    Raises:
-        RuntimeError: there is none.
-    """
-    requested = os.environ.get("CXX", "")
-    commands = [shlex.split(requested)] if requested else [["g++"], ["clang++"], ["c++"]]
-    for command in commands:
-        if found := shutil.which(command[0]):
-            return [found, *command[1:]]
-    if requested:
-        raise RuntimeError(f"CXX must name a C++ compiler, got {requested!r}, which was not found; correct it")
-    raise RuntimeError("no C++ compiler was found; install g++")
-
-
-@cache
-def cache_folder() -> Path:
-    """The folder of compiled kernels; a temporary one for this process if the home folder is not writable."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gac_sj"
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (OSError, RuntimeError):  # it is not writable, or there is no home folder
-        _temporary.append(tempfile.TemporaryDirectory(prefix="gac_sj-"))
-        return Path(_temporary[-1].name)
-
-
-_temporary: list[tempfile.TemporaryDirectory] = []  # removed at the end of the process
-
-
-def _build(code: str, options: tuple[str, ...]) -> Path:
-    """The library, from the cache or built now. Several processes may build it at the same time."""
-    command, folder = compiler(), cache_folder()
-    digest = hashlib.sha256("\0".join((code, *command, *options, _processor())).encode()).hexdigest()[:32]
-    library = folder / f"{digest}.so"
-    if library.exists():
-        return library
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        text, result = Path(scratch, "kernels.cpp"), Path(scratch, library.name)
-        text.write_text(code, encoding="utf-8")
-        done = subprocess.run([*command, *options, str(text), "-o", str(result)], capture_output=True, text=True)
-        if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
-            raise RuntimeError(f"{Path(command[0]).name} cannot build the kernels: {first.strip()}")
-        os.replace(result, library)
-    return library
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_sj.ops.source import PROBE, source
+from gac_sj.ops.source import PROBE, BuildError, source
 
 __all__ = ["OPTIONS", "Module", "load", "why_not"]
 
@@ -28,7 +28,7 @@ class Module:
         device: index of the GPU.
 
     Raises:
-        RuntimeError: on the first launch, the source does not compile.
+        BuildError: on the first launch, the source does not compile or cannot be stored.
     """
 
     def __init__(self, code: str, device: int):
@@ -54,8 +54,8 @@ class Module:
             if kernel not in self._functions:
                 try:
                     self._functions[kernel] = self._module.get_function(kernel)
-                except cupy.cuda.compiler.CompileException as error:
-                    raise RuntimeError(f"NVRTC cannot build the kernels: {error}") from error
+                except Exception as error:  # of NVRTC, the driver, or the disk that caches kernels
+                    raise BuildError(f"CuPy cannot build the kernels ({_sentence(error)})") from error
             self._functions[kernel](grid, (block,), tuple(map(self._value, arguments)))
 
     def _stream(self) -> Any:

@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from gac_sj.ops import cpp, cupy
-from gac_sj.ops.source import ELEMENTS
+from gac_sj.ops.neuron import Derivative
+from gac_sj.ops.source import ELEMENTS, BuildError
 from gac_sj.ops.surrogates import cuda_derivative, is_changed, spikingjelly_equivalent
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "has_dispatch_mode",
     "is_counted_by_spikingjelly",
     "is_transformed",
+    "remember_failure",
     "why_not",
     "why_not_numbers",
 ]
@@ -79,13 +81,13 @@ def choose(
     """
     if is_changed(surrogate):
         unsupported = unsupported or f"{type(surrogate).__name__} has a hook or another forward"
-    _, no_derivative = cuda_derivative(surrogate)
+    derivative, no_derivative = cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
     if steps > MAX_STEPS:
         no_derivative = f"its kernels take at most {MAX_STEPS} steps, got {steps}"
-    return _choose(
-        operator, x.device.type, x.dtype, unsupported or no_derivative, unsupported or no_equivalent, requested
-    )
+    expression = derivative.expression if derivative else ""
+    no_derivative, no_equivalent = unsupported or no_derivative, unsupported or no_equivalent
+    return _choose(operator, x.device.type, x.dtype, no_derivative, no_equivalent, expression, requested)
 
 
 @torch.compiler.assume_constant_result  # torch.compile cannot trace the search for compilers and libraries
@@ -95,9 +97,10 @@ def _choose(
     dtype: torch.dtype,
     no_derivative: str | None,
     no_equivalent: str | None,
+    expression: str,
     requested: str | None,
 ) -> str:
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
+    if _is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
         return "torch"
     if is_transformed():
         no_derivative = no_equivalent = "forward-mode derivatives and torch.func need the definition"
@@ -108,7 +111,7 @@ def _choose(
     if requested is not None:
         if requested not in PATHS:
             raise ValueError(f"{source} must be one of {', '.join(PATHS)}, got {requested!r}.")
-        reason = why_not(requested, operator, device, dtype, no_derivative, no_equivalent)
+        reason = why_not(requested, operator, device, dtype, no_derivative, no_equivalent, expression)
         if reason:
             raise ValueError(f"{source} requests {requested!r}, which is not available for {operator}: {reason}.")
         return requested
@@ -116,12 +119,13 @@ def _choose(
         return "torch"
     reasons = []
     for path in ORDER.get(device, ("torch",)):
-        reason = why_not(path, operator, device, dtype, no_derivative, no_equivalent)
+        reason = why_not(path, operator, device, dtype, no_derivative, no_equivalent, expression)
         if reason is None:
             break
         reasons.append(f"not {path}: {reason}")
     if reasons:
-        _report_once(f"gac_sj's {operator} runs on the path {path!r} ({'; '.join(reasons)}).", device)
+        warn = device == "cuda" or any(failed == expression for _, failed in _failures)
+        _report_once(f"gac_sj's {operator} runs on the path {path!r} ({'; '.join(reasons)}).", warn)
     return path
 
 
@@ -132,6 +136,7 @@ def why_not(
     dtype: torch.dtype = torch.float32,
     no_derivative: str | None = None,
     no_equivalent: str | None = None,
+    expression: str = "",
 ) -> str | None:
     """Why an operator cannot take a path.
 
@@ -143,6 +148,7 @@ def why_not(
         no_derivative: why our kernels do not support the arguments, such as a surrogate function without a CUDA C
             expression; None if they do.
         no_equivalent: why SpikingJelly's kernels do not support the arguments; None if they do.
+        expression: derivative of the surrogate function, of which kernels may have failed (:func:`remember_failure`).
 
     Returns:
         The reason; None if the path is available.
@@ -156,7 +162,21 @@ def why_not(
         return f"it needs float32, float16 or bfloat16, got {str(dtype).removeprefix('torch.')}"
     if path == "spikingjelly":
         return f"SpikingJelly has no {operator}" if operator != "lif" else no_equivalent or _why_not_spikingjelly()
-    return no_derivative or (cpp.why_not() if path == "cpp" else cupy.why_not())
+    return no_derivative or _failures.get((path, expression)) or (cpp.why_not() if path == "cpp" else cupy.why_not())
+
+
+def remember_failure(path: str, derivative: Derivative, error: BuildError) -> None:
+    """Remember that kernels cannot be built; from then on their path is not available to this derivative.
+
+    Args:
+        path: of the kernels.
+        derivative: of the surrogate function, which is part of their source.
+        error: why.
+    """
+    _failures[path, derivative.expression] = str(error)
+
+
+_failures: dict[tuple[str, str], str] = {}  # of this process: (path, derivative) -> reason
 
 
 @cache
@@ -214,10 +234,15 @@ def why_not_numbers(*values: Any) -> str | None:
     return "a parameter such as tau, v_threshold, v_reset or gain is a tensor, not a number"
 
 
+def _is_exporting() -> bool:
+    """Whether ``torch.export`` is active. PyTorch 2.6 sets ``is_compiling`` for it, and not for ``torch.compile``."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
 @cache
-def _report_once(message: str, device: str) -> None:
-    """Report once: as a warning if a GPU path was missed, at INFO level otherwise."""
-    if device == "cuda":
+def _report_once(message: str, warn: bool) -> None:
+    """Report once: as a warning if a GPU path was missed or a kernel failed, at INFO level otherwise."""
+    if warn:
         warnings.warn(message, stacklevel=2)
     else:
         _logger.info(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 __all__ = ["Derivative", "LIFDynamics", "neuron_macros", "neuron_numbers"]
@@ -55,7 +56,7 @@ class Derivative(NamedTuple):
 
     strict: bool
     expression: str
-    numbers: list[float]
+    numbers: Sequence[float]
 
 
 def neuron_macros(dynamics: LIFDynamics, derivative: Derivative) -> tuple[tuple[str, str | int], ...]:

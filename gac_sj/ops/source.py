@@ -9,7 +9,7 @@ import torch
 
 from gac_sj.ops.neuron import Derivative, LIFDynamics, neuron_macros
 
-__all__ = ["ELEMENTS", "PROBE", "Macros", "read", "source"]
+__all__ = ["ELEMENTS", "PROBE", "BuildError", "Macros", "read", "source"]
 
 Macros = tuple[tuple[str, str | int], ...]
 
@@ -22,6 +22,10 @@ PROBE: Macros = (
     *(("T", 1), ("LANES", 1), ("ELEMENT", "float")),
     *neuron_macros(_PROBE_NEURON, Derivative(strict=False, expression="0.0f", numbers=[])),
 )
+
+
+class BuildError(RuntimeError):
+    """Kernels cannot be built or loaded. The message is the reason, without a full stop."""
 
 
 @cache

@@ -108,9 +108,12 @@ def is_changed(surrogate: Any) -> bool:
 
 def _applies_to(cls: type, method: str) -> bool:
     """Whether a method describes the class's function: it must be defined where the function is, or in a subclass."""
-    mro = cls.__mro__
-    first = {name: next((at for at, c in enumerate(mro) if name in vars(c)), len(mro)) for name in (method, *_FUNCTION)}
-    return all(first[method] <= first[name] for name in _FUNCTION)
+    for parent in cls.__mro__:
+        if method in parent.__dict__:
+            return True
+        if any(name in parent.__dict__ for name in _FUNCTION):
+            return False
+    return False
 
 
 _FUNCTION = ("spiking_function", "forward")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from gac_sj.ops import dispatch
 from gac_sj.ops.gated_lif import reference
 from gac_sj.ops.gated_lif.kernel import gated_lif_kernel
 from gac_sj.ops.launching import require_one_device
-from gac_sj.ops.neuron import LIFDynamics
+from gac_sj.ops.neuron import Derivative, LIFDynamics
+from gac_sj.ops.source import BuildError
 from gac_sj.ops.surrogates import cuda_derivative
 
 __all__ = ["gated_lif"]
@@ -52,19 +54,31 @@ def gated_lif(
             is not available.
     """
     require_one_device("gated_lif", z, temporal, spatial_channel)
-    T, N = len(temporal), z.shape[-4]
+    T = len(temporal)
     unsupported = dispatch.why_not_numbers(gain, *dynamics)
     attention = torch.promote_types(temporal.dtype, spatial_channel.dtype)
     if torch.promote_types(attention, z.dtype) != z.dtype:
         unsupported = "the attention has a wider dtype than the current"
-    if dispatch.choose("gated_lif", z, surrogate, path, T, unsupported) not in dispatch.KERNELS:
-        return reference.gated_lif(z, temporal, spatial_channel, gain, dynamics, surrogate, gate)
+    choose = partial(dispatch.choose, "gated_lif", z, surrogate, path, T, unsupported)
+    if (chosen := choose()) in dispatch.KERNELS:
+        derivative, _ = cuda_derivative(surrogate)
+        assert derivative is not None  # choose makes sure of it
+        try:
+            return _fused(z, temporal, spatial_channel, gain, dynamics, derivative)
+        except BuildError as error:
+            dispatch.remember_failure(chosen, derivative, error)
+            choose()  # reports it, or raises for an explicit request
+    return reference.gated_lif(z, temporal, spatial_channel, gain, dynamics, surrogate, gate)
+
+
+def _fused(
+    z: Tensor, temporal: Tensor, spatial_channel: Tensor, gain: float, dynamics: LIFDynamics, derivative: Derivative
+) -> Tensor:
+    T, N = len(temporal), z.shape[-4]
     if z.dim() != spatial_channel.dim():  # only one of them changes over time
         z, spatial_channel = (x if x.dim() == 5 else x.expand(T, *x.shape) for x in (z, spatial_channel))
     if z.dim() == 5 and len(z) != T:
         raise ValueError(f"z must have as many steps as temporal ({T}), got {len(z)}.")
-    derivative, _ = cuda_derivative(surrogate)
-    assert derivative is not None  # choose makes sure of it
     return gated_lif_kernel(
         z,
         temporal.flatten(1).expand(T, N).float(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ __all__ = ["gated_lif_kernel"]
 _MAX_THREADS = 4096
 # Maximum number of steps whose first currents fit into the kernel's arguments.
 _MAX_FIRST = 8
+_CLOSED_FORM = ("CLOSED_FORM", "")
 
 
 @torch.library.custom_op("gac_sj::gated_lif", mutates_args=(), device_types=("cpu", "cuda"))
@@ -34,7 +36,7 @@ def gated_lif_kernel(
     detach_reset: bool,
     strict: bool,
     derivative: str,
-    numbers: list[float],
+    numbers: Sequence[float],
 ) -> Tensor:
     """Fused :func:`gac_sj.ops.gated_lif.reference.gated_lif`, with flat arguments, as ``torch.library`` needs them.
 
@@ -60,10 +62,9 @@ def gated_lif_kernel(
     gated = _empty_result(z, temporal)
     z, spatial_channel = _as_steps(gated, z), _as_steps(gated, spatial_channel)
     images, size = gated.shape[1], gated[0, 0].numel() if gated.shape[1] else 0
-    macros: Macros = ("STATIC", int(z.dim() == 4)), *neuron_macros(dynamics, surrogate)
+    macros = _macros(z, len(gated), dynamics, surrogate)
     first: tuple[float, ...] = ()
-    if z.dim() == 4 and has_closed_form(dynamics) and len(gated) <= _MAX_FIRST:
-        macros = *macros, ("CLOSED_FORM", "")
+    if _CLOSED_FORM in macros:
         first = (*first_currents(len(gated), dynamics, strict), *[0.0] * _MAX_FIRST)[:_MAX_FIRST]
     tensors = z, temporal.contiguous(), spatial_channel, gated
     neuron = neuron_numbers(dynamics, surrogate)
@@ -91,7 +92,7 @@ def _gated_lif_backward(
     detach_reset: bool,
     strict: bool,
     derivative: str,
-    numbers: list[float],
+    numbers: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``z``, ``temporal`` and ``spatial_channel``."""
     dynamics = LIFDynamics(tau, decay_input, v_threshold, v_reset, detach_reset)
@@ -106,7 +107,7 @@ def _gated_lif_backward(
     launch(
         "gated_lif",
         "gated_lif_backward",
-        (("STATIC", int(z.dim() == 4)), *neuron_macros(dynamics, surrogate)),
+        _macros(z, len(like), dynamics, surrogate),
         (grad, *inputs, grad_z, sums, grad_spatial, images, size, gain, *neuron_numbers(dynamics, surrogate)),
     )
     return grad_z, sums.sum(0).t().contiguous(), grad_spatial
@@ -118,6 +119,13 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     laid_out = _as_steps(_empty_result(z, temporal, "meta"), z)
     return torch.empty_like(laid_out), torch.empty_like(temporal).contiguous(), torch.empty_like(laid_out)
+
+
+def _macros(z: Tensor, T: int, dynamics: LIFDynamics, surrogate: Derivative) -> Macros:
+    """The same forward and backward, so that on a CPU one library holds both."""
+    macros: Macros = ("STATIC", int(z.dim() == 4)), *neuron_macros(dynamics, surrogate)
+    closed = z.dim() == 4 and has_closed_form(dynamics) and T <= _MAX_FIRST
+    return (*macros, _CLOSED_FORM) if closed else macros
 
 
 def _empty_result(z: Tensor, temporal: Tensor, device: str | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from spikingjelly.activation_based import functional
@@ -13,6 +14,7 @@ from gac_sj.ops.launching import require_one_device
 from gac_sj.ops.lif import reference
 from gac_sj.ops.lif.kernel import lif_kernel
 from gac_sj.ops.neuron import LIFDynamics
+from gac_sj.ops.source import BuildError
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
 __all__ = ["lif"]
@@ -53,13 +55,18 @@ def lif(
     unsupported = dispatch.why_not_numbers(*dynamics)
     if v is not None and torch.promote_types(v.dtype, torch.float32) != torch.float32:
         unsupported = f"the potential is {str(v.dtype).removeprefix('torch.')}, and kernels keep it in float32"
-    path = dispatch.choose("lif", x_seq, surrogate, path, len(x_seq), unsupported)
+    choose = partial(dispatch.choose, "lif", x_seq, surrogate, path, len(x_seq), unsupported)
+    path = choose()
     if path in dispatch.KERNELS:
         derivative, _ = cuda_derivative(surrogate)
         assert derivative is not None  # choose makes sure of it
-        v = None if v is None else v.float().expand(x_seq.shape[1:])
-        spikes, v, v_seq = lif_kernel(x_seq, v, *dynamics, *derivative, store_v_seq)
-        return spikes, v, v_seq if store_v_seq else None
+        state = None if v is None else v.float().expand(x_seq.shape[1:])
+        try:
+            spikes, last, v_seq = lif_kernel(x_seq, state, *dynamics, *derivative, store_v_seq)
+            return spikes, last, v_seq if store_v_seq else None
+        except BuildError as error:
+            dispatch.remember_failure(path, derivative, error)
+            path = choose()  # another one, or raises for an explicit request
     if path == "spikingjelly":
         equivalent, _ = spikingjelly_equivalent(surrogate)
         # in the memory format of the steps

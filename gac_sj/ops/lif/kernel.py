@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def lif_kernel(
     detach_reset: bool,
     strict: bool,
     derivative: str,
-    numbers: list[float],
+    numbers: Sequence[float],
     store_v_seq: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fused :func:`gac_sj.ops.lif.reference.lif`, with flat arguments, as ``torch.library`` needs them.
@@ -83,7 +84,7 @@ def _lif_backward(
     detach_reset: bool,
     strict: bool,
     derivative: str,
-    numbers: list[float],
+    numbers: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the input and of the first potential (empty if that was not given)."""
     dynamics = LIFDynamics(tau, decay_input, v_threshold, v_reset, detach_reset)
