@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
+from gac_sj._utils.reading import parse_yaml
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.cli.program import program
 from gac_sj.data import dataset_info
@@ -81,8 +81,8 @@ def options(text: str) -> dict[str, Any]:
         argparse.ArgumentTypeError: it is not a mapping.
     """
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
+        found = parse_yaml(text)
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a mapping; write '{{name: value}}'")

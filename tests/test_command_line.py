@@ -182,7 +182,7 @@ class TestSummary:
 
     def test_two_channels_are_event_frames(self, command):
         """Their stem (3x3, 2 to 16 channels) runs at every step."""
-        said = command("summary", SMALL, "-T", 2, "--options", "{in_chans: 2, encoder: direct}", "--images", 1)
+        said = command("summary", SMALL, "-T", 2, "--encoder", "direct", "--options", "{in_chans: 2}", "--images", 1)
         assert f"encoder {2 * 9 * 2 * 16 * 32**2 / 1e6:,.1f} million" in said
         assert "1 generated sequences of event frames" in said
 
@@ -203,7 +203,12 @@ class TestSummary:
             ([SMALL, "--num-classes", "-1"], "--num-classes .*-1"),
             ([SMALL, "--options", "{colour: red}"], "colour"),
             ([SMALL, "--options", "{drop_rate: 3}"], "drop_rate .*at least 0 and less than 1.*3"),
-            ([SMALL, "--options", "{features_only: true}"], "features_only .*forward_features"),
+            ([SMALL, "--options", "{features_only: true}"], "--options .*features_only.*leave it out"),
+            ([SMALL, "--options", "{encoder: morse}"], "--options has encoder, .*give it there"),
+            (
+                [SMALL, "--options", "{images: 3}"],
+                "built: images is a keyword of neither MSResNet nor .*'gac'.*drop_rate",
+            ),
             ([SMALL, "--options", "{checkpoint_path: a.pth}"], "--options .*checkpoint_path.*for weights, pass"),
             ([SMALL, "--options", "red"], "--options .*YAML.*'red'"),
             ([SMALL, "--options", "{"], "--options .*YAML.*'{'"),

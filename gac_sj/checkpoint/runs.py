@@ -45,6 +45,10 @@ def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
             pretrained_cfg_overlay=statistics,
             **options,
         )
+    except UsageError as error:
+        if error.argument not in settings.model_options:
+            raise
+        raise UsageError(f"must fit {settings.model} ({str(error).rstrip('.')})", argument="model_options") from error
     except (TypeError, AssertionError, RuntimeError) as error:
         raise UsageError(
             f"must fit {settings.model}, got {settings.model_options} ({first_sentence(error)})",

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.cli.networks import WEIGHTS, open_weights
+from gac_sj.data.image_files import read_image
 from gac_sj.models.network import EncodedNetwork
 
 
@@ -62,8 +63,7 @@ def evidence(steps: Tensor) -> Tensor:
 
 def _read(path: Path, mode: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return image.convert(mode)
+        return read_image(path, mode)
     except FileNotFoundError as error:
         raise UsageError(f"The image {path} does not exist", "pass the path of an image file") from error
     except Exception as error:  # PIL raises many classes for broken files

@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import save
 from torch import nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.files import write_atomically
+from gac_sj._utils.files import read_text, write_atomically
+from gac_sj._utils.reading import parse_yaml
 from gac_sj.training.settings import Settings
 
 __all__ = ["RunOutputs", "check_folder"]
@@ -33,8 +33,8 @@ def check_folder(folder: Path, settings: Settings) -> None:
     if not path.exists():
         return
     try:
-        before = Settings(**yaml.safe_load(path.read_text(encoding="utf-8"))).key()
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+        before = Settings(**parse_yaml(read_text(path))).key()
+    except (TypeError, ValueError) as error:
         raise UsageError(
             f"has a damaged file {path} ({first_sentence(error)})",
             "move the folder away or name another output",
