@@ -52,3 +52,9 @@ def clean_registry():
     """Encoders that a test registers are forgotten after it."""
     with forgotten_afterwards():
         yield
+
+
+@pytest.fixture(scope="session")
+def attacks():
+    """How many damaged files of each kind a test tries: ten, or GAC_SJ_ATTACKS."""
+    return int(os.environ.get("GAC_SJ_ATTACKS", "10"))

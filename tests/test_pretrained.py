@@ -306,7 +306,7 @@ class TestDamage:
             ({"model_args": {"T": 3, "num_classes": 3}}, "size mismatch"),
             ({"model_args": {"T": 2, "num_classes": 4}}, "size mismatch"),
             ({"model_args": {"T": 2, "num_classes": 3, "colour": "red"}}, "colour"),
-            ({"model_args": []}, "does not hold the network"),
+            ({"model_args": []}, "model_args, which must be a mapping"),
             ({"pretrained_cfg": None}, "does not hold the network"),
         ],
     )

@@ -92,6 +92,7 @@ class _PlainLoader(yaml.SafeLoader):
         self.sizes: dict[str, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any
         event, before = self.peek_event(), self.values
         if getattr(event, "tag", None):
             raise yaml.YAMLError(f"it has the tag {event.tag}, and only plain values are read")
@@ -101,7 +102,7 @@ class _PlainLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         if isinstance(event, yaml.AliasEvent):  # an alias inside its own anchor has no end
-            self.values += self.sizes.get(event.anchor, _VALUES)
+            self.values += self.sizes.get(str(event.anchor), _VALUES)
         else:
             self.values += 1
             self.sizes[event.anchor] = self.values - before

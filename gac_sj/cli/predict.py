@@ -72,10 +72,12 @@ def _read(path: Path, mode: str) -> Image.Image:
 
 def _table(path: Path, probabilities: Tensor, model: EncodedNetwork) -> Iterator[str]:
     T, classes = probabilities.shape
-    names = model.pretrained_cfg.get("label_names") or range(classes)
+    given = model.pretrained_cfg.get("label_names") or {}
+    names = {int(label): name for label, name in (given.items() if isinstance(given, dict) else enumerate(given))}
+    names = {label: str(names.get(label, label)) for label in range(classes)}
     best = probabilities[-1].topk(min(5, classes)).indices.tolist()
-    width = max(len("class"), *(len(str(names[label])) for label in best))
+    width = max(len("class"), *(len(names[label]) for label in best))
     yield f"{path}: {names[best[0]]}"
     yield f"  {'class':{width}}  " + "  ".join(f"{f't={t}':>5}" for t in range(1, T + 1))
     for label in best:
-        yield f"  {names[label]!s:{width}}  " + "  ".join(f"{100 * p:5.1f}" for p in probabilities[:, label].tolist())
+        yield f"  {names[label]:{width}}  " + "  ".join(f"{100 * p:5.1f}" for p in probabilities[:, label].tolist())
