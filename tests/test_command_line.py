@@ -384,12 +384,27 @@ class TestPredict:
         # Poisson draws the same spikes
         assert command("predict", tmp_path / "grey.jpg", "--weights", tmp_path / "net") == said
 
+    def test_photographs_are_upright_and_16_bits_are_scaled(self, command, weights, tmp_path):
+        plain, turned, deep = (tmp_path / f"{name}.png" for name in ("plain", "turned", "deep"))
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+        exif = Image.Exif()
+        exif[274] = 6  # stored with its left side on top
+        Image.fromarray(pixels).save(plain)
+        Image.fromarray(np.ascontiguousarray(np.rot90(pixels))).save(turned, exif=exif)
+        Image.fromarray(pixels.astype(np.uint16) * 256 + 255).save(deep)
+        said = [command("predict", path, "--weights", weights).partition("\n")[2] for path in (plain, turned, deep)]
+        assert said[0] == said[1] == said[2]
+
     def test_bad_images_are_refused(self, command, weights, picture, tmp_path, capsys):
         assert "no.png does not exist" in command("predict", "no.png", "--weights", weights, status=2)
         (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:60])
         assert "broken.png cannot be read" in command(
             "predict", tmp_path / "broken.png", "--weights", weights, status=2
         )
+        os.mkfifo(tmp_path / "pipe.png")
+        assert "Not a regular file" in command("predict", tmp_path / "pipe.png", "--weights", weights, status=2)
+        Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "float.tiff")
+        assert "32-bit floats" in command("predict", tmp_path / "float.tiff", "--weights", weights, status=2)
         assert command_line.main(["predict", str(picture), "no.png", "--weights", str(weights)]) == 2
         assert f"{picture}: " in capsys.readouterr().out  # images before it are classified
 
