@@ -16,6 +16,8 @@ import argparse
 import logging
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,22 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
     )
 
 
+@contextmanager
+def options_of(name: str, args: argparse.Namespace) -> Iterator[None]:
+    """Name ``--encoders`` in an error about keywords that were given there, not by ``--model-options``.
+
+    Args:
+        name: of the encoder, with its options.
+        args: of the command line.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if error.argument != "model_options" or args.model_options:
+            raise
+        raise UsageError(f"cannot be {name!r}: {str(error).rstrip('.')}", argument="encoders") from error
+
+
 def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     """Train what has no row yet, write the report and print its table.
 
@@ -148,7 +166,8 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     runs = {}
     for seed in args.seeds:
         for name in args.encoders:
-            runs.setdefault((run := settings(args, name, seed)).name(), run)
+            with options_of(name, args):
+                runs.setdefault((run := settings(args, name, seed)).name(), run)
     try:
         rows = Rows(args.output / "results.csv", RUNS)
     except OSError as error:
@@ -159,7 +178,7 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     with world.local_main_process_first():
         data = load_data(first)
     for run in runs.values():  # a network that cannot be built is reported before any work
-        with torch.device("meta"):
+        with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), args):
             build_model(run, data.info)
     for number, run in enumerate(runs.values(), 1):
         name = encoder_label(run.encoder, run.form, run.model_options)

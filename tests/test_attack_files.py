@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -218,3 +221,81 @@ def test_images(kind, attacks, refuses_or_works, weights):
         path.write_bytes(damaged(content, random.Random(seed)) if seed else content)
         status = refuses_or_works(command_line.main, "predict", path, "--weights", weights)
         assert seed or status == 0
+
+
+#: Runs in a process of its own, because an audit hook stays. It tries every key with every place of a file of weights,
+#: and prints which of them opened the bait or an address.
+REACH = """
+import json, sys
+from pathlib import Path
+import timm, torch
+from safetensors.torch import save
+from gac_sj.checkpoint.runs import build_model
+from gac_sj.cli.main import main
+from gac_sj.data import dataset_info
+from gac_sj.training.settings import Settings
+
+weights = Path(sys.argv[1])
+image, bait, run = (weights.parent / name for name in ("image.png", "bait.pth", "bait_last.safetensors"))
+url, small = "http://127.0.0.1:9/bait.pth", "gac_ms_resnet8_cifar"
+torch.save({}, bait)
+settings = Settings(model=small, dataset="digits", T=2)
+tensors = build_model(settings, dataset_info("digits")).state_dict()
+config = json.loads((weights / "config.json").read_text())
+reached = []
+
+def watch(event, arguments):
+    if event == "open" and "bait" in str(arguments[0]) and str(run) != str(arguments[0]):
+        reached.append("file")
+    elif event.startswith("os.") and any("bait" in str(each) and str(run) != str(each) for each in arguments):
+        reached.append(event)
+    elif event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system"):
+        reached.append(event)
+
+sys.addaudithook(watch)
+
+def attempt(label, function, *arguments, **keywords):
+    reached.clear()
+    try:
+        status = function(*arguments, **keywords)
+    except Exception:
+        status = 1
+    if reached or status not in (0, 2):
+        print("REACHED", label, status, sorted(set(reached)))
+
+source = {"url": url, "file": str(bait), "hf_hub_id": "me/bait", "architecture": small}
+attempt("control file", timm.create_model, small, checkpoint_path=str(bait))
+attempt("control address", timm.create_model, small, pretrained=True, pretrained_cfg_overlay={"url": url})
+values = {
+    "pretrained": True, "pretrained_cfg": source, "pretrained_cfg_overlay": source, "checkpoint_path": str(bait),
+    "cache_dir": str(bait / "cache"), "pruned": True, "url": url, "file": str(bait), "hf_hub_id": "me/bait",
+    "hf_hub_filename": "bait", "source": "hf-hub", "custom_load": True, "state_dict": {"a": 1}, "base": str(bait),
+    "architecture": "hf-hub:me/bait", "model": f"local-dir:{bait}", "encoder": str(bait), "encoder_source": f"{bait}:1",
+    "data_dir": str(bait), "output": str(bait), "wandb": "bait", "stem": str(bait), "neuron": str(bait), "init": url,
+    "model_cfg": source, "feature_cfg": source, "backbone": url, "imports": [str(bait)], "dataset": str(bait),
+    "license": url, "origin_url": url, "features_only": True, "encoder_options": {"url": url}, "form": str(bait),
+}
+for name, value in values.items():
+    for place in ("config", "pretrained_cfg", "model_args"):
+        changed = json.loads(json.dumps(config))
+        (changed if place == "config" else changed[place])[name] = value
+        (weights / "config.json").write_text(json.dumps(changed))
+        attempt(f"{place} {name}", main, ["predict", str(image), "--weights", str(weights)])
+    for place in ("settings", "model_options"):
+        changed = json.loads(json.dumps(settings.key()))
+        (changed if place == "settings" else changed[place])[name] = value
+        run.write_bytes(save(tensors, {"settings": json.dumps(changed)}))
+        attempt(f"{place} {name}", main, ["predict", str(image), "--weights", str(run)])
+(weights / "config.json").write_text(json.dumps(config))
+"""
+
+
+@pytest.mark.medium
+def test_weights_open_no_other_file_and_no_address(weights):
+    command = [sys.executable, "-W", "ignore", "-c", REACH, weights]
+    environment = os.environ | {"TORCH_HOME": str(weights.parent / "torch")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = [line for line in done.stdout.splitlines() if line.startswith("REACHED")]
+    # the hook sees what timm opens on request; nothing else is opened
+    assert len(found) == 2 and "'file'" in found[0] and "'socket.connect'" in found[1], found

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import datetime
 import os
 import pickle
 import shlex
@@ -286,3 +287,11 @@ def test_errors_survive_pickling():
         Settings(batch_size=0)
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value) and again.argument == "batch_size"
+
+
+@pytest.mark.parametrize("value", [{1, 2}, datetime.date(2024, 5, 1), b"x", torch.nn.ReLU(), {None: 1}, 2**70])
+def test_options_of_the_network_are_plain_values(value):
+    """They are written into YAML, rows and weights."""
+    with pytest.raises(UsageError, match=r"^model_options must be a mapping of plain values \(it has "):
+        Settings(model_options={"gain": value})
+    assert Settings(model_options={"channels": (4, 4, 4)}).dump()

@@ -96,10 +96,11 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         except (ValueError, OverflowError):
             pass
     elif isinstance(value, expected) and (expected is bool) == isinstance(value, bool):
-        try:
-            require_plain(value)
-        except ValueError as error:
-            raise UsageError(f"must be {_WORDS[expected]} of plain values ({error})", argument=name) from error
+        if expected is dict:
+            try:
+                require_plain(value)
+            except ValueError as error:
+                raise UsageError(f"must be a mapping of plain values ({error})", argument=name) from error
         return value
     raise UsageError(f"must be {_WORDS[expected]}, got {value!r}", argument=name)
 

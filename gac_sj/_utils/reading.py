@@ -52,12 +52,12 @@ def require_plain(value: Any, depth: int = 0) -> None:
 
     Args:
         value: any; a tuple counts as a list.
-        depth: levels that are around it.
+        depth: number of lists and mappings around it.
 
     Raises:
         ValueError: it, or something in it, is of another type, a key is not text, or it is nested too deeply.
     """
-    if depth > _DEPTH:
+    if depth >= _DEPTH and isinstance(value, dict | list | tuple):
         raise ValueError(_too_deep())
     if isinstance(value, dict):
         for key, item in value.items():
