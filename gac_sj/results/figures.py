@@ -142,7 +142,7 @@ def firing_rates_by_step(groups: Groups) -> Figure:
     panels = {}
     for name, runs in groups.items():
         rates = [run.value("firing_rates_by_step") for run in runs]
-        if len({tuple((layer, len(steps)) for layer, steps in each.items()) for each in rates}) > 1:
+        if len({frozenset((layer, len(steps)) for layer, steps in each.items()) for each in rates}) > 1:
             raise UsageError(
                 f"Rows of {name} have different layers or numbers of steps in firing_rates_by_step", "make them again"
             )

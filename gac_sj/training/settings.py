@@ -133,8 +133,7 @@ class Settings(Augmentation):
                 "cannot be combined with color_jitter, which timm would ignore", "leave one out",
                 argument="auto_augment",
             )  # fmt: skip
-        of_timm = sorted(OF_TIMM & self.model_options.keys())
-        if of_timm:
+        if of_timm := sorted(OF_TIMM & self.model_options.keys()):
             raise UsageError(
                 f"must be keywords of the network, not of timm's builder, got {', '.join(of_timm)}",
                 "leave them out",
