@@ -155,7 +155,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("name", "text"),
         [
-            ("accuracy_by_epoch", '{"2": 50.0}'),
+            ("accuracy_by_epoch", '{"2": 50.0, "4": 50.0}'),
             ("firing_rates_by_step", '{"lif": [0.1]}'),
             ("firing_rates_by_step", '{"head": [0.1, 0.2]}'),
             ("information_by_step", "[1.0]"),
