@@ -17,14 +17,16 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj._utils.files import safe_name
+from gac_sj._utils.reading import parse_yaml
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.cli.program import program
 from gac_sj.data import dataset_info
@@ -84,8 +86,8 @@ def options(text: str) -> dict[str, Any]:
         argparse.ArgumentTypeError: it is not a mapping.
     """
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
+        found = parse_yaml(text)
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a mapping; write '{{name: value}}'")
@@ -136,6 +138,22 @@ def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
     )
 
 
+@contextmanager
+def options_of(name: str, args: argparse.Namespace) -> Iterator[None]:
+    """Name ``--encoders`` in an error about keywords that were given there, not by ``--model-options``.
+
+    Args:
+        name: of the encoder, with its options.
+        args: of the command line.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if error.argument != "model_options" or args.model_options:
+            raise
+        raise UsageError(f"cannot be {name!r}: {str(error).rstrip('.')}", argument="encoders") from error
+
+
 def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     """Train what has no row yet, write the report and print its table.
 
@@ -151,7 +169,8 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     runs = {}
     for seed in args.seeds:
         for name in args.encoders:
-            runs.setdefault((run := settings(args, name, seed)).name(), run)
+            with options_of(name, args):
+                runs.setdefault((run := settings(args, name, seed)).name(), run)
     try:
         rows = world.on_first(lambda: Rows(args.output / "results.csv", RUNS))
     except OSError as error:
@@ -162,7 +181,7 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
     with world.local_main_process_first():
         data = load_data(first)
     for run in runs.values():  # a network that cannot be built is reported before any work
-        with torch.device("meta"):
+        with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), args):
             build_model(run, data.info)
     waiting, told = list(enumerate(runs.values(), 1)), set()
     while waiting:

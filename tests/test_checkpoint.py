@@ -1,7 +1,9 @@
 """Published checkpoints are loaded by key names, strictly; test_golden.py compares what they compute."""
 
 import copy
+import os
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -78,6 +80,7 @@ def test_wrapped_state_dict_is_unwrapped(checkpoint):
     [
         ({"fc1.bias": 3}, "does not contain a state dict.*pass a dict"),
         ({"fc1.bias": torch.zeros(10), "module.fc1.bias": torch.zeros(10)}, "with and without .*'module.'.*remove one"),
+        ({3: torch.zeros(10)}, "tensor named 3;"),
     ],
 )
 def test_non_state_dicts_are_refused(content, words):
@@ -246,11 +249,48 @@ def test_layers_that_no_published_code_has_are_named():
         load_reference_state_dict(model, att_ms_resnet_state_dict(att_ms_resnet()))
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
-def test_files_are_read_wrapped_or_not(tmp_path, wrap):
-    state = {"fc.weight": torch.ones(2, 3)}
-    torch.save(wrap(state), tmp_path / "weights.pth")
-    assert torch.equal(read_reference(tmp_path / "weights.pth")["fc.weight"], state["fc.weight"])
+STATE = {"fc.weight": torch.ones(2, 3)}
+OTHER = {"fc.weight": torch.zeros(2, 3)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "epoch": 3},
+        {"model": STATE},
+        {"net": STATE, "acc": 95.0},
+        {"net": {"state_dict": STATE}},
+        {"state_dict_ema": STATE, "state_dict": OTHER},  # as timm does
+        {"model_ema": STATE, "model": OTHER},
+        {"state_dict": {"_orig_mod.fc.weight": torch.ones(2, 3)}},
+        {"module._orig_mod.module.fc.weight": torch.ones(2, 3)},
+    ],
+)
+def test_files_are_read_wrapped_or_not(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    found = read_reference(tmp_path / "weights.pth")
+    assert found.keys() == {"fc.weight"} and torch.equal(found["fc.weight"], STATE["fc.weight"])
+
+
+def test_what_torch_refuses_is_named(tmp_path):
+    torch.save({"state_dict": STATE, "best_acc": np.float64(95)}, tmp_path / "best.pth")
+    with pytest.raises(ValueError, match=r"best\.pth holds numpy\.\S+\.scalar, .*save its state dict alone\.$"):
+        read_reference(tmp_path / "best.pth")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(OSError, match=r"Not a regular file.*pipe\.pth"):
+        read_reference(tmp_path / "pipe.pth")
+
+
+def test_a_dict_that_contains_itself_is_refused(tmp_path):
+    content = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="does not contain a state dict"):
+        read_reference(tmp_path / "weights.pth")
 
 
 class Malicious:
@@ -270,6 +310,6 @@ def test_unreadable_files_are_refused_and_not_executed(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"weights\.pth.*does not contain a state dict"):
         read_reference(path)
     torch.save({"fc.weight": Malicious()}, path)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"weights\.pth holds print, which is not read"):
         read_reference(path)
     assert "executed" not in capsys.readouterr().out

@@ -182,7 +182,7 @@ class TestSummary:
 
     def test_two_channels_are_event_frames(self, command):
         """Their stem (3x3, 2 to 16 channels) runs at every step."""
-        said = command("summary", SMALL, "-T", 2, "--options", "{in_chans: 2, encoder: direct}", "--images", 1)
+        said = command("summary", SMALL, "-T", 2, "--encoder", "direct", "--options", "{in_chans: 2}", "--images", 1)
         assert f"encoder {2 * 9 * 2 * 16 * 32**2 / 1e6:,.1f} million" in said
         assert "1 generated sequences of event frames" in said
 
@@ -203,7 +203,12 @@ class TestSummary:
             ([SMALL, "--num-classes", "-1"], "--num-classes .*-1"),
             ([SMALL, "--options", "{colour: red}"], "colour"),
             ([SMALL, "--options", "{drop_rate: 3}"], "drop_rate .*at least 0 and less than 1.*3"),
-            ([SMALL, "--options", "{features_only: true}"], "features_only .*forward_features"),
+            ([SMALL, "--options", "{features_only: true}"], "--options .*features_only.*leave it out"),
+            ([SMALL, "--options", "{encoder: morse}"], "--options has encoder, .*give it there"),
+            (
+                [SMALL, "--options", "{images: 3}"],
+                "built: images is a keyword of neither MSResNet nor .*'gac'.*drop_rate",
+            ),
             ([SMALL, "--options", "{checkpoint_path: a.pth}"], "--options .*checkpoint_path.*for weights, pass"),
             ([SMALL, "--options", "red"], "--options .*YAML.*'red'"),
             ([SMALL, "--options", "{"], "--options .*YAML.*'{'"),
@@ -391,12 +396,27 @@ class TestPredict:
         # Poisson draws the same spikes
         assert command("predict", tmp_path / "grey.jpg", "--weights", tmp_path / "net") == said
 
+    def test_photographs_are_upright_and_16_bits_are_scaled(self, command, weights, tmp_path):
+        plain, turned, deep = (tmp_path / f"{name}.png" for name in ("plain", "turned", "deep"))
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+        exif = Image.Exif()
+        exif[274] = 6  # stored with its left side on top
+        Image.fromarray(pixels).save(plain)
+        Image.fromarray(np.ascontiguousarray(np.rot90(pixels))).save(turned, exif=exif)
+        Image.fromarray(pixels.astype(np.uint16) * 256 + 255).save(deep)
+        said = [command("predict", path, "--weights", weights).partition("\n")[2] for path in (plain, turned, deep)]
+        assert said[0] == said[1] == said[2]
+
     def test_bad_images_are_refused(self, command, weights, picture, tmp_path, capsys):
         assert "no.png does not exist" in command("predict", "no.png", "--weights", weights, status=2)
         (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:60])
         assert "broken.png cannot be read" in command(
             "predict", tmp_path / "broken.png", "--weights", weights, status=2
         )
+        os.mkfifo(tmp_path / "pipe.png")
+        assert "Not a regular file" in command("predict", tmp_path / "pipe.png", "--weights", weights, status=2)
+        Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "float.tiff")
+        assert "32-bit floats" in command("predict", tmp_path / "float.tiff", "--weights", weights, status=2)
         assert command_line.main(["predict", str(picture), "no.png", "--weights", str(weights)]) == 2
         assert f"{picture}: " in capsys.readouterr().out  # images before it are classified
 

@@ -2,9 +2,12 @@
 
 import ast
 import hashlib
+import os
 import pickle
 import socket
+import struct
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +25,12 @@ from gac_sj.data import (
     DataSet,
     DatasetInfo,
     dataset_info,
+    evaluation_loader,
     generate_images,
     load_datasets,
     read_images,
 )
+from gac_sj.data.image_files import read_image
 
 
 def write_image(path: Path, size=(32, 32), mode="RGB", seed=0):
@@ -227,9 +232,177 @@ class TestImageFolder:
         (tmp_path / "images").write_text("")
         fails("images is not complete", "folder", tmp_path / "images")
 
+    def test_hidden_files_and_folders_are_left_out(self, folder, caplog):
+        before = load_datasets("folder", folder)
+        assert not caplog.messages
+        for place in ("train/.ipynb_checkpoints/0.png", "train/cat/.thumbs/0.png", "train/cat/._0.png"):
+            write_image(folder / place)
+        train, test = load_datasets("folder", folder)
+        assert train.classes == test.classes == ("ant", "cat", "dog")
+        assert train.files == before[0].files and train.fingerprint() == before[0].fingerprint()
+        (said,) = caplog.messages
+        assert f"Hidden files and folders in {folder / 'train'} are left out" in said and ".ipynb_checkpoints" in said
+
+    def test_the_order_is_torchvisions(self, folder):
+        """Rows of results depend on it."""
+        for name in ("cat/b/0.png", "cat/b-c/0.png", "cat/a.png", "cat/B.PNG"):
+            write_image(folder / "train" / name)
+        (folder / "train" / "cat" / "note.txt").touch()
+        theirs = torchvision.datasets.ImageFolder(folder / "train")
+        train, _ = load_datasets("folder", folder)
+        assert list(zip(train.files, train.labels)) == theirs.samples and len(train) == 13
+
+    def test_links_to_folders_are_followed_but_not_around(self, folder):
+        elsewhere = folder / "birds"
+        write_image(elsewhere / "0.png")
+        (folder / "train" / "cat" / "more").symlink_to(elsewhere)
+        assert len(load_datasets("folder", folder)[0]) == 10
+        for around in (folder / "train", folder / "train" / "cat", elsewhere):
+            (elsewhere / "again").symlink_to(around)
+            fails("cat/more/again is a link to a folder around it; remove the link", "folder", folder)
+            (elsewhere / "again").unlink()
+
+    def test_a_folder_that_cannot_be_read(self, folder, monkeypatch):
+        """As root, every folder can be."""
+        scan = os.scandir
+
+        def refuse(path):
+            if str(path).endswith("cat"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(PermissionError, match="cat"):
+            load_datasets("folder", folder)
+
+    @pytest.mark.parametrize(
+        "make", [os.mkfifo, lambda path: path.symlink_to(path)], ids=["a pipe", "a link to itself"]
+    )
+    def test_what_is_no_file_is_a_corrupt_image(self, make, folder):
+        path = folder / "train" / "cat" / "1.png"
+        path.unlink()
+        make(path)
+        train, _ = load_datasets("folder", folder)
+        assert len(train.fingerprint()) == 12
+        with pytest.raises(CorruptImageError, match=f"{path} cannot be read"):
+            train[4]
+        for workers in (0, 1):
+            loader = evaluation_loader(
+                train, 9, (32, 32), (0.5,) * 3, (0.5,) * 3, torch.device("cpu"), workers, skip_corrupt=True
+            )
+            ((images, _),) = loader
+            assert torch.equal(images[4], images[5]) and loader.corrupt == {4}
+
     @pytest.mark.parametrize("name", ["folder", "imagenet", "dvs128_gesture", "cifar10_dvs"])
     def test_no_folder_given(self, name):
         fails(f"^data_dir .*{name!r}", name)
+
+
+#: 16-bit grey, and what of it becomes a byte.
+DEEP = np.array([[0, 255, 256, 4095, 32768, 65279, 65280, 65535]] * 8, np.uint16)
+
+
+def tiff(pixels, bits, photometric=1, format=1):
+    """A TIFF file of one strip, which Pillow cannot write with 12 bits or with white as zero."""
+    values = pixels.astype(np.uint16).ravel().tolist()
+    data = pixels.tobytes()
+    if bits == 12:
+        data = b"".join((a << 12 | b).to_bytes(3, "big") for a, b in zip(values[::2], values[1::2]))
+    height, width = pixels.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8 + 2 + 10 * 12 + 4, 277: 1, 278: height}
+    tags |= {279: len(data), 339: format}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+class TestPixels:
+    """What becomes of a file's pixels, in every mode that Pillow opens."""
+
+    @pytest.mark.parametrize("mode", ["L", "RGB"])
+    @pytest.mark.parametrize("kind", ["png", "tiff", "ppm"])
+    def test_the_upper_eight_of_16_bits_are_kept(self, kind, mode, tmp_path):
+        Image.fromarray(DEEP).save(tmp_path / f"deep.{kind}")
+        pixels = np.asarray(read_image(tmp_path / f"deep.{kind}", mode))
+        assert np.array_equal(pixels if mode == "L" else pixels[..., 1], DEEP >> 8)
+
+    def test_tiff_with_12_bits_or_white_as_zero(self, tmp_path):
+        (tmp_path / "a.tiff").write_bytes(tiff(DEEP >> 4, 12))
+        assert np.array_equal(np.asarray(read_image(tmp_path / "a.tiff", "L")), DEEP >> 8)
+        (tmp_path / "b.tiff").write_bytes(tiff(DEEP, 16, photometric=0))
+        assert np.array_equal(np.asarray(read_image(tmp_path / "b.tiff", "L")), 255 - (DEEP >> 8))
+
+    @pytest.mark.parametrize("loader", ["standard", "resident"])
+    def test_every_loader_gets_them(self, loader, folder):
+        path = folder / "train" / "ant" / "0.png"
+        Image.fromarray(np.tile(DEEP, (4, 4))).save(path)
+        train, _ = load_datasets("folder", folder)
+        if loader == "resident":
+            image = read_images(train, (32, 32))[0][0].float()
+        else:
+            batches = evaluation_loader(train, 9, (32, 32), (0.0,) * 3, (1.0,) * 3, torch.device("cpu"))
+            image = next(iter(batches))[0][0] * 255
+        assert torch.equal(
+            image.round(), torch.from_numpy(np.tile(DEEP >> 8, (4, 4)).astype(np.float32)).expand(3, 32, 32)
+        )
+
+    @pytest.mark.parametrize(
+        "pixels, words",
+        [
+            (tiff(np.ones((8, 8), np.float32), 32, format=3), "32-bit floats"),
+            (tiff(np.ones((8, 8), np.int32), 32, format=2), "32-bit integers"),
+            (tiff(np.ones((8, 8), np.int16), 16, format=2), "32-bit integers"),  # Pillow widens signed ones
+        ],
+        ids=["float", "32-bit", "signed"],
+    )
+    def test_pixels_without_a_range_are_refused(self, pixels, words, folder):
+        path = folder / "train" / "ant" / "0.png"
+        path.write_bytes(pixels)
+        train, _ = load_datasets("folder", folder)
+        for read in (lambda: train[0], lambda: read_images(train, (8, 8))):
+            with pytest.raises(CorruptImageError, match=f"{path} .*{words}.*8 or 16 bits"):
+                read()
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("source", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+    def test_other_modes_are_as_timm_reads_them(self, source, tmp_path):
+        """Transparency is ignored."""
+        colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8))
+        image = colours.convert("RGB").convert(source) if source in ("CMYK", "YCbCr") else colours.convert(source)
+        kind = "tiff" if source in ("CMYK", "YCbCr") else "png"
+        options = {"transparency": bytes(range(256))} if source == "P" else {}
+        image.save(tmp_path / f"a.{kind}", **options)
+        with Image.open(tmp_path / f"a.{kind}") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = [np.asarray(file.convert(mode)) for mode in ("L", "RGB")]
+        for mode, pixels in zip(("L", "RGB"), expected):
+            assert np.array_equal(np.asarray(read_image(tmp_path / f"a.{kind}", mode)), pixels)
+
+    @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_orientation_is_applied(self, orientation, kind, tmp_path):
+        upright = np.zeros((16, 32), np.uint8)
+        upright[:8] = 200  # light above
+        upright[:, :16] += 50  # and on the left
+        #: how a camera stores it, by the definition of the tag: which of its sides row 0 and column 0 are
+        rows_and_columns = {
+            1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+            5: upright.T, 6: upright.T[::-1], 7: upright.T[::-1, ::-1], 8: upright.T[:, ::-1],
+        }  # fmt: skip
+        exif = Image.Exif()
+        exif[274] = orientation
+        options = {"quality": 95} if kind in ("jpg", "webp") else {}
+        Image.fromarray(rows_and_columns[orientation]).save(tmp_path / f"a.{kind}", exif=exif, **options)
+        for mode in ("L", "RGB"):
+            pixels = np.asarray(read_image(tmp_path / f"a.{kind}", mode)).astype(int)
+            assert pixels.shape[:2] == (16, 32)
+            assert abs(pixels.reshape(16, 32, -1)[..., 0] - upright).max() < 30
+
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+    def test_damaged_exif_data_says_nothing(self, tmp_path):
+        image = Image.fromarray(np.full((4, 8), 90, np.uint8))
+        for number, exif in enumerate((b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"", b"Exif\0\0MM\0*")):
+            image.save(tmp_path / f"{number}.jpg", exif=exif)
+            assert read_image(tmp_path / f"{number}.jpg", "L").size == (8, 4)
 
 
 def test_an_unknown_name_gets_the_nearest_one():

@@ -345,6 +345,11 @@ def test_reference_form_makes_every_neuron_strict():
         (dict(drop_rate=5), "^drop_rate .*at least 0 and less than 1.*5"),
         (dict(num_classes=-1), "^num_classes .*-1"),
         (dict(features_only=True), "^features_only .*forward_features"),
+        (dict(colour="red"), "^colour is a keyword of neither MSResNet nor its encoder 'gac'; .* drop_rate, .*gain"),
+        (dict(drop_path_rate=0.1), "^drop_path_rate .*did you mean 'drop_rate'"),
+        (dict(depth=2, encoder="direct"), "^depth is a keyword of neither MSResNet nor its encoder 'direct'"),
+        (dict(in_channels=1), "^in_channels .*did you mean 'in_chans'"),
+        (dict(step_mode="s"), "^step_mode "),
     ],
 )
 def test_bad_arguments_are_refused(options, words):

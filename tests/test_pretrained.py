@@ -1,6 +1,7 @@
 """Folders of weights: timm and this package load the same network from them; damaged ones are refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import gac_sj
 from gac_sj.checkpoint import load_pretrained, save_pretrained
-from gac_sj.checkpoint.runs import build_model
+from gac_sj.checkpoint.runs import build_model, read_weights
 from gac_sj.data import dataset_info
 from gac_sj.encoders import create_encoder
 from gac_sj.training.settings import Settings
@@ -306,13 +307,53 @@ class TestDamage:
             ({"model_args": {"T": 3, "num_classes": 3}}, "size mismatch"),
             ({"model_args": {"T": 2, "num_classes": 4}}, "size mismatch"),
             ({"model_args": {"T": 2, "num_classes": 3, "colour": "red"}}, "colour"),
-            ({"model_args": []}, "does not hold the network"),
+            ({"model_args": []}, "model_args, which must be a mapping"),
             ({"pretrained_cfg": None}, "does not hold the network"),
+            ({"model_args": {"T": 2, "num_classes": 3, "pretrained": True}}, "pretrained in model_args, of timm"),
+            ({"model_args": {"T": 2, "num_classes": 3, "features_only": True}}, "features_only in model_args"),
+            ({"encoder_source": "mine.py:0123456789ab", "model_args": {"T": 2}}, "encoder_source, but no encoder"),
+            ({"label_names": ["cat", "dog"]}, "2 label_names for 3 classes"),
         ],
     )
     def test_config_of_another_network_is_refused(self, folder, changes, words):
         change(folder, **changes)
         self.refused(folder, words)
+
+    @pytest.mark.parametrize(
+        "name,values",
+        {
+            "architecture": [3, ["resnet18"]],
+            "sha256": [3],
+            "encoder_source": [3, {}],
+            "num_classes": ["3", -1, True, 2.0],
+            "label_names": ["abc", 3, [1, 2, 3], [None] * 3, {"a": "b"}, {"0": 1}],
+            "input_size": [8, [8, 8], [3, 8, 0], [3, 8, "8"], "388"],
+            "interpolation": [3, "sharp", ["bilinear"], "random"],
+            "crop_pct": ["1", 0, -1, [1.0], True],
+            "crop_mode": [3, ["center"], "middle"],
+            "mean": [0.5, "0.5", ["a"], [], [None], {"r": 0.5}],
+            "std": [0.5, [0.0], [0.5, -1.0, 0.5], []],
+        }.items(),
+    )
+    def test_values_of_another_type_are_named(self, folder, name, values):
+        before = config(folder)
+        inner = name in before["pretrained_cfg"]
+        for value in values:
+            changes = {"pretrained_cfg": before["pretrained_cfg"] | {name: value}} if inner else {name: value}
+            change(folder, **changes)
+            self.refused(folder, rf"config\.json has .* as {name}, which must be ")
+
+    def test_names_of_some_classes_may_be_a_mapping(self, folder):
+        """timm's form for label numbers with gaps."""
+        change(folder, label_names={"0": "cat", "2": "eel"})
+        assert load_pretrained(folder).pretrained_cfg["label_names"] == {"0": "cat", "2": "eel"}
+
+    @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+    def test_pipe_is_refused_at_once(self, folder, name):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(OSError, match=f"Not a regular file.*{name}"):
+            load_pretrained(folder)
 
     def test_missing_folder_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nothing does not exist.*pass a folder of weights"):
@@ -335,6 +376,33 @@ class TestRuns:
         assert loaded.pretrained_cfg["interpolation"] == "bicubic"
         save_pretrained(loaded, tmp_path / "net")
         assert torch.equal(logits(load_pretrained(tmp_path / "net")), logits(model))
+
+    @pytest.mark.parametrize(
+        "changes,words",
+        [
+            ({"model_options": {"pretrained": True}}, "model_options must be keywords of the network.*pretrained"),
+            ({"model_options": {"colour": 1}}, "model_options .*colour is a keyword of neither MSResNet nor .*'gac'"),
+            ({"model": "hf-hub:me/net"}, "model must be a network of gac_sj"),
+            ({"T": "2"}, "T must be an integer"),
+            ({"speed": 1}, "speed"),
+        ],
+    )
+    def test_settings_of_weights_are_checked(self, tmp_path, changes, words):
+        settings = json.dumps(Settings(model="gac_ms_resnet8_cifar").key() | changes)
+        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"settings": settings})
+        with pytest.raises(ValueError, match=words):
+            load_pretrained(tmp_path / "x.safetensors")
+
+    def test_weights_do_not_decide_where_is_read_and_written(self, tmp_path):
+        settings = Settings(model="gac_ms_resnet8_cifar", dataset="digits")
+        places = {"data_dir": "/", "output": "/", "wandb": "spy", "device": "cuda:7", "workers": 99}
+        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"settings": json.dumps(settings.key() | places)})
+        assert read_weights(tmp_path / "x.safetensors")[0] == settings
+
+    def test_pipe_is_refused_at_once(self, tmp_path):
+        os.mkfifo(tmp_path / "last.safetensors")
+        with pytest.raises(ValueError, match=r"last\.safetensors .*Not a regular file"):
+            read_weights(tmp_path / "last.safetensors")
 
     def test_other_safetensors_are_refused(self, tmp_path):
         save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")

@@ -131,6 +131,41 @@ class TestReading:
         write(tmp_path / name, [{key: text for key, text in each.items() if key != lacking} for each in rows])
         refused(capsys, report.main, [tmp_path], name, f"lacks columns: {lacking}")
 
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("accuracy_by_epoch", '{"1": "high"}'),
+            ("accuracy_by_epoch", "[50.0]"),
+            ("accuracy_by_epoch", '{"first": 50.0}'),
+            ("accuracy_by_epoch", "[" * 3000),
+            ("accuracy_by_steps", '{"1": 50.0}'),
+            ("accuracy_by_steps", "[true]"),
+            ("firing_rates", '{"lif": [0.1]}'),
+            ("energy_by_layer", '{"lif": [1]}'),
+            ("energy_by_layer", '{"lif": 1}'),
+            ("non_spiking_layers", "[3]"),
+            ("firing_rates_by_step", '{"lif": 0.1}'),
+            ("information_by_step", "[[1.0]]"),
+            ("model_options", '["gain"]'),
+        ],
+    )
+    def test_json_of_another_kind(self, name, text, tmp_path, capsys):
+        write(tmp_path / "results.csv", [row(analysed=2) | {name: text}])
+        refused(capsys, report.main, [tmp_path], "results.csv", name)
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("accuracy_by_epoch", '{"2": 50.0, "4": 50.0}'),
+            ("firing_rates_by_step", '{"lif": [0.1]}'),
+            ("firing_rates_by_step", '{"head": [0.1, 0.2]}'),
+            ("information_by_step", "[1.0]"),
+        ],
+    )
+    def test_lists_that_differ_between_seeds(self, name, text, tmp_path, capsys):
+        write(tmp_path / "results.csv", [row(analysed=2), row(seed=1, analysed=2) | {name: text}])
+        refused(capsys, report.main, [tmp_path], name, "make them again")
+
     def test_two_results_of_one_seed(self, tmp_path, capsys):
         for name, last in (("a", 60), ("b", 61)):
             write(tmp_path / name / "results.csv", [row(last=last)])

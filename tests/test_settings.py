@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import datetime
+import os
 import pickle
 import shlex
 
@@ -114,7 +116,18 @@ REFUSED = {
     "binary": ("--config binary.yaml", ["--config binary.yaml", "not YAML"]),
     "list": ("--config list.yaml", ["--config list.yaml", "name: value"]),
     "empty": ("--config empty.yaml", ["--config empty.yaml", "name: value"]),
-    "unknown_key": ("--config unknown.yaml", ["--config unknown.yaml", "3, learning_rate, lrs;"]),
+    "unknown_key": ("--config unknown.yaml", ["--config unknown.yaml", "learning_rate, lrs;"]),
+    "key_of_another_type": ("--config number.yaml", ["--config number.yaml", "key 3"]),
+    "linked_to_itself": ("--config link.yaml", ["--config link.yaml", "symbolic links"]),
+    "a_pipe": ("--config pipe.yaml", ["--config pipe.yaml", "regular file"]),
+    "a_set": ("--config set.yaml", ["--config set.yaml", "tag:yaml.org,2002:set"]),
+    "deep": ("--config deep.yaml", ["--config deep.yaml", "32 levels"]),
+    "anchors": ("--config anchors.yaml", ["--config anchors.yaml", "100,000 values"]),
+    "a_large_number": ("--config large.yaml", ["--config large.yaml", "64 bits"]),
+    "of_timm": (
+        "--model-options '{cache_dir: x, pretrained: true}'",
+        ["--model-options", "cache_dir, pretrained", "leave them out"],
+    ),
     "unknown_base": ("--config orphan.yaml", ["nowhere.yaml", "No such file"]),
     "own_base": ("--config own.yaml", ["own.yaml", "another base"]),
     "circle": ("--config circle1.yaml", ["another base"]),
@@ -158,7 +171,12 @@ def test_bad_input_is_refused_in_one_sentence(case, tmp_path, monkeypatch, capsy
         "broken": "lr: [1",
         "list": "- lr",
         "empty": "",
-        "unknown": "lrs: 1\nlr: 1\nlearning_rate: 2\n3: 4",
+        "unknown": "lrs: 1\nlr: 1\nlearning_rate: 2",
+        "number": "lr: 1\n3: 4",
+        "set": "model_options: !!set {a}",
+        "deep": f"model_options: {'[' * 3000}",
+        "anchors": "a0: &a0 x\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(30)),
+        "large": f"epochs: 1{'0' * 30}",
         "orphan": "base: nowhere.yaml",
         "own": "base: own.yaml",
         "circle1": "base: circle2.yaml",
@@ -169,6 +187,8 @@ def test_bad_input_is_refused_in_one_sentence(case, tmp_path, monkeypatch, capsy
     for name, text in files.items():
         write(tmp_path / f"{name}.yaml", text)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00lr")
+    (tmp_path / "link.yaml").symlink_to("link.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
     command, parts = REFUSED[case]
     assert train_script.main(shlex.split(command)) == 2
     output = capsys.readouterr()
@@ -267,3 +287,11 @@ def test_errors_survive_pickling():
         Settings(batch_size=0)
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value) and again.argument == "batch_size"
+
+
+@pytest.mark.parametrize("value", [{1, 2}, datetime.date(2024, 5, 1), b"x", torch.nn.ReLU(), {None: 1}, 2**70])
+def test_options_of_the_network_are_plain_values(value):
+    """They are written into YAML, rows and weights."""
+    with pytest.raises(UsageError, match=r"^model_options must be a mapping of plain values \(it has "):
+        Settings(model_options={"gain": value})
+    assert Settings(model_options={"channels": (4, 4, 4)}).dump()

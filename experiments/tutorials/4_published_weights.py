@@ -19,6 +19,7 @@ from timm.data.model_config import resolve_input_data_config
 from gac_sj.analysis import figures
 from gac_sj.checkpoint import load_reference_state_dict, read_reference, reference_names
 from gac_sj.data import DATASETS
+from gac_sj.data.image_files import read_image
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--weights", type=Path, metavar="PTH", help="the published file for CIFAR-100, T = 6")
@@ -56,7 +57,7 @@ if weights is None:
     print(f"No --weights: {weights} holds random numbers in the published layout. Its gate has learned nothing.")
 try:
     load_reference_state_dict(model, read_reference(weights))
-    photo = Image.open(args.image).convert("RGB") if args.image else Image.fromarray(load_sample_image("flower.jpg"))
+    photo = read_image(args.image, "RGB") if args.image else Image.fromarray(load_sample_image("flower.jpg"))
 except (ValueError, OSError) as error:
     parser.error(str(error))
 print(f"{weights}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")

@@ -13,9 +13,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.files import read_text
+from gac_sj._utils.reading import parse_yaml, require_plain
 
 __all__ = ["add_arguments", "check", "plain_type", "read_yaml", "setting"]
 
@@ -94,9 +94,14 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if expected is float and not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
             return float(value)  # YAML 1.1 reads 1e-3 as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif isinstance(value, expected) and (expected is bool) == isinstance(value, bool):
+        if expected is dict:
+            try:
+                require_plain(value)
+            except ValueError as error:
+                raise UsageError(f"must be a mapping of plain values ({error})", argument=name) from error
         return value
     raise UsageError(f"must be {_WORDS[expected]}, got {value!r}", argument=name)
 
@@ -118,14 +123,14 @@ def _read_yaml(path: Path, known: set[str], readers: tuple[Path, ...]) -> dict[s
     def refuse(problem: str, advice: str) -> UsageError:
         return UsageError(f"{path} {problem}", advice, argument="config")
 
-    if path.resolve() in readers:
-        raise refuse("is its own base", "name another base")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except OSError as error:
         raise refuse(f"cannot be read ({error.strerror})", "give a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise refuse(f"is not YAML ({' '.join(str(error).split())})", "correct it") from error
+    except ValueError as error:
+        raise refuse(f"is not YAML ({str(error).rstrip('.')})", "correct it") from error
+    if path.resolve() in readers:
+        raise refuse("is its own base", "name another base")
     if not isinstance(content, Mapping):
         raise refuse("has no settings", "write lines of name: value")
     settings = dict(content)
@@ -177,6 +182,6 @@ def _text(text: str) -> str | None:
 def _value(text: str) -> Any:
     """A value as YAML reads it, so that the command line and a file mean the same."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a YAML value ({first_sentence(error)})") from error
+        return parse_yaml(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a YAML value ({first_sentence(error)})") from error

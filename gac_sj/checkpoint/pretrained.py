@@ -8,7 +8,6 @@ the config.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.files import read_bytes, read_text
+from gac_sj._utils.reading import parse_json
+from gac_sj.checkpoint.config import problem
 from gac_sj.checkpoint.runs import load_network, read_weights
 from gac_sj.data import dataset_info
 from gac_sj.encoders import find_encoder, require_source
@@ -150,8 +152,8 @@ def load_pretrained(source: str | Path) -> nn.Module:
         model.load_state_dict(load(content))
     except SafetensorError as error:
         raise UsageError(f"{folder / WEIGHTS} is damaged ({first_sentence(error)})", "download it again") from error
-    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+    except Exception as error:  # the config may name any network of timm with any arguments
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UsageError(
             f"{folder} does not hold the network {config['architecture']!r} and its weights ({reason})"
         ) from error
@@ -177,15 +179,15 @@ def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
         UsageError: a file is missing or damaged.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        content = (folder / WEIGHTS).read_bytes()
+        config = parse_json(read_text(folder / CONFIG))
+        content = read_bytes(folder / WEIGHTS)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise UsageError(f"{folder} has no {missing}", f"pass a folder with {CONFIG} and {WEIGHTS}") from error
     except ValueError as error:
         raise UsageError(f"{folder / CONFIG} is damaged ({first_sentence(error)})", "download it again") from error
-    if not isinstance(config, dict) or "architecture" not in config:
-        raise UsageError(f"{folder / CONFIG} names no architecture", "pass a folder of save_pretrained or timm")
+    if found := problem(config):
+        raise UsageError(f"{folder / CONFIG} {found}", "pass a folder of save_pretrained or timm")
     # timm writes no checksum
     if config.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,28 +11,40 @@ import torch
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.files import read_bytes
 from gac_sj.encoders import REFERENCE_FORM
 from gac_sj.models import MSResNet
 
 __all__ = ["load_reference_state_dict", "read_reference", "reference_names"]
+
+#: Under what names a dict holds a state dict. timm also prefers the EMA.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "net")
 
 
 def read_reference(path: str | Path) -> dict[str, Tensor]:
     """Read a published ``.pth`` file without executing code.
 
     Args:
-        path: a file that ``torch.save`` wrote: a state dict, or a dict that holds one as "state_dict" or "model".
+        path: a file that ``torch.save`` wrote: a state dict, or a dict that holds one (:data:`WRAPPERS`).
 
     Raises:
         FileNotFoundError: no such file.
-        UsageError: truncated, or not a state dict.
+        OSError: it cannot be read.
+        UsageError: truncated, or not a state dict; what else it holds than tensors and plain values is named.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"The checkpoint {path} does not exist; pass the path of a .pth file.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_bytes(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"The checkpoint {path} does not exist; pass the path of a .pth file.") from error
+    try:
+        content = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
+        if refused := re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", str(error)):
+            raise UsageError(
+                f"The checkpoint {path} holds {refused[1]}, which is not read because it could run code",
+                "if you trust the file, load it with torch.load(..., weights_only=False) and save its state dict alone",
+            ) from error
         raise UsageError(
             f"The checkpoint {path} cannot be read ({type(error).__name__}): it is truncated, or not a file of plain "
             "tensors",
@@ -44,16 +57,21 @@ def read_reference(path: str | Path) -> dict[str, Tensor]:
 
 
 def _state_dict(content: object) -> dict[str, Tensor]:
-    """The names and tensors of a state dict, alone or inside a dict as "state_dict" or "model"; without ``module.``."""
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    """The names and tensors of a state dict, alone or inside dicts, without the prefixes of wrappers."""
+    for _ in range(2):  # a dict may contain itself
+        for key in WRAPPERS:
+            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UsageError("The checkpoint does not contain a state dict", "pass a dict of names and tensors")
-    plain = {re.sub(r"^(module\.)+", "", key): value for key, value in content.items()}
+    if unnamed := [key for key in content if not isinstance(key, str)]:
+        raise UsageError(f"The checkpoint has a tensor named {unnamed[0]!r}", "pass a dict of texts and tensors")
+    plain = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in content.items()}
     if len(plain) < len(content):
         raise UsageError(
-            "The checkpoint has the same names with and without the prefix 'module.'", "remove one of them"
+            "The checkpoint has the same names with and without the prefix 'module.' or '_orig_mod.'",
+            "remove one of them",
         )
     return plain
 
@@ -63,12 +81,12 @@ def load_reference_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]
     """Load the weights of the published GAC, MS-ResNet or Att-MS-ResNet code into an MS-ResNet of this package; strict.
 
     The published networks register many tensors under several names; one of them is enough, and all that are present
-    must agree. A ``module.`` prefix is ignored. If an error is raised, the model is unchanged.
+    must agree. Prefixes ``module.`` and ``_orig_mod.`` are ignored. If an error is raised, the model is unchanged.
 
     Args:
         model: an :class:`gac_sj.models.MSResNet` with the same shape; GAC with ``form="reference"``, which for any
             encoder gives neurons that fire only above the threshold, as the published ones do.
-        state_dict: maps names of the published code to tensors, alone or as "state_dict" or "model" inside a dict.
+        state_dict: maps names of the published code to tensors, alone or inside a dict (:data:`WRAPPERS`).
 
     Raises:
         UsageError: the model is not an MSResNet of this package, has other shortcuts, is spike-driven, or has GAC in

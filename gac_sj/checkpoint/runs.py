@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, cast
 
 import timm
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.files import read_bytes
+from gac_sj._utils.reading import parse_json
 from gac_sj.data import DatasetInfo
 from gac_sj.models.network import EncodedNetwork
 from gac_sj.training.settings import Settings
 
 __all__ = ["build_model", "fingerprint", "load_network", "read_weights"]
+
+#: Settings that weights do not decide: where and how a run is read, run and written.
+PLACES = {field.name for field in dataclasses.fields(Settings) if not field.metadata["key"]}
 
 
 def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
@@ -45,6 +51,10 @@ def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
             pretrained_cfg_overlay=statistics,
             **options,
         )
+    except UsageError as error:
+        if error.argument not in settings.model_options:
+            raise
+        raise UsageError(f"must fit {settings.model} ({str(error).rstrip('.')})", argument="model_options") from error
     except (TypeError, AssertionError, RuntimeError) as error:
         raise UsageError(
             f"must fit {settings.model}, got {settings.model_options} ({first_sentence(error)})",
@@ -64,12 +74,15 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
             registered.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if "settings" not in metadata:
-                raise ValueError("it has no settings")
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        return Settings(**json.loads(metadata["settings"])), weights
+        content = read_bytes(path)
+        weights = load(content)
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        if "settings" not in header.get("__metadata__", {}):
+            raise ValueError("it has no settings")
+        settings = parse_json(header["__metadata__"]["settings"])
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are not a mapping")
+        return Settings(**{name: value for name, value in settings.items() if name not in PLACES}), weights
     except UsageError as error:
         raise UsageError(f"{path} cannot be used: {str(error).rstrip('.')}") from error
     except (OSError, SafetensorError, TypeError, ValueError) as error:
@@ -87,7 +100,7 @@ def fingerprint(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return hashlib.sha256(read_bytes(path)).hexdigest()[:12]
 
 
 def load_network(settings: Settings, weights: dict[str, Tensor], info: DatasetInfo) -> EncodedNetwork:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.files import read_text
 from gac_sj.checkpoint import load_reference_state_dict, read_reference, save_pretrained
 from gac_sj.cli.networks import WEIGHTS, add_options, build, is_there, open_weights, options, parameters
 from gac_sj.data import DATASETS
@@ -55,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
     labels = None
     if args.labels:
         try:
-            labels = args.labels.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            labels = read_text(args.labels).splitlines()
+        except (OSError, ValueError) as error:
             raise UsageError(
                 f"{args.labels} cannot be read ({first_sentence(error)})", "pass a text file", argument="labels"
             ) from error

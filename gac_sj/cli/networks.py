@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import timm
 import torch
-import yaml
 from torch import nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.reading import parse_yaml
 from gac_sj.checkpoint import load_pretrained
 from gac_sj.encoders import list_encoders
 from gac_sj.models import MODULES
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.network import OF_TIMM, EncodedNetwork
 
 __all__ = [
     "WEIGHTS",
@@ -30,6 +30,8 @@ __all__ = [
     "parameters",
 ]
 
+#: Keywords of a network that are options of a command.
+OWN_OPTIONS = ("T", "num_classes", "encoder", "form")
 WEIGHTS = "a folder of gac-sj convert, hf-hub:NAME, or last.safetensors of a run"
 
 
@@ -56,21 +58,25 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
         args: of a command with :func:`add_options`.
 
     Raises:
-        UsageError: ``--options`` is not a mapping, or asks for weights.
+        UsageError: ``--options`` is not a mapping, or has what is an option of its own or timm's, such as weights.
     """
-    given = {
-        name: value for name in ("T", "num_classes", "encoder", "form") if (value := getattr(args, name)) is not None
-    }
+    given = {name: value for name in OWN_OPTIONS if (value := getattr(args, name)) is not None}
     try:
-        further = yaml.safe_load(args.options or "{}")
-    except yaml.YAMLError:
+        further = parse_yaml(args.options or "{}")
+    except ValueError:
         further = None
-    if not isinstance(further, dict) or not all(isinstance(name, str) for name in further):
+    if not isinstance(further, dict):
         raise UsageError(
             f"must be keywords as YAML, such as '{{drop_rate: 0.1}}', got {args.options!r}", argument="options"
         )
-    if weights := further.keys() & {"pretrained", "checkpoint_path"}:
-        raise UsageError(f"has {', '.join(sorted(weights))}", f"for weights, pass {WEIGHTS}", argument="options")
+    if own := sorted(further.keys() & OWN_OPTIONS):
+        raise UsageError(f"has {own[0]}, which is an option of its own", "give it there", argument="options")
+    if of_timm := sorted(further.keys() & OF_TIMM):
+        raise UsageError(
+            f"has {', '.join(of_timm)}, of timm's builder, not of the network",
+            f"leave it out; for weights, pass {WEIGHTS}",
+            argument="options",
+        )
     return further | given
 
 
@@ -94,8 +100,10 @@ def build(name: str, **keywords: Any) -> EncodedNetwork:
     torch.manual_seed(0)
     try:
         return cast(EncodedNetwork, timm.create_model(name, **keywords))
-    except UsageError:
-        raise
+    except UsageError as error:
+        if error.argument is None or error.argument in OWN_OPTIONS:
+            raise
+        raise UsageError(f"{name} cannot be built: {str(error).rstrip('.')}") from error
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
         raise UsageError(f"{name} cannot be built with {given}: {first_sentence(error)}") from error

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.cli.networks import WEIGHTS, open_weights
+from gac_sj.data.image_files import read_image
 from gac_sj.models.network import EncodedNetwork
 
 
@@ -62,8 +63,7 @@ def evidence(steps: Tensor) -> Tensor:
 
 def _read(path: Path, mode: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return image.convert(mode)
+        return read_image(path, mode)
     except FileNotFoundError as error:
         raise UsageError(f"The image {path} does not exist", "pass the path of an image file") from error
     except Exception as error:  # PIL raises many classes for broken files
@@ -72,10 +72,12 @@ def _read(path: Path, mode: str) -> Image.Image:
 
 def _table(path: Path, probabilities: Tensor, model: EncodedNetwork) -> Iterator[str]:
     T, classes = probabilities.shape
-    names = model.pretrained_cfg.get("label_names") or range(classes)
+    given = model.pretrained_cfg.get("label_names") or {}
+    names = {int(label): name for label, name in (given.items() if isinstance(given, dict) else enumerate(given))}
+    names = {label: str(names.get(label, label)) for label in range(classes)}
     best = probabilities[-1].topk(min(5, classes)).indices.tolist()
-    width = max(len("class"), *(len(str(names[label])) for label in best))
+    width = max(len("class"), *(len(names[label]) for label in best))
     yield f"{path}: {names[best[0]]}"
     yield f"  {'class':{width}}  " + "  ".join(f"{f't={t}':>5}" for t in range(1, T + 1))
     for label in best:
-        yield f"  {names[label]!s:{width}}  " + "  ".join(f"{100 * p:5.1f}" for p in probabilities[:, label].tolist())
+        yield f"  {names[label]:{width}}  " + "  ".join(f"{100 * p:5.1f}" for p in probabilities[:, label].tolist())

@@ -115,7 +115,11 @@ class DataSet(Dataset[tuple[Any, int]]):
         if self.files:
             for file in self.files:
                 path = Path(file)
-                digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+                try:
+                    size = str(path.stat().st_size)
+                except OSError:  # such as a link to itself; reading the item says so
+                    size = "unreadable"
+                digest.update(f"{path.parent.name}/{path.name} {size}\n".encode(errors="surrogateescape"))
         elif isinstance(data := getattr(self.source, "data", None), np.ndarray):
             digest.update(data.tobytes())
         return digest.hexdigest()[:12]

@@ -17,6 +17,7 @@ from torchvision.datasets import FakeData
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.data.datasets import DataSet
+from gac_sj.data.image_files import ImageFiles, find_images
 from gac_sj.data.info import DatasetInfo
 
 __all__ = ["IMAGE_FOLDER", "generate_images", "read_cifar", "read_digits", "read_image_folder", "read_synthetic"]
@@ -145,7 +146,7 @@ def _torchvision(name: str, folder: Path, split: str, download: bool) -> Any:
 
 
 def read_image_folder(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
-    """An image folder with a subfolder for each class.
+    """An image folder with a subfolder for each class; :mod:`gac_sj.data.image_files` says how images are read.
 
     Args:
         info: the record of the data set.
@@ -154,22 +155,24 @@ def read_image_folder(info: DatasetInfo, folder: Path | None, T: int, download: 
         download: not used.
 
     Raises:
-        UsageError: the folder is incomplete, or its two parts have other classes.
+        UsageError: the folder is incomplete, its two parts have other classes, or it links to a folder around it.
+        OSError: a folder in it cannot be read.
     """
     assert folder is not None
     tests = [folder / name for name in _TEST_FOLDERS]
     sets = []
     for path in (folder / "train", next((test for test in tests if test.is_dir()), tests[0])):
-        try:
-            # torchvision's, because timm's own folder replaces unreadable images by their neighbours
-            part = create_dataset("torch/image_folder", root=str(path), split="", search_split=False)
-        except (FileNotFoundError, NotADirectoryError) as error:
+        classes = find_images(path) if path.is_dir() else {}
+        if not all(classes.values()) or not classes:
+            empty = ", ".join(name for name, files in classes.items() if not files)
             raise UsageError(
-                f"The image folder {folder} is not complete ({first_sentence(error)})",
+                f"The image folder {folder} is not complete (no images in {path}{empty and ': '}{empty})",
                 f"it needs {IMAGE_FOLDER} with at least one image in each class",
-            ) from error
-        files = tuple(path for path, _ in part.samples)
-        sets.append(DataSet(part, tuple(part.targets), tuple(part.classes), info, files))
+            )
+        files = tuple(file for files in classes.values() for file in files)
+        labels = tuple(label for label, files in enumerate(classes.values()) for _ in files)
+        images = ImageFiles(files, labels, "L" if info.channels == 1 else "RGB")
+        sets.append(DataSet(images, labels, tuple(classes), info, files))
     train, test = sets
     if train.classes != test.classes:
         differing = ", ".join(sorted(set(train.classes) ^ set(test.classes))[:5])

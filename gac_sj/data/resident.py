@@ -13,6 +13,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import derive_seed
 from gac_sj.data.augmentation import Augmentation
 from gac_sj.data.datasets import DataSet
+from gac_sj.data.image_files import convert
 from gac_sj.data.sampler import EpochSampler
 
 __all__ = ["ResidentEvaluationLoader", "ResidentTrainingLoader", "read_images"]
@@ -41,7 +42,7 @@ def read_images(dataset: DataSet, size: tuple[int, int]) -> tuple[Tensor, Tensor
     fit = v2.Compose([v2.PILToTensor(), v2.Resize(min(size), antialias=True), v2.CenterCrop(size)])
     mode = "L" if dataset.channels == 1 else "RGB"
     images, labels = zip(*(dataset[item] for item in range(len(dataset))))
-    return torch.stack([fit(image.convert(mode)) for image in images]), torch.tensor(labels)
+    return torch.stack([fit(convert(image, mode)) for image in images]), torch.tensor(labels)
 
 
 class _ResidentImages:

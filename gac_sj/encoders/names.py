@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.reading import parse_yaml
 from gac_sj.encoders.registry import encoder_info, find_encoder
 
 __all__ = ["encoder_label", "parse_encoder"]
@@ -36,9 +37,9 @@ def parse_encoder(text: str) -> tuple[str, str | None, dict[str, Any]]:
         keyword, equals, value = option.partition("=")
         if equals and keyword:
             try:
-                keywords[keyword] = yaml.safe_load(value)
+                keywords[keyword] = parse_yaml(value)
                 continue
-            except yaml.YAMLError:
+            except ValueError:
                 pass
         elif option in info.forms and form is None:
             form = option
@@ -73,8 +74,8 @@ def _as_yaml(value: Any) -> str:
     """A value as Python writes it, or as YAML does if YAML would read that as another one (None, 1e-05, "3")."""
     text = str(value)
     try:
-        if yaml.safe_load(text) == value:
+        if parse_yaml(text) == value:
             return text
-    except yaml.YAMLError:
+    except ValueError:
         pass
     return yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("...\n").rstrip()

@@ -98,6 +98,7 @@ class MASNN(EncodedNetwork):
         self.num_features = channels[-1]
         self.head_hidden_size = positive("hidden", hidden)
         self.encoder, make_neuron = build_encoder(
+            type(self),
             encoder,
             form,
             neuron,

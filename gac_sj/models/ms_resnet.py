@@ -64,8 +64,7 @@ class MSResNet(EncodedNetwork):
         UsageError: an unknown encoder, stem, preset, downsampling or attention; the form "reference" with the neuron
             "sigmoid", which fires at the threshold; ``spike_driven`` with attention, which does not receive spikes; a
             number out of its range; ``blocks``, ``channels`` and ``strides`` of different lengths; on the call, an
-            input of another shape.
-        TypeError: a keyword that the encoder does not have.
+            input of another shape; a keyword that neither the network nor its encoder has.
     """
 
     downsample, spike_driven, drop_rate = fixed("downsample"), fixed("spike_driven"), fixed("drop_rate")
@@ -114,6 +113,7 @@ class MSResNet(EncodedNetwork):
         self.drop_rate = drop_rate
         self.num_features = self.head_hidden_size = channels[-1]
         self.encoder, make_neuron = build_encoder(
+            type(self),
             encoder,
             form,
             neuron,

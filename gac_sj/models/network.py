@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any, TypeVar
 
+import timm
 import torch
 from spikingjelly.activation_based import base
 from timm.models import build_model_with_cfg
@@ -16,16 +18,25 @@ from torch.utils.checkpoint import checkpoint
 
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.fixed import fixed
-from gac_sj.encoders import BASELINE_ENCODER, DEFAULT_ENCODER, REFERENCE_FORM, create_encoder, encoder_info
+from gac_sj.encoders import (
+    BASELINE_ENCODER,
+    DEFAULT_ENCODER,
+    REFERENCE_FORM,
+    EncoderInfo,
+    create_encoder,
+    encoder_info,
+)
 from gac_sj.encoders.base import Encoder
 from gac_sj.models.spike_bytes import spikes_as_bytes
 from gac_sj.models.threads import one_at_a_time
 from gac_sj.nn.neuron import LIFNode, lif_preset, outputs_spikes, reset_states
 
-__all__ = ["EncodedNetwork", "SpikingBlock", "bare_name", "build_encoder", "create", "default_encoder"]
+__all__ = ["OF_TIMM", "EncodedNetwork", "SpikingBlock", "bare_name", "build_encoder", "create", "default_encoder"]
 
-#: Keywords of timm's builder, not of a network.
-OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
+#: Keywords of timm's builders, not of a network: they open files and addresses, or wrap the network.
+OF_TIMM = frozenset({*signature(timm.create_model).parameters, *signature(build_model_with_cfg).parameters}) | {
+    *("pruned", "features_only", "out_indices", "feature_cls"),  # in no signature
+}
 
 
 _Network = TypeVar("_Network", bound="EncodedNetwork")
@@ -162,22 +173,24 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
 
 
 def build_encoder(
-    name: str, form: str | None, neuron: str, options: dict[str, Any], **shape: Any
+    network: type[nn.Module], name: str, form: str | None, neuron: str, options: dict[str, Any], **shape: Any
 ) -> tuple[Encoder, Callable[[], LIFNode]]:
     """Build a network's encoder, and the function that builds the network's neurons.
 
     Args:
+        network: its class, for the message about an unknown keyword.
         name: one of :func:`gac_sj.list_encoders`.
         form: of the encoder; "reference" makes all neurons of the network strict, behind any encoder.
         neuron: name of the neuron preset, for the encoder as well.
-        options: further keywords of the encoder.
+        options: further keywords of the encoder: all that the network does not have.
         shape: T, in_channels, channels and stem of the encoder.
 
     Raises:
-        UsageError: an unknown encoder or preset, or a form that does not belong to them.
+        UsageError: an unknown encoder or preset, a form that does not belong to them, or an unknown keyword.
     """
     info = encoder_info(name)
     options = dict(options)
+    _check_keywords(network, info, options, {*shape, "step_mode"})
     if info.forms:
         if form is not None:
             options["form"] = form
@@ -192,6 +205,22 @@ def build_encoder(
     elif info.neuron == "required":
         options["neuron"] = make_neuron()
     return create_encoder(name, **shape, **options), make_neuron
+
+
+def _check_keywords(network: type[nn.Module], info: EncoderInfo, options: Iterable[str], decided: set[str]) -> None:
+    """Raise UsageError for options that the encoder does not have, or that the network decides."""
+    parameters = signature(info.cls).parameters.values()
+    names = {each.name for each in parameters if each.kind is not Parameter.VAR_KEYWORD}
+    takes_any = len(names) < len(parameters)
+    for option in options:
+        if option in decided or not (takes_any or option in names):
+            own = [name for name in signature(network).parameters if name != "encoder_options"]
+            raise UsageError(
+                f"is a keyword of neither {network.__name__} nor its encoder {info.name!r}",
+                argument=option,
+                options=[*own, *sorted(names.difference(decided, own))],
+                given=option,
+            )
 
 
 #: The names of networks whose default encoder is DEFAULT_ENCODER begin with it.

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from math import isfinite
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from gac_sj._utils.configuration import plain_type
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.reading import parse_json
 
 __all__ = ["ColumnInfo", "Schema", "as_row", "column", "columns_of", "parse", "text_of"]
 
@@ -174,13 +175,27 @@ def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
             if isfinite(found := kind(text)):
                 return found
             raise ValueError
-        if isinstance(found := json.loads(text), kind):
+        hints = get_args(about.hint) if optional else (about.hint,)
+        if _fits(found := parse_json(text), next(hint for hint in hints if get_origin(hint) is kind)):
             return found
     except (ValueError, KeyError):
         pass
     raise UsageError(
         f"{path or 'A row'} has {text[:40]!r} as {about.name}, which must be {_TYPES[kind]}", "fix it or move it away"
     )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the type of a hint, everything in it included; a tuple is a list of fixed length."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(item, inner[1]) for item in value.values())
+    if kind in (list, tuple):
+        hints = inner if kind is tuple else inner * len(value) if isinstance(value, list) else ()
+        return isinstance(value, list) and len(value) == len(hints) and all(map(_fits, value, hints))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return kind is Any or isinstance(value, kind)
 
 
 def _listed(names: list[str]) -> str:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.plotting import COLOURS, LINES, MARKERS, WIDTH, one_line, print_style
 from gac_sj.analysis import figures as network_figures
 from gac_sj.encoders import list_encoders
@@ -74,6 +75,8 @@ def learning_curves(groups: Groups) -> Figure:
     for name, runs in groups.items():
         curves = [run.measured.accuracy_by_epoch for run in runs]
         epochs = sorted(set.intersection(*map(set, curves)), key=int)
+        if not epochs:
+            raise UsageError(f"Rows of {name} have no epoch in common in accuracy_by_epoch", "make them again")
         by_epoch = {int(epoch): [curve[epoch] for curve in curves] for epoch in epochs}
         _mean_and_range(axes, by_epoch, **styles[name])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -139,6 +142,10 @@ def firing_rates_by_step(groups: Groups) -> Figure:
     panels = {}
     for name, runs in groups.items():
         rates = [run.value("firing_rates_by_step") for run in runs]
+        if len({frozenset((layer, len(steps)) for layer, steps in each.items()) for each in rates}) > 1:
+            raise UsageError(
+                f"Rows of {name} have different layers or numbers of steps in firing_rates_by_step", "make them again"
+            )
         panels[name] = {layer: np.mean([seed[layer] for seed in rates], 0) for layer in rates[0]}
     return network_figures.firing_rates_by_step(panels)
 

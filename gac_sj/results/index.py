@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.files import read_text
+from gac_sj._utils.reading import parse_yaml
 from gac_sj.results.load import Results, load
 
 __all__ = ["Block", "Index", "read_index"]
@@ -97,9 +97,9 @@ def read_index(path: Path) -> Index:
         UsageError: it cannot be read, or an entry is missing, unknown or of another form.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"The index {path} cannot be read ({' '.join(str(error).split())})", "restore it") from error
+        content = parse_yaml(read_text(path))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The index {path} cannot be read ({str(error).rstrip('.')})", "restore it") from error
     if (
         not isinstance(content, dict)
         or content.keys() != _ENTRIES.keys()

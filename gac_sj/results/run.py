@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gac_sj._utils.errors import UsageError
 from gac_sj.encoders import encoder_label
 from gac_sj.models import bare_name
 from gac_sj.results.columns import columns_of, parse, text_of
@@ -95,6 +96,8 @@ class Run(Record):
         """
         settings = parse(row, (each for each in RUNS.columns if each.key), path)
         measured = Measured(**parse(row, columns_of(Measured), path))
+        if not all(epoch.isdecimal() for epoch in measured.accuracy_by_epoch):
+            raise UsageError(f"{path or 'A row'} has accuracy_by_epoch whose names are not numbers", "make it again")
         found = any(row[name] for name in ANALYSED_COLUMNS)
         return cls(settings, path, measured, Analysed(**parse(row, columns_of(Analysed), path)) if found else None)
 

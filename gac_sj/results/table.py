@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gac_sj._utils.errors import UsageError
 from gac_sj.results.columns import text_of
 from gac_sj.results.run import Record
 from gac_sj.results.schema import VOLATILE_COLUMNS
@@ -129,7 +130,11 @@ class Steps:
         found = [steps for record in records if (steps := record.value(self.name)) is not None]
         if not any(found):  # a single step has no change
             return Cell(MISSING)
-        means = [statistics.mean(step) / self.unit for step in zip(*found, strict=True)]
+        if len(set(map(len, found))) > 1:
+            raise UsageError(
+                f"Rows of equal settings have different numbers of steps in {self.name}", "make them again"
+            )
+        means = [statistics.mean(step) / self.unit for step in zip(*found)]
         return Cell(", ".join(f"{mean:.{self.digits}f}" for mean in means) + _count(found, records), means[-1])
 
 

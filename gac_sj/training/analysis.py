@@ -61,7 +61,7 @@ def analyse(model: EncodedNetwork, settings: Settings, data: Data, device: torch
             dense_macs=round(energy.total("dense_macs")),
             effective_macs=round(energy.total("effective_macs")),
             effective_acs=round(energy.total("effective_acs")),
-            energy_by_layer={layer.name: [round(layer.paper_pj), round(layer.complete_pj)] for layer in energy.layers},
+            energy_by_layer={layer.name: (round(layer.paper_pj), round(layer.complete_pj)) for layer in energy.layers},
             non_spiking_layers=non_spiking_layers(energy),
             firing_rates_by_step={name: _rounded(by_step) for name, by_step in rates.items()},
             time_to_repeat=_rounded(dynamics.time_to_repeat.mean()),

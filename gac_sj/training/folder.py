@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import yaml
-
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import locked, read_text
+from gac_sj._utils.reading import parse_yaml
 from gac_sj.results.schema import RUNS, as_text
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
@@ -80,8 +79,8 @@ def check_folder(folder: Path, settings: Settings) -> None:
     if not path.exists():
         return
     try:
-        before = Settings(**yaml.safe_load(read_text(path))).key()
-    except (yaml.YAMLError, TypeError, ValueError, OSError, RecursionError) as error:
+        before = Settings(**parse_yaml(read_text(path))).key()
+    except (TypeError, ValueError, OSError) as error:
         raise UsageError(
             f"has a damaged file {path} ({first_sentence(error)})",
             "move the folder away or name another output",

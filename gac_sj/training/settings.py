@@ -20,6 +20,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation
 from gac_sj.encoders import encoder_info, list_encoders, require_source
 from gac_sj.models import MODULES, default_encoder
+from gac_sj.models.network import OF_TIMM
 
 __all__ = ["Settings", "add_arguments", "from_args"]
 
@@ -132,8 +133,14 @@ class Settings(Augmentation):
                 "cannot be combined with color_jitter, which timm would ignore", "leave one out",
                 argument="auto_augment",
             )  # fmt: skip
-        if "form" in self.model_options:
-            raise UsageError("must not have form, which is a setting", "give it there", argument="model_options")
+        if of_timm := sorted(OF_TIMM & self.model_options.keys()):
+            raise UsageError(
+                f"must be keywords of the network, not of timm's builder, got {', '.join(of_timm)}",
+                "leave them out",
+                argument="model_options",
+            )
+        if own := sorted({"T", "encoder", "form"} & self.model_options.keys()):
+            raise UsageError(f"must not have {own[0]}, which is a setting", "give it there", argument="model_options")
         if self.loader == "resident":
             refused = [name for name in ("crop_fraction", "color_jitter", "auto_augment", "skip_corrupt")
                        if getattr(self, name)]  # fmt: skip
