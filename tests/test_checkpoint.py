@@ -160,12 +160,8 @@ def att_ms_resnet(**options):
 
 def att_ms_resnet_state_dict(model):
     """The names and shapes of the published code, whose channel and temporal attentions are 1x1x1 convolutions."""
-    return {
-        ms_resnet_names(key, stem=1, pooled=True): value[..., None, None, None]
-        if "ite.w" in key or "eze.w" in key
-        else value
-        for key, value in model.state_dict().items()
-    }
+    state = {ms_resnet_names(key, stem=1, pooled=True): value for key, value in model.state_dict().items()}
+    return {key: value[..., None, None, None] if "sharedMLP" in key else value for key, value in state.items()}
 
 
 def published_att_ms_resnet(weights, images, T):
