@@ -176,7 +176,7 @@ def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
             raise ValueError
         if isinstance(found := json.loads(text), kind):
             return found
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         pass
     raise UsageError(
         f"{path or 'A row'} has {text[:40]!r} as {about.name}, which must be {_TYPES[kind]}", "fix it or move it away"
