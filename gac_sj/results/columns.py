@@ -171,9 +171,7 @@ def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
         if kind is bool:
             return {"True": True, "False": False}[text]
         if kind in (int, float):
-            if isfinite(found := kind(text)):
-                return found
-            raise ValueError
+            return _finite(kind(text))
         if isinstance(found := json.loads(text), kind):
             return found
     except (ValueError, KeyError, OverflowError):
@@ -181,6 +179,12 @@ def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
     raise UsageError(
         f"{path or 'A row'} has {text[:40]!r} as {about.name}, which must be {_TYPES[kind]}", "fix it or move it away"
     )
+
+
+def _finite(number: float) -> float:
+    if not isfinite(number):
+        raise ValueError
+    return number
 
 
 def _listed(names: list[str]) -> str:
