@@ -160,6 +160,12 @@ def text_of(value: Any, missing: str = "None") -> str:
     return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
+def _finite(number: float) -> float:
+    if not isfinite(number):
+        raise ValueError
+    return number
+
+
 def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
     kind, optional = plain_type(about.hint)
     # the first spike of an encoder without spikes is nan
@@ -179,12 +185,6 @@ def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
     raise UsageError(
         f"{path or 'A row'} has {text[:40]!r} as {about.name}, which must be {_TYPES[kind]}", "fix it or move it away"
     )
-
-
-def _finite(number: float) -> float:
-    if not isfinite(number):
-        raise ValueError
-    return number
 
 
 def _listed(names: list[str]) -> str:
