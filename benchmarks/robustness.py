@@ -143,15 +143,15 @@ def epochs_done(summary: Path) -> int | None:
     """Number of epochs in the log of a run; None if it has none.
 
     Raises:
-        UsageError: the log is damaged.
-        OSError: it cannot be read.
+        UsageError: the log is damaged or cannot be read.
     """
     if not summary.exists():
         return None
     try:
         return max(int(row["epoch"]) for row in csv.DictReader(io.StringIO(read_text(summary), newline="")))
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UsageError(f"{summary} is damaged", "restore it, or remove it if the run is finished") from error
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "is damaged"
+        raise UsageError(f"{summary} {reason}", "restore it, or remove it if the run is finished") from error
 
 
 def read_pixels(settings: Settings, data: Data, model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -156,12 +156,13 @@ def write(drawn: Iterator[Drawn], folder: Path) -> None:
     Raises:
         UsageError: the folder cannot be written; see also what draws the figures.
     """
-    for name, figure, note in drawn:
+    for title, figure, note in drawn:
+        name = safe_name(title)
         if figure is None:
             print(f"{name} is left out: {note}.")
             continue
         try:
-            paths = figures.save(figure, folder / safe_name(name))
+            paths = figures.save(figure, folder / name)
         except OSError as error:
             raise UsageError(
                 f"{folder} cannot be written ({error})", "name another folder", argument="output"

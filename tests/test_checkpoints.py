@@ -77,6 +77,19 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_is_used(checkpoints, d
     assert str(path) in caplog.text
 
 
+def test_pipes_and_folders_in_the_place_of_checkpoints_are_skipped(checkpoints, caplog):
+    path = checkpoints.save(0, 1, state(1))
+    pipe, folder = (path.with_name(path.name.replace("step000000001", f"step00000000{step}")) for step in (2, 3))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert step_of(checkpoints.load()) == 1
+    assert str(pipe) in caplog.text and str(folder) in caplog.text
+    checkpoints.save(0, 2, state(2))
+    assert step_of(checkpoints.load()) == 2
+    assert folder.is_dir() and not pipe.exists()
+
+
 def test_a_damaged_one_does_not_count_among_those_that_are_kept(checkpoints):
     checkpoints.save(0, 50, state(50))
     damaged = [checkpoints.save(0, step, state(step)) for step in (51, 52)]

@@ -1,6 +1,7 @@
 """experiments/: the configs, the result that each asks for, the ledger, the comparison of two sets of runs."""
 
 import argparse
+import csv
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import compare
+import evaluate
 import ledger
 import pytest
 import torch
@@ -26,6 +28,7 @@ from gac_sj.results.store import Rows
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
+from gac_sj.training.evaluation import Evaluation
 from gac_sj.training.folder import run_key
 from gac_sj.training.settings import Settings, add_arguments, from_args
 
@@ -350,6 +353,18 @@ class TestCompare:
         if content is not None:
             path.write_text(content)
         refused(capsys, compare.main, [path.parent, f"{rows}:direct"], str(path.parent))
+
+
+def test_the_confusion_of_classes_with_any_names(tmp_path, capsys):
+    names = ("cat, black", 'the "dog"', "two\nlines", "folder_\udcff")
+    confusion = torch.arange(16).view(4, 4)
+    evaluate.write(tmp_path, Evaluation(0.5, 0.25, 1.0, torch.tensor([0.25]), confusion), names)
+    shown = [name.replace("\udcff", r"\udcff") for name in names]
+    with open(tmp_path / "confusion.csv", newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["", *shown]
+    assert rows == [[name, *map(str, row)] for name, row in zip(shown, confusion.tolist())]
+    assert list(json.loads((tmp_path / "evaluation.json").read_text())["top1_by_class"]) == list(names)
 
 
 def test_rows_have_the_settings_of_their_config():

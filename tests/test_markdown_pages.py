@@ -1,5 +1,6 @@
 """Markdown pages follow their rows: benchmarks/report.py --markdown."""
 
+import os
 import re
 import statistics
 from pathlib import Path
@@ -244,6 +245,17 @@ class TestMarkdown:
         if content is not None:
             (place / "results.yaml").write_text(content)
         self.refused(capsys, place, "results.yaml")
+
+    def test_a_pipe_in_the_place_of_a_page(self, place, capsys):
+        (place / "docs/PAGE.md").unlink()
+        os.mkfifo(place / "docs/PAGE.md")
+        self.refused(capsys, place, "docs/PAGE.md", "Not a regular file")
+
+    def test_pages_may_have_line_ends_of_windows(self, place):
+        path = place / "README.md"
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        assert self.run(place) == 0
+        assert "old 1.23" not in path.read_text(encoding="utf-8")
 
     def test_markers_inside_a_line_are_text(self, place):
         path = place / "README.md"

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 
 import evaluate
 import figures
@@ -183,6 +184,11 @@ class TestRefusals:
             patch.setattr("sys.dont_write_bytecode", True)
             refused(capsys, run_cifar.main, arguments, "--import", "bad.py", *words, folder=tmp_path)
         assert set(gac_sj.list_encoders()) - set(before) <= {"mine"}
+
+    def test_a_pipe(self, capsys, tmp_path):
+        os.mkfifo(tmp_path / "pipe.py")
+        arguments = ["--import", tmp_path / "pipe.py", *TINY, "--output", tmp_path / "out"]
+        refused(capsys, run_cifar.main, arguments, "--import", "pipe.py", "Not a regular file", folder=tmp_path)
 
     @pytest.mark.parametrize("place", ["absent.py", "no/such/file.py", "absent_module", "absent.module"])
     def test_what_does_not_exist(self, place, capsys, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """What all programs share: error messages, exit statuses, --import."""
 
 import argparse
+import io
+import os
 import subprocess
 import sys
 
@@ -39,6 +41,24 @@ def build_parser():
     return parser
 
 
+PIPES = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+
+
+def process(doing):
+    """The command of a program that does something as soon as its input ends."""
+    script = f"""
+import argparse, sys
+from gac_sj.cli.program import program
+@program(argparse.ArgumentParser)
+def main(args):
+    {doing}
+if sys.stdin:
+    sys.stdin.read()
+sys.exit(main([]))
+"""
+    return [sys.executable, "-W", "ignore", "-c", script]
+
+
 def build_parser_with_commands():
     parser = argparse.ArgumentParser(prog="tool")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -53,6 +73,18 @@ def raising(error, parser=build_parser, **options):
     @program(parser, **options)
     def main(args):
         raise error
+
+    return main
+
+
+def printing(text, flush=False, then=None):
+    """A program that prints, and raises an error if there is one."""
+
+    @program(build_parser)
+    def main(args):
+        print(text, flush=flush)
+        if then:
+            raise then
 
     return main
 
@@ -136,22 +168,74 @@ class TestExitStatus:
         assert raising(KeyboardInterrupt(), interrupted="run it again.")([]) == 130
         assert capsys.readouterr().err == "bench.py: interrupted.\nbench.py: run it again.\n"
 
-    def test_closed_pipe_ends_quietly_with_status_141(self):
-        script = """
-import argparse, sys
-from gac_sj.cli.program import program
-@program(argparse.ArgumentParser)
-def main(args):
-    sys.stdin.read()  # until the reader of the output is gone
-    print("unread " * 10000)
-sys.exit(main([]))
+    @pytest.mark.parametrize("text", ["unread", "unread " * 10000])
+    @pytest.mark.parametrize("flush", [True, False])
+    def test_an_output_that_nobody_reads_ends_quietly_with_status_141(self, text, flush, monkeypatch, capsys):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as output:
+            monkeypatch.setattr("sys.stdout", output)
+            assert printing(text, flush=flush)([]) == 141
+            assert printing("more", flush=True)([]) == 0, "what is left was dropped"
+        assert capsys.readouterr().err == ""
+
+    def test_help_that_nobody_reads(self, monkeypatch, capsys):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as output:
+            monkeypatch.setattr("sys.stdout", output)
+            assert printing("")(["--help"]) == 141
+        assert capsys.readouterr().err == ""
+
+    def test_an_error_is_told_although_nobody_reads_the_output(self, monkeypatch, capsys):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as output:
+            monkeypatch.setattr("sys.stdout", output)
+            assert printing("unread", then=ValueError("mine"))([]) == 141
+        assert capsys.readouterr().err == "bench.py: mine\n"
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="it needs a device that is always full")
+    @pytest.mark.parametrize("flush", [True, False])
+    def test_an_output_that_is_full_is_named(self, flush, monkeypatch, capsys):
+        with open("/dev/full", "w") as output:
+            monkeypatch.setattr("sys.stdout", output)
+            assert printing("lost", flush=flush)([]) == 2
+        message = "bench.py: the output cannot be written (No space left on device)\n"
+        assert capsys.readouterr().err == message
+
+    @pytest.mark.parametrize("encoding, expected", [("utf-8", "größe".encode()), ("ascii", rb"gr\xf6\xdfe")])
+    def test_what_the_output_cannot_encode_is_escaped(self, encoding, expected, monkeypatch, capsys):
+        output = io.TextIOWrapper(io.BytesIO(), encoding)
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", output)
+            assert printing("größe \udcff", then=ValueError("größe \udcff"))([]) == 2
+        assert output.buffer.getvalue() == expected + b" \\udcff\n"
+        assert capsys.readouterr().err == "bench.py: größe \\udcff\n"
+
+    @pytest.mark.medium
+    def test_a_process_whose_reader_is_gone(self):
+        with subprocess.Popen(process("print('unread ' * 10000)"), text=True, **PIPES) as found:
+            found.stdout.close()
+            found.stdin.close()
+            assert (found.stderr.read(), found.wait(timeout=120)) == ("", 141)
+
+    @pytest.mark.medium
+    def test_streams_that_are_closed_do_not_become_files(self, tmp_path):
+        """What is printed, also by libraries in C, must not go into the next files that are opened."""
+        doing = f"""
+    import os
+    for name in "abc":
+        with open({str(tmp_path)!r} + "/" + name, "w") as file:
+            file.write(name)
+            print("printed", flush=True)
+            print("told", file=sys.stderr, flush=True)
+            for number in (1, 2):
+                os.write(number, b"from C")
 """
-        command = [sys.executable, "-W", "ignore", "-c", script]
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen(command, text=True, **pipes) as process:
-            process.stdout.close()
-            process.stdin.close()
-            assert (process.stderr.read(), process.wait(timeout=120)) == ("", 141)
+        shell = ["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", *process(doing)]
+        assert subprocess.run(shell, timeout=120).returncode == 0
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: name for name in "abc"}
 
     @pytest.mark.parametrize("error", [ZeroDivisionError("mine"), TypeError("mine"), RuntimeError("mine")], ids=str)
     def test_programming_errors_are_not_hidden(self, error):

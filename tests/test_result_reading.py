@@ -101,6 +101,7 @@ class TestReading:
             ("word", ["'good'", "accuracy_last"]),
             ("none", ["''", "accuracy_last"]),
             ("inf", ["'inf'", "accuracy_last", "finite"]),
+            ("digits", ["'9999", "parameters", "an integer"]),
         ],
     )
     def test_other_files(self, content, words, tmp_path, capsys):
@@ -114,6 +115,8 @@ class TestReading:
             write(path, [row() | {"mood": "calm"}])
         elif content in ("word", "none", "inf"):
             write(path, [row(accuracy_last={"word": "good", "none": "", "inf": "inf"}[content])])
+        elif content == "digits":
+            write(path, [row(parameters="9" * 400)])
         elif content is not None:
             path.write_bytes(content)
         refused(capsys, report.main, [path.parent], str(path.parent), *words, folder=tmp_path)

@@ -399,6 +399,12 @@ class TestBadInput:
     def test_a_folder_without_weights(self, refused, trained, tmp_path):
         refused([trained, tmp_path], [], [str(tmp_path), "last.safetensors"])
 
+    @pytest.mark.parametrize("content", ["", "epoch\n", "top1\n4\n", "epoch\none\n", None])
+    def test_a_damaged_log(self, content, refused, trained, tmp_path):
+        (tmp_path / "last.safetensors").write_bytes(weights(trained, "direct").read_bytes())
+        os.mkfifo(tmp_path / "summary.csv") if content is None else (tmp_path / "summary.csv").write_text(content)
+        refused([tmp_path], [], ["summary.csv", "Not a regular file" if content is None else "is damaged"])
+
     def test_a_file_that_is_not_there(self, refused, tmp_path):
         refused([tmp_path / "last.safetensors"], [], [str(tmp_path / "last.safetensors"), "cannot be read"])
 

@@ -40,6 +40,7 @@ from gac_sj.training.engine import InterruptedRunError, Training
 from gac_sj.training.evaluation import evaluate
 from gac_sj.training.finite import NonFiniteLossError
 from gac_sj.training.losses import cross_entropy, tet
+from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -644,6 +645,18 @@ class TestOutputs:
         run(tmp_path)
         assert seen.count("summary.csv") == 2
         assert {"args.yaml", "last.safetensors", "best.safetensors"} < set(seen)
+
+    def test_a_full_disk_names_the_folder_of_tensorboard(self, tmp_path, monkeypatch):
+        pytest.importorskip("tensorboard")
+        outputs = RunOutputs(tmp_path, Settings(), 1)
+
+        def add_scalar(*arguments):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(outputs.tensorboard, "add_scalar", add_scalar)
+        with pytest.raises(OSError, match=r"No space left on device: '.*/tensorboard'"):
+            outputs.write_summary([{"epoch": 1, "top1": 1.0}])
+        outputs.close()
 
     def test_tensorboard_has_every_epoch_once_after_an_interruption_between_epochs(self, tmp_path):
         accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
 from gac_sj._utils.errors import ExitError, UsageError
+from gac_sj._utils.files import as_utf8
 from gac_sj.encoders import import_plugins
 
 __all__ = ["program"]
@@ -122,8 +123,9 @@ def _option(actions: Iterator[argparse.Action], argument: str) -> str:
 
 def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
     if message:
+        line = as_utf8(" ".join(message.split())).decode()  # other packages write several
         with suppress(OSError):  # nobody reads it
-            print(f"{parser.prog}: {' '.join(message.split())}", file=sys.stderr)  # other packages write several lines
+            print(f"{parser.prog}: {line}", file=sys.stderr)
     return status
 
 

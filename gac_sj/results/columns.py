@@ -161,6 +161,12 @@ def text_of(value: Any, missing: str = "None") -> str:
     return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
+def _finite(number: float) -> float:
+    if not isfinite(number):
+        raise ValueError
+    return number
+
+
 def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
     kind, optional = plain_type(about.hint)
     # the first spike of an encoder without spikes is nan
@@ -172,13 +178,11 @@ def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
         if kind is bool:
             return {"True": True, "False": False}[text]
         if kind in (int, float):
-            if isfinite(found := kind(text)):
-                return found
-            raise ValueError
+            return _finite(kind(text))
         hints = get_args(about.hint) if optional else (about.hint,)
         if _fits(found := parse_json(text), next(hint for hint in hints if get_origin(hint) is kind)):
             return found
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         pass
     raise UsageError(
         f"{path or 'A row'} has {text[:40]!r} as {about.name}, which must be {_TYPES[kind]}", "fix it or move it away"
