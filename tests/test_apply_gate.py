@@ -104,3 +104,16 @@ def test_a_compiled_training_step_equals_the_plain_one():
         results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
     for compiled, plain in zip(*results, strict=True):
         torch.testing.assert_close(compiled, plain)
+
+
+def test_transforms_and_batched_gradients():
+    tensors = torch.randn(3, 2, 4, 5, 6), torch.randn(3, 2, 1, 1, 1), torch.randn(2, 4, 5, 6)
+    sequence, temporal, spatial = (tensor.double().requires_grad_() for tensor in tensors)
+    product = gated(sequence, temporal, spatial, 2.0)
+    grads = torch.randn(2, *product.shape, dtype=torch.float64)
+    expected = [torch.autograd.grad(product, (sequence, temporal), grad, retain_graph=True) for grad in grads]
+    batched = torch.autograd.grad(product, (sequence, temporal), grads, is_grads_batched=True, retain_graph=True)
+    _, vjp = torch.func.vjp(lambda *inputs: gated(*inputs, spatial, 2.0), sequence.detach(), temporal.detach())
+    for found in (batched, torch.func.vmap(vjp)(grads)):
+        for ours, theirs in zip(found, zip(*expected)):
+            torch.testing.assert_close(ours, torch.stack(theirs))

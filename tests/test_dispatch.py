@@ -11,6 +11,7 @@ import torch
 from helpers.neuron_cases import CIFAR
 from spikingjelly.activation_based import functional, surrogate
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gac_sj import GatedAttentionCoding, LIFNode, Rectangle, Triangle
 from gac_sj.ops import cpp, cupy
@@ -237,3 +238,39 @@ def test_double_precision_stays_double():
 @pytest.mark.parametrize("device", ["mps", "meta", "xpu"])
 def test_other_devices_take_the_definition(device):
     assert choose("lif", tensor(device), Triangle()) == "torch"
+
+
+class Operators(TorchDispatchMode):
+    """Names of the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("build", [LIFNode, lambda: GatedAttentionCoding(T=2, channels=4)], ids=["neuron", "encoder"])
+def test_dispatch_modes_see_the_definition(build, monkeypatch):
+    module, x = build().eval(), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = module(x)
+        functional.reset_net(module)
+        with Operators() as seen:
+            torch.testing.assert_close(module(x), expected)
+        assert not any(name.startswith("gac_sj") for name in seen.names)
+        functional.reset_net(module)
+        monkeypatch.setenv("GAC_SJ_OPS", "cpp")  # an explicit request
+        with Operators() as seen:
+            module(x)
+        assert any(name.startswith("gac_sj") for name in seen.names)
+
+
+def test_a_changed_surrogate_is_refused_by_an_explicit_request():
+    function = Triangle()
+    function.register_forward_hook(lambda *_: None)
+    assert choose("lif", tensor(), function) == "torch"
+    with pytest.raises(ValueError, match=r"^path .*Triangle has a hook"):
+        choose("lif", tensor(), function, "cpp")

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -476,3 +477,74 @@ class TestAttendedDirectCoding:
             create_encoder("temporal_wise", T=4, attention="gac")
         with pytest.raises(ValueError, match=r"^temporal_reduction .*0"):
             create_encoder("temporal_wise", T=4, temporal_reduction=0)
+
+
+@ALL
+@pytest.mark.parametrize("argument", ["T", "in_channels", "channels"])
+def test_arguments_are_fixed_at_construction(name, argument):
+    encoder = build(name)
+    before = getattr(encoder, argument)
+    with pytest.raises(ValueError, match=rf"^{argument} is fixed at {before} .*got 9.*build a new"):
+        setattr(encoder, argument, 9)
+    setattr(encoder, argument, before)  # nothing changes
+    assert encoder(images()).shape == (3, 2, 8, 6, 7)
+
+
+@pytest.mark.parametrize(
+    "build,arguments",
+    [
+        (
+            GatedAttentionCoding,
+            ("form", "output", "attention", "kernel_size", "depth", "temporal_reduction", "channel_reduction"),
+        ),
+        (gac_sj.MatchedDirectCoding, ("kernel_size", "depth", "channel_reduction")),
+        (lambda: gac_sj.GatedAttentionUnit(4, 8), ("attention",)),
+        (lambda: gac_sj.TemporalAttention(4), ("T",)),
+        (lambda: gac_sj.SpatialChannelAttention(8), ("kernel_size",)),
+    ],
+    ids=["gac", "direct_matched", "unit", "temporal", "spatial"],
+)
+def test_arguments_of_parts_are_fixed(build, arguments):
+    module = build()
+    for argument in arguments:
+        with pytest.raises(ValueError, match=f"^{argument} is fixed"):
+            setattr(module, argument, "other")
+    for duplicate in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert all(getattr(duplicate, argument) == getattr(module, argument) for argument in arguments)
+
+
+def test_the_gain_is_that_of_the_gate():
+    encoder = build("gac")
+    with pytest.raises(AttributeError):
+        encoder.gain = 1.0
+    encoder.gau.gain *= 2
+    assert encoder.gain == 4.0
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("form", ["low_threshold", "current"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_func(form, dtype):
+    """Against loops of torch.autograd: derivatives of pixels, and of the parameters for each image."""
+    encoder = build("gac", form=form).eval().to(dtype)
+    x = torch.rand(2, 3, 3, 4, dtype=dtype)
+    close = partial(torch.testing.assert_close, **(dict(rtol=1e-4, atol=1e-5) if dtype == torch.float32 else {}))
+    jacobian = torch.autograd.functional.jacobian(encoder, x)
+    assert jacobian.any()
+    for transformed in (
+        torch.func.jacrev(encoder)(x),
+        torch.func.jacfwd(encoder)(x),
+        torch.autograd.functional.jacobian(encoder, x, vectorize=True),
+    ):
+        close(transformed, jacobian)
+    close(torch.func.vmap(encoder)(x.unsqueeze(1)).squeeze(2).transpose(0, 1), encoder(x))
+
+    def loss(parameters, image):
+        return torch.func.functional_call(encoder, parameters, (image.unsqueeze(0),)).square().sum()
+
+    parameters = dict(encoder.named_parameters())
+    by_image = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for at, image in enumerate(x):
+        encoder.zero_grad()
+        encoder(image.unsqueeze(0)).square().sum().backward()
+        close({name: grad[at] for name, grad in by_image.items()}, {n: p.grad for n, p in parameters.items()})

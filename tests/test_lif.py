@@ -321,9 +321,12 @@ def assert_same_as_default(x, surrogate):
 
 
 def test_forward_mode_derivatives_are_no_silent_zeros():
-    x = current(3, 8)
-    with pytest.raises(NotImplementedError):  # as the surrogate functions themselves
-        torch.func.jvp(lambda x: lif(x, CIFAR, Triangle())[0], (x,), (torch.ones_like(x),))
+    x, t = current(3, 8), torch.randn(3, 8)
+    spikes, tangent = torch.func.jvp(lambda x: lif(x, CIFAR, Triangle())[0], (x,), (t,))
+    assert torch.equal(spikes, lif(x, CIFAR, Triangle())[0])
+    jacobian = torch.autograd.functional.jacobian(lambda x: lif(x, CIFAR, Triangle())[0], x)
+    torch.testing.assert_close(tangent, torch.einsum("abij,ij->ab", jacobian, t))
+    assert tangent.any()
     with pytest.raises(ValueError, match="need the definition"):
         torch.func.grad(lambda x: lif(x, CIFAR, Triangle(), path="cpp")[0].sum())(x)
 
@@ -358,3 +361,10 @@ def test_half_precision_by_hand_is_that_of_the_compiler(monkeypatch):
         assert torch.equal(mine.nan_to_num(7.0), expected.nan_to_num(7.0))
     subnormal = theirs[2].abs()
     assert ((subnormal > 0) & (subnormal < 2.0**-14)).sum() > 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
+def test_a_potential_in_half_precision_is_promoted_first(dtype, x_dtype):
+    neuron = CIFAR._replace(tau=1.7)
+    assert_same(current(3, 200, dtype=x_dtype), current(200, dtype=dtype), neuron, grads=(current(3, 200), None, None))

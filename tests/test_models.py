@@ -2,7 +2,13 @@
 
 import copy
 import io
+import multiprocessing
+import os
 import pickle
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -446,3 +452,101 @@ def test_values_other_than_spikes_are_not_kept_as_bytes():
         network(x).square().sum().backward()
         grads.append([p.grad for p in network.parameters()])
     assert all(map(torch.equal, *grads))
+
+
+@pytest.mark.parametrize(
+    "name,arguments",
+    [("gac_ms_resnet8_cifar", ("T", "downsample", "spike_driven", "drop_rate")), ("ma_snn", ("T", "img_size"))],
+)
+def test_arguments_are_fixed_at_construction(name, arguments):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    for argument in arguments:
+        before = getattr(model, argument)
+        with pytest.raises(ValueError, match=rf"^{argument} is fixed .*build a new (MSResNet|MASNN)"):
+            setattr(model, argument, 9)
+        assert getattr(model, argument) == before
+
+
+class TestThreads:
+    """Several threads share a network; their calls wait for each other."""
+
+    @staticmethod
+    def wrong(call, model, threads=4, calls=12):
+        inputs = [torch.randn(2, 3, 32, 32) for _ in range(8)]
+        with torch.no_grad():
+            expected = [call(model, x) for x in inputs]
+        assert not torch.equal(*expected[:2])
+
+        def work(at):
+            with torch.no_grad():
+                return not torch.equal(call(model, inputs[at % 8]), expected[at % 8])
+
+        with ThreadPoolExecutor(threads) as pool:
+            return sum(pool.map(work, range(threads * calls)))
+
+    @staticmethod
+    def hold(model):
+        """Keep calls of a network inside it: an event when one is there, one that lets them go, and the hook."""
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold(*_):
+            entered.set()
+            assert leave.wait(60)
+
+        return entered, leave, model.lif.register_forward_hook(hold)
+
+    @pytest.mark.medium
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda model, x: model(x),
+            lambda model, x: model.forward_sequence(x),
+            lambda model, x: model.forward_features(x),
+        ],
+        ids=["forward", "sequence", "features"],
+    )
+    def test_nothing_is_wrong(self, call):
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            assert self.wrong(call, small().eval()) == 0
+        finally:
+            sys.setswitchinterval(interval)
+
+    def test_copies_wait_only_for_themselves(self):
+        model = small().eval()
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        entered, leave, _ = self.hold(model)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(model, images())
+            assert entered.wait(60)
+            for other in copies:
+                other(images())
+            encoded = []
+            model.encoder.register_forward_hook(lambda *_: encoded.append(1))
+            second = pool.submit(model.forward_sequence, images())
+            time.sleep(0.3)
+            assert not encoded
+            leave.set()
+            assert first.result(60).shape == (2, 10) and second.result(60).shape == (4, 2, 10)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads
+    def test_a_forked_process_does_not_wait_for_a_thread_it_does_not_have(self):
+        model = small().eval()
+        entered, leave, hook = self.hold(model)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(model, images())
+            assert entered.wait(60)
+            hook.remove()
+            child = multiprocessing.get_context("fork").Process(
+                target=lambda: model.forward_head(torch.ones(4, 1, 64, 2, 2))
+            )
+            child.start()
+            child.join(60)
+            alive = child.is_alive()
+            child.kill()
+            leave.set()
+            first.result(60)
+        assert not alive

@@ -24,6 +24,7 @@ LAYERS = {
     "unequal_images": ((4, 1), (), {"eps": 0.1}),
     "unequal_sequence": ((1, 3), (T,), {}),
     "no_sample_on_one": ((3, 0), (), {}),
+    "no_sample": ((0, 0), (T,), {}),
     "cumulative": ((2, 1), (), {"momentum": None}),
     "no_affine": ((2, 1), (T,), {"affine": False, "momentum": 0.3}),
     "untracked": ((2, 1), (), {"track_running_stats": False}),

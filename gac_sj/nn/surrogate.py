@@ -90,8 +90,8 @@ def _step(plain: type[_Step], with_jvp: type[_Step]) -> type[_Step]:
     if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
         # torch runs the rule without the outer tangent: the second derivative would lack a part
         raise NotImplementedError(
-            "Surrogate functions have no forward-mode derivative of a forward-mode derivative; use reverse mode for one "
-            "of the two, as torch.func.hessian does."
+            "Surrogate functions have no forward-mode derivative of a forward-mode derivative; use reverse mode for "
+            "one of the two, as torch.func.hessian does."
         )
     return with_jvp
 
