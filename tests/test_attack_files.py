@@ -25,7 +25,7 @@ from gac_sj.checkpoint.runs import build_model
 from gac_sj.cli import main as command_line
 from gac_sj.data import dataset_info
 from gac_sj.results import Run
-from gac_sj.training.outputs import check_folder
+from gac_sj.training.folder import check_folder
 from gac_sj.training.settings import Settings
 
 pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("quick")]

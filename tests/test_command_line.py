@@ -250,12 +250,12 @@ class TestConvert:
         assert loaded.pretrained_cfg["label_names"] == ["a", "b", "c", "d"]
 
     def test_published_att_ms_resnet_is_converted(self, command, tmp_path):
-        options = dict(channels=[8, 8, 8, 8], stem_channels=8, num_classes=4)
-        model = timm.create_model("att_ms_resnet18", form="reference", **options)
+        options = dict(channels=[8, 8, 8, 8], stem_channels=8)
+        model = timm.create_model("att_ms_resnet18", form="reference", num_classes=4, **options)
         state = {reference_names(name)[-1]: value for name, value in model.state_dict().items()}
         state = {name: value[..., None, None, None] if ".ca." in name else value for name, value in state.items()}
         torch.save(state, tmp_path / "published.pth")
-        given = ["--model", "att_ms_resnet18", "--options", str(options)]
+        given = ["--model", "att_ms_resnet18", "--num-classes", 4, "--options", str(options)]
         command("convert", tmp_path / "published.pth", tmp_path / "net", *given)
         loaded = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()
         x = torch.randn(2, 3, 64, 64)

@@ -8,7 +8,7 @@ from typing import Any
 
 from timm.data.transforms import str_to_interp_mode
 
-from gac_sj.models.network import OF_TIMM
+from gac_sj.models.builder import OF_TIMM
 
 __all__ = ["problem"]
 

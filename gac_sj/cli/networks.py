@@ -15,7 +15,8 @@ from gac_sj._utils.reading import parse_yaml
 from gac_sj.checkpoint import load_pretrained
 from gac_sj.encoders import list_encoders
 from gac_sj.models import MODULES
-from gac_sj.models.network import OF_TIMM, EncodedNetwork
+from gac_sj.models.builder import OF_TIMM
+from gac_sj.models.network import EncodedNetwork
 
 __all__ = [
     "WEIGHTS",

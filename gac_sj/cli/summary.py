@@ -18,7 +18,7 @@ import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile
 
 from gac_sj._utils.validation import positive
 from gac_sj.analysis import Energy, firing_rates, measure_energy, summarize
@@ -55,13 +55,14 @@ def run(args: argparse.Namespace) -> None:
     summary = summarize(model, images)
     with firing_rates(model) as rates:
         model(images)
-    with _Launches() as launches:  # apart: a watched neuron is not fused
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:  # apart: a watched neuron is not fused
         model(images)
+    launched = {event.name for event in profiler.events()}
     energy = measure_energy(model, [images])
     print(replace(summary, name=args.network, firing_rates=rates))
     print()
     print("\n".join(_costs(energy, model.T)))
-    print("\n".join(_operators(model, images, launches.names)))
+    print("\n".join(_operators(model, images, launched)))
     statistics = "" if trained else "; untrained, with their BatchNorm statistics"
     print(f"firing rates and energy: of {generated}, not of a data set{statistics}")
     if args.layers:
@@ -93,24 +94,11 @@ def _costs(energy: Energy, T: int) -> Iterator[str]:
     )
 
 
-class _Launches(TorchDispatchMode):
-    """Context that records the names of this package's operators that run in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        if function.namespace == "gac_sj":
-            self.names.add(function.name().removeprefix("gac_sj::"))
-        return function(*arguments, **(keywords or {}))
-
-
 def _operators(model: EncodedNetwork, images: Tensor, launched: set[str]) -> Iterator[str]:
     """Where neurons run, as :mod:`gac_sj.ops.dispatch` decides for the device of the images."""
     nodes = {name: module for name, module in model.named_modules() if isinstance(module, neuron.BaseNode)}
     yield f"operators on {images.device.type}:"
-    if "gated_lif" in launched:
+    if "gac_sj::gated_lif" in launched:
         node = nodes.pop("encoder.neuron")
         path = choose("gated_lif", images, node.surrogate_function, steps=model.T)
         yield f"  gated_lif: fused, the encoder's neuron and gate in one kernel (path {path})"

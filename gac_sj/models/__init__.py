@@ -1,10 +1,10 @@
 """Networks, registered with timm when this package is imported."""
 
 from gac_sj.models import att_ms_resnet
+from gac_sj.models.builder import bare_name, default_encoder
 from gac_sj.models.ma_snn import MASNN
 from gac_sj.models.ms_block import MSBlock
 from gac_sj.models.ms_resnet import MSResNet
-from gac_sj.models.network import bare_name, default_encoder
 
 __all__ = ["MASNN", "MODULES", "MSBlock", "MSResNet", "att_ms_resnet", "bare_name", "default_encoder"]
 

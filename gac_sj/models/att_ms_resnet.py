@@ -24,8 +24,8 @@ from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 
+from gac_sj.models.builder import create
 from gac_sj.models.ms_resnet import CIFAR8, CIFAR18, CIFAR_CFG, IMAGENET, MSResNet, cfg
-from gac_sj.models.network import create
 
 __all__ = []
 

@@ -15,7 +15,8 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import BASELINE_ENCODER, Encoder
-from gac_sj.models.network import EncodedNetwork, SpikingBlock, build_encoder, create
+from gac_sj.models.builder import build_encoder, create
+from gac_sj.models.network import EncodedNetwork, SpikingBlock
 from gac_sj.models.threads import one_at_a_time
 from gac_sj.nn import membrane_attention
 from gac_sj.nn.neuron import LIFNode

@@ -19,9 +19,10 @@ from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import DEFAULT_ENCODER
 from gac_sj.encoders.stem import conv_bn
+from gac_sj.models.builder import build_encoder, create
 from gac_sj.models.init import init_weights
 from gac_sj.models.ms_block import MSBlock
-from gac_sj.models.network import EncodedNetwork, build_encoder, create
+from gac_sj.models.network import EncodedNetwork
 from gac_sj.models.threads import one_at_a_time
 from gac_sj.nn import membrane_attention
 

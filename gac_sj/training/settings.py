@@ -20,7 +20,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation
 from gac_sj.encoders import encoder_info, list_encoders, require_source
 from gac_sj.models import MODULES, default_encoder
-from gac_sj.models.network import OF_TIMM
+from gac_sj.models.builder import OF_TIMM
 
 __all__ = ["Settings", "add_arguments", "from_args"]
 
