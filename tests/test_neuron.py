@@ -8,7 +8,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import base, functional, layer, neuron, surrogate
 
-from gac_sj import LIFNode, Rectangle, Triangle, lif_preset
+from gac_sj import GatedAttentionCoding, LIFNode, Rectangle, Triangle, lif_preset
 from gac_sj.nn.neuron import is_neuron
 
 VARIANTS = [
@@ -393,3 +393,20 @@ class TestSpikingJellysCounters:
         _, spikes = self.count(counted, x)
         assert spikes.dtype == torch.bfloat16 and counted.v.dtype == torch.float32
         assert torch.equal(spikes, plain(x)) and torch.equal(counted.v, plain.v)
+
+
+@pytest.mark.parametrize(
+    "build", [LIFNode, lambda **options: GatedAttentionCoding(T=5, channels=3, neuron=LIFNode(**options))]
+)
+def test_the_gradient_of_a_learnable_reset_potential_does_not_jump_at_zero(build):
+    def gradient(reset):
+        torch.manual_seed(0)
+        module = build(tau=1.5, decay_input=False, surrogate_function=Triangle()).double()
+        module.get_submodule("" if isinstance(module, LIFNode) else "neuron").v_reset = reset
+        x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+        output = module(x.expand(5, *x.shape) if isinstance(module, LIFNode) else x)
+        return torch.autograd.grad((output * torch.randn_like(output)).sum(), reset)[0]
+
+    at, near = (gradient(torch.tensor(value, dtype=torch.float64, requires_grad=True)) for value in (0.0, 1e-12))
+    assert at != 0
+    torch.testing.assert_close(at, near)

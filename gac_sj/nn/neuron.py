@@ -169,7 +169,7 @@ class LIFNode(PlainMemories, neuron.LIFNode):
         if isinstance(self.v, Tensor):
             # a single number, or the potentials of this batch; those of another batch are dropped
             return self.v if self.v.dim() == 0 or self.v.shape == x.shape else None
-        if self.v == (self.v_reset or 0.0):
+        if not isinstance(self.v_reset, Tensor) and self.v == (self.v_reset or 0.0):  # a learnable one is no start
             return None
         return x.new_full(x.shape, self.v, dtype=torch.promote_types(x.dtype, torch.float32))
 

@@ -68,7 +68,7 @@ def charge(x: Tensor, v: Tensor | None, dynamics: LIFDynamics) -> Tensor:
         return rest + x / dynamics.tau if dynamics.decay_input else rest + x
     if dynamics.decay_input:
         return v + (x - (v - rest)) / dynamics.tau
-    return rest + decay * (v - rest) + x if rest else decay * v + x
+    return decay * v + x if _is_zero(rest) else rest + decay * (v - rest) + x
 
 
 def reset(h: Tensor, spike: Tensor, dynamics: LIFDynamics) -> Tensor:
@@ -81,4 +81,9 @@ def reset(h: Tensor, spike: Tensor, dynamics: LIFDynamics) -> Tensor:
     """
     spike = spike.detach() if dynamics.detach_reset else spike
     v = h - spike * dynamics.v_threshold if dynamics.v_reset is None else (1.0 - spike) * h
-    return v + spike * dynamics.rest if dynamics.rest else v
+    return v if _is_zero(dynamics.rest) else v + spike * dynamics.rest
+
+
+def _is_zero(rest: float | Tensor) -> bool:
+    """Whether the resting potential is the number 0; a learnable one may be 0 and needs its gradient."""
+    return not isinstance(rest, Tensor) and rest == 0.0
