@@ -99,11 +99,11 @@ class TestTables:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"energy_paper_pj": "much"}, ["'much'", "energy_paper_pj", "a number"]),
+            ({"energy_paper_pj": "much"}, ["'much'", "energy_paper_pj", "a finite number"]),
             ({"readout_by_step": "x"}, ["'x'", "readout_by_step", "a JSON list"]),
             ({"accuracy_by_epoch": "[]"}, ["accuracy_by_epoch", "a JSON object"]),
             ({"parameters": "1.5"}, ["'1.5'", "parameters", "an integer"]),
-            ({"accuracy_last": ""}, ["''", "accuracy_last", "a number"]),
+            ({"accuracy_last": ""}, ["''", "accuracy_last", "a finite number"]),
         ],
     )
     def test_a_damaged_value_is_named(self, changes, words):
