@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from gac_sj.nn.neuron import LIFNode
+from gac_sj.nn.neuron import is_plain_lif
 from gac_sj.ops.dispatch import choose, why_not_numbers
 
 __all__ = ["operator_paths"]
@@ -17,7 +17,8 @@ def operator_paths(modules: Iterable[nn.Module], x: Tensor, steps: int) -> Count
     """The paths of this package's neurons, as :mod:`gac_sj.ops.dispatch` decides, and how many take each.
 
     Args:
-        modules: of a network; others than :class:`gac_sj.LIFNode` do not matter.
+        modules: of a network. Others than :class:`gac_sj.LIFNode`, and changed ones (:func:`gac_sj.nn.neuron.is_plain_lif`),
+            do not matter.
         x: any tensor with the device and the dtype of their input.
         steps: length of their sequences.
 
@@ -27,5 +28,5 @@ def operator_paths(modules: Iterable[nn.Module], x: Tensor, steps: int) -> Count
     return Counter(
         choose("lif", x, node.surrogate_function, steps=steps, unsupported=why_not_numbers(*node.dynamics))
         for node in modules
-        if isinstance(node, LIFNode)
+        if is_plain_lif(node)
     )

@@ -197,7 +197,6 @@ class GatedAttentionCoding(Encoder):
         node, gau = self.neuron, self.gau
         if not (is_plain_lif(node) and does_only(gau, GatedAttentionUnit) and gau.attention == BOTH):
             return None
-        assert isinstance(node, LIFNode)  # is_plain_lif
         if node.store_v_seq or node.potential_before(z if z.dim() == 4 else z[0]) is not None:
             return None
         unsupported = why_not_numbers(gau.gain, *node.dynamics)

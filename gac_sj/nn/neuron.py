@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from spikingjelly.activation_based import base, neuron, surrogate
@@ -250,7 +250,7 @@ def lif_preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
     return LIFNode(**PRESETS[name] | changes)
 
 
-def is_plain_lif(node: nn.Module | None) -> bool:
+def is_plain_lif(node: nn.Module | None) -> TypeGuard[LIFNode]:
     """Whether a call of a neuron does what :class:`LIFNode` does and nothing else: a kernel may replace it.
 
     Args:
