@@ -17,8 +17,7 @@ def operator_paths(modules: Iterable[nn.Module], x: Tensor, steps: int) -> Count
     """The paths of this package's neurons, as :mod:`gac_sj.ops.dispatch` decides, and how many take each.
 
     Args:
-        modules: of a network. Others than :class:`gac_sj.LIFNode`, and changed ones (:func:`gac_sj.nn.neuron.is_plain_lif`),
-            do not matter.
+        modules: of a network; only unchanged neurons matter (:func:`gac_sj.nn.neuron.is_plain_lif`).
         x: any tensor with the device and the dtype of their input.
         steps: length of their sequences.
 
