@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gac_sj._utils.errors import UsageError
 from gac_sj.encoders import encoder_label
 from gac_sj.models import bare_name
 from gac_sj.results.columns import columns_of, parse, text_of
@@ -94,6 +95,8 @@ class Run(Record):
             UsageError: a cell has a value of another type; the message names file and column.
         """
         settings = parse(row, (each for each in RUNS.columns if each.key), path)
+        if settings["encoder"] is None:
+            raise UsageError(f"{path or 'A row'} has {row['encoder']!r} as encoder, which must be a name", "fix it")
         measured = Measured(**parse(row, columns_of(Measured), path))
         found = any(row[name] for name in ANALYSED_COLUMNS)
         return cls(settings, path, measured, Analysed(**parse(row, columns_of(Analysed), path)) if found else None)
