@@ -102,13 +102,14 @@ class TestTables:
             ({"energy_paper_pj": "much"}, ["'much'", "energy_paper_pj", "a finite number"]),
             ({"readout_by_step": "x"}, ["'x'", "readout_by_step", "a JSON list"]),
             ({"accuracy_by_epoch": "[]"}, ["accuracy_by_epoch", "a JSON object"]),
+            ({"encoder": None}, ["'None'", "encoder", "a name"]),
             ({"parameters": "1.5"}, ["'1.5'", "parameters", "an integer"]),
             ({"accuracy_last": ""}, ["''", "accuracy_last", "a finite number"]),
         ],
     )
     def test_a_damaged_value_is_named(self, changes, words):
         with pytest.raises(ValueError, match=r"mine\.csv") as error:
-            Run.from_row(row(analysed=1, **changes), Path("mine.csv"))
+            Run.from_row(row(analysed=1) | {name: str(text) for name, text in changes.items()}, Path("mine.csv"))
         assert all(word in str(error.value) for word in words), error.value
 
     def test_markdown(self):

@@ -173,7 +173,9 @@ def read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
+        raise UsageError(
+            f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8, or move it away"
+        ) from error
 
 
 @contextmanager

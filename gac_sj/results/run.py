@@ -95,6 +95,8 @@ class Run(Record):
             UsageError: a cell has a value of another type; the message names file and column.
         """
         settings = parse(row, (each for each in RUNS.columns if each.key), path)
+        if settings["encoder"] is None:
+            raise UsageError(f"{path or 'A row'} has {row['encoder']!r} as encoder, which must be a name", "fix it")
         measured = Measured(**parse(row, columns_of(Measured), path))
         if not all(epoch.isdecimal() for epoch in measured.accuracy_by_epoch):
             raise UsageError(f"{path or 'A row'} has accuracy_by_epoch whose names are not numbers", "make it again")
