@@ -96,7 +96,8 @@ def forward_sequence(stem: nn.Module, x_seq: Tensor) -> Tensor:
         x_seq: ``[T, N, C, H, W]``.
     """
     if not any(_has_step_modes(module) for module in stem.modules()):
-        return stem(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
+        y = stem(x_seq.flatten(0, 1))
+        return y.reshape(*x_seq.shape[:2], *y.shape[1:])
     if is_plain_sequential(stem):
         for layer in stem:
             x_seq = forward_sequence(layer, x_seq)

@@ -90,7 +90,7 @@ class SyncBatchNorm(nn.BatchNorm2d, base.StepModule):
                 "change its dimensions or num_features",
             )
         run = self._over_processes if self._has_others() else super().forward
-        return run(x) if x.dim() == 4 else run(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return run(x) if x.dim() == 4 else run(x.flatten(0, 1)).reshape(x.shape)
 
     def _has_others(self) -> bool:
         ready = self.training and dist.is_available() and dist.is_initialized()
