@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 # the other supported release of SpikingJelly: only itself, in front of the installed one, so that there is one torch
 OLD_SPIKINGJELLY := $(CURDIR)/$(VENV)/spikingjelly-0.0.0.0.14
 READY := $(VENV)/.ready
+# the lower bounds of setup.cfg
+FLOOR := .venv-floor
 
 # Two processes with one thread each, on two cores, beat one process with two threads; neighbours share fixtures.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist worksteal
+PYTEST := $(call PYTEST_WITH,$(VENV))
 BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "$(1) and not one_release"
 
-.PHONY: help setup benchmark test test-fast test-slow test-attack test-gpu lint clean
+.PHONY: help setup benchmark test test-fast test-slow test-floor test-attack test-gpu lint clean
 
 help:
 	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
@@ -19,10 +22,11 @@ help:
 	@echo "make test-fast   while working: the quick tests of every area with one SpikingJelly release (under a minute)"
 	@echo "make test        all but the slow tests with both supported SpikingJelly releases (under eight minutes)"
 	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation, installation"
+	@echo "make test-floor  the quick tests with the oldest supported releases of everything, in .venv-floor (Python 3.11 or 3.12)"
 	@echo "make test-attack a hundred kills, forty double starts, two hundred damaged files of each sort (25 minutes)"
 	@echo "make test-gpu    test what needs a GPU, with the installed python3 and PyTorch (no .venv)"
 	@echo "make lint        check style (ruff) and types (mypy)"
-	@echo "make clean       remove .venv"
+	@echo "make clean       remove .venv and .venv-floor"
 
 setup: $(READY)
 
@@ -30,7 +34,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "$(PYTHON) is older than 3.11; name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[benchmark,train,test]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[benchmark,train,test,lint,cupy13]'
 	rm -rf $(OLD_SPIKINGJELLY)
 	$(BIN)/python -m pip install --no-deps --target $(OLD_SPIKINGJELLY) spikingjelly==0.0.0.0.14
 	touch $@
@@ -46,6 +50,14 @@ test-fast: $(READY)
 
 test-slow: $(READY)
 	$(call BOTH_RELEASES,slow)
+
+$(FLOOR)/.ready: setup.cfg pyproject.toml constraints-floor.txt Makefile
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --constraint constraints-floor.txt --editable '.[benchmark,train,test]'
+	touch $@
+
+test-floor: $(FLOOR)/.ready
+	$(call PYTEST_WITH,$(FLOOR)) -m "floor or (not slow and not medium)"
 
 test-attack: $(READY)
 	GAC_SJ_ATTACKS=100 $(PYTEST) tests/test_attack_*.py
@@ -63,4 +75,4 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(FLOOR)

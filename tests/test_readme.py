@@ -1,6 +1,7 @@
 """The READMEs: their snippets run, their commands parse, their numbers are those of the checked-in rows."""
 
 import argparse
+import copy
 import importlib
 import re
 import shlex
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 import report
 import run_cifar
+import timm
+import torch
 
+import gac_sj
 from gac_sj.cli.main import main as command_line
 
 REPOSITORY = Path(__file__).parent.parent
@@ -58,6 +62,7 @@ def parse(monkeypatch):
     return run
 
 
+@pytest.mark.floor
 @pytest.mark.medium
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch, clean_registry):
@@ -74,6 +79,24 @@ def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch, clean_regis
     if "steps" in names:
         assert names["steps"].shape == (4, 2, 10)
         assert "encoder.neuron" in capsys.readouterr().out
+
+
+@pytest.mark.floor
+@pytest.mark.medium
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("build", ["GatedAttentionCoding", "gac_ms_resnet8_cifar"])
+def test_encoders_and_networks_compile_in_one_graph(build, training):
+    network = timm.create_model(build, T=2) if "resnet" in build else getattr(gac_sj, build)(T=2, channels=4)
+    network = network.train(training)
+    plain, x = copy.deepcopy(network), torch.randn(2, 3, 16, 16)
+    outputs = [torch.compile(network, fullgraph=True, backend="aot_eager")(x), plain(x)]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+    if training:
+        for output in outputs:
+            output.square().sum().backward()
+        gradients = [[parameter.grad for parameter in each.parameters()] for each in (network, plain)]
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(network.state_dict(), plain.state_dict())
 
 
 def test_every_program_is_shown():

@@ -1,5 +1,6 @@
 """The wheel holds the whole package and works without the repository; an editable install is found from anywhere."""
 
+import configparser
 import os
 import re
 import shutil
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from gac_sj import __version__
 
@@ -91,6 +95,37 @@ def test_the_version_has_an_entry_and_is_the_one_to_cite():
     changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[(\S+)\]", changes, re.MULTILINE)[1] == __version__
     assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
+
+
+def requirements():
+    """The requirements of setup.cfg by the extra that has them; "" are those of the package itself."""
+    options = configparser.ConfigParser()
+    options.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    texts = {"": options["options"]["install_requires"], **options["options.extras_require"]}
+    return {
+        extra: [Requirement(line) for line in text.splitlines() if line and not line.startswith("gac_sj[")]
+        for extra, text in texts.items()
+    }
+
+
+def pins(name):
+    lines = (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(each.name): Version(next(iter(each.specifier)).version) for each in found}
+
+
+@pytest.mark.parametrize("extra", requirements())
+def test_every_requirement_has_a_lower_bound_that_is_tested(extra):
+    """make test-floor installs the bounds, except those of CuPy and of what checks the source."""
+    floor, newest = pins("constraints-floor.txt"), pins("constraints.txt")
+    for requirement in requirements()[extra]:
+        (bound,) = [Version(each.version) for each in requirement.specifier if each.operator == ">="]
+        name = canonicalize_name(requirement.name)
+        if extra in ("cupy12", "cupy13", "lint"):
+            assert name not in floor
+        else:
+            assert floor[name] == bound
+        assert extra == "cupy12" or bound <= newest[name]
 
 
 @pytest.mark.slow
