@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
 
 from gac_sj.ops.neuron import Derivative
@@ -93,6 +94,7 @@ def spikingjelly_equivalent(surrogate: Any) -> tuple[Any, str | None]:
     return equal, None
 
 
+@torch.compiler.assume_constant_result  # a question about classes, which torch.compile cannot trace
 def _applies_to(cls: type, method: str) -> bool:
     """Whether a method describes the class's function: it must be defined where the function is, or in a subclass."""
     mro = cls.__mro__

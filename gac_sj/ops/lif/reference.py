@@ -39,7 +39,7 @@ def lif(
     """
     state_dtype = torch.float32 if x_seq.dtype in _HALF else x_seq.dtype
     tau, decay_input, v_threshold, v_reset, detach_reset = dynamics
-    rest, decay = dynamics.rest, dynamics.decay
+    rest, decay = dynamics.rest(), dynamics.decay()
     spikes, potentials = [], []
     # the backward pass of unbind is one stack; that of indexing would write T zero-filled copies of the sequence
     for x in x_seq.to(state_dtype).unbind(0):
