@@ -182,7 +182,7 @@ class LIFNode(PlainMemories, neuron.LIFNode):
     def _step(self, x: Tensor) -> Tensor:
         """Spikes of one step, by the methods that a subclass may override."""
         v = self.potential_before(x)
-        self.v = torch.full_like(x, self.dynamics.rest) if v is None else v.to(torch.promote_types(v.dtype, x.dtype))
+        self.v = torch.full_like(x, self.dynamics.rest()) if v is None else v.to(torch.promote_types(v.dtype, x.dtype))
         self.neuronal_charge(x)
         spikes = self.neuronal_fire()
         self.neuronal_reset(spikes)

@@ -17,7 +17,8 @@ class LIFDynamics(NamedTuple):
     - fire: ``s = [h >= v_threshold]``, with the surrogate's derivative in the backward pass
     - reset: ``v = (1 - s) h + s v_reset`` (hard), or where ``v_reset`` is None ``v = h - s v_threshold`` (soft)
 
-    Source: SpikingJelly's ``LIFNode``; the order of operations is ours.
+    Source: SpikingJelly's ``LIFNode``; the order of operations is ours. It has methods and no properties, because
+    torch.compile cannot trace properties of named tuples before PyTorch 2.11.
 
     Args:
         tau: membrane time constant in steps, above 1.
@@ -33,12 +34,10 @@ class LIFDynamics(NamedTuple):
     v_reset: float | None
     detach_reset: bool
 
-    @property
     def rest(self) -> float:
         """The resting potential."""
         return 0.0 if self.v_reset is None else self.v_reset
 
-    @property
     def decay(self) -> float:
         """The part of the membrane potential that is left after one step."""
         return 1.0 - 1.0 / self.tau
@@ -83,4 +82,4 @@ def neuron_numbers(dynamics: LIFDynamics, derivative: Derivative) -> tuple[float
         derivative: of its surrogate function.
     """
     numbers = (*derivative.numbers, 0.0, 0.0, 0.0)[:3]
-    return dynamics.tau, dynamics.decay, dynamics.v_threshold, dynamics.rest, *numbers
+    return dynamics.tau, dynamics.decay(), dynamics.v_threshold, dynamics.rest(), *numbers

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
 from torch import nn
 
@@ -106,6 +107,7 @@ def is_changed(surrogate: Any) -> bool:
     )
 
 
+@torch.compiler.assume_constant_result  # a question about classes, which torch.compile cannot trace
 def _applies_to(cls: type, method: str) -> bool:
     """Whether a method describes the class's function: it must be defined where the function is, or in a subclass."""
     for parent in cls.__mro__:

@@ -1,9 +1,17 @@
 """Networks that behave as after some training."""
 
+import pytest
 import torch
+from packaging.version import Version
 from spikingjelly.activation_based import functional
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def skip_where_layers_cannot_be_traced():
+    """torch.compile traces the layers of SpikingJelly 0.0.0.0.14 in one graph from PyTorch 2.12 on."""
+    if not hasattr(functional, "lif_multi_step") and Version(torch.__version__) < Version("2.12"):
+        pytest.skip("this PyTorch cannot trace the layers of SpikingJelly 0.0.0.0.14")
 
 
 def wake(network, x, weight=(0.8, 1.6), bias=(0.1, 0.8)):

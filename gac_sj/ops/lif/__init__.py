@@ -70,7 +70,7 @@ def lif(
     if path == "spikingjelly":
         equivalent, _ = spikingjelly_equivalent(surrogate)
         # in the memory format of the steps
-        v = torch.full_like(x_seq[0], dynamics.rest, dtype=torch.float32) if v is None else v.float()
+        v = torch.full_like(x_seq[0], dynamics.rest(), dtype=torch.float32) if v is None else v.float()
         return functional.lif_multi_step(
             x_seq, v, surrogate_function=equivalent, store_v_seq=store_v_seq, **dynamics._asdict()
         )

@@ -63,7 +63,7 @@ def charge(x: Tensor, v: Tensor | None, dynamics: LIFDynamics) -> Tensor:
         v: potential before the step, ``[N, *]``; None: the resting potential.
         dynamics: of the neuron.
     """
-    rest, decay = dynamics.rest, dynamics.decay
+    rest, decay = dynamics.rest(), dynamics.decay()
     if v is None:
         return rest + x / dynamics.tau if dynamics.decay_input else rest + x
     if dynamics.decay_input:
@@ -81,7 +81,8 @@ def reset(h: Tensor, spike: Tensor, dynamics: LIFDynamics) -> Tensor:
     """
     spike = spike.detach() if dynamics.detach_reset else spike
     v = h - spike * dynamics.v_threshold if dynamics.v_reset is None else (1.0 - spike) * h
-    return v if _is_zero(dynamics.rest) else v + spike * dynamics.rest
+    rest = dynamics.rest()
+    return v if _is_zero(rest) else v + spike * rest
 
 
 def _is_zero(rest: float | Tensor) -> bool:
