@@ -105,8 +105,16 @@ def wait_for(step, folder, *processes):
 
 
 def children(process):
-    """Process ids of the loader's workers."""
-    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    """Process ids of the loader's workers; the compiler of kernels is another child."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [number for number in found if is_python(number)]
+
+
+def is_python(number):
+    try:
+        return Path(f"/proc/{number}/comm").read_text().startswith("python")
+    except OSError:  # it has ended
+        return False
 
 
 def moments(seed, count, total):

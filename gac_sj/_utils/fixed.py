@@ -18,16 +18,19 @@ def fixed(name: str) -> Any:
     Raises:
         UsageError: on the assignment of another value.
     """
+    return _Fixed(name)
 
-    def get(self: Any) -> Any:
-        return self.__dict__[name]
 
-    def set_once(self: Any, value: Any) -> None:
-        before = self.__dict__.setdefault(name, value)
+class _Fixed:
+    """A descriptor without ``__get__``, so that reading finds the instance's own value, also under torch.compile."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        before = instance.__dict__.setdefault(self.name, value)
         if before != value:
-            cls = type(self).__name__
+            cls = type(instance).__name__
             raise UsageError(
-                f"is fixed at {before!r} when {cls} is built, got {value!r}", f"build a new {cls}", argument=name
+                f"is fixed at {before!r} when {cls} is built, got {value!r}", f"build a new {cls}", argument=self.name
             )
-
-    return property(get, set_once)
