@@ -18,7 +18,7 @@ class LIFDynamics(NamedTuple):
     - reset: ``v = (1 - s) h + s v_reset`` (hard), or where ``v_reset`` is None ``v = h - s v_threshold`` (soft)
 
     Source: SpikingJelly's ``LIFNode``; the order of operations is ours. It has methods and no properties, because
-    torch.compile cannot trace properties of named tuples before PyTorch 2.11.
+    torch.compile cannot trace properties of named tuples before PyTorch 2.12.
 
     Args:
         tau: membrane time constant in steps, above 1.
