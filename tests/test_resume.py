@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import runpy
 import signal
 import subprocess
@@ -105,16 +106,12 @@ def wait_for(step, folder, *processes):
 
 
 def children(process):
-    """Process ids of the loader's workers; the compiler of kernels is another child."""
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [number for number in found if is_python(number)]
-
-
-def is_python(number):
-    try:
-        return Path(f"/proc/{number}/comm").read_text().startswith("python")
-    except OSError:  # it has ended
-        return False
+    """Process ids of the loader's workers; before a run handles signals, its child is the compiler of kernels."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)
+    if not caught & 1 << signal.SIGTERM - 1:
+        return []
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
 
 def moments(seed, count, total):
