@@ -9,22 +9,19 @@ from gac_sj._utils.errors import UsageError
 __all__ = ["fixed"]
 
 
-def fixed(name: str) -> Any:
+def fixed() -> Any:
     """A class attribute that instances set once, at construction; later only to an equal value.
-
-    Args:
-        name: of the attribute.
 
     Raises:
         UsageError: on the assignment of another value.
     """
-    return _Fixed(name)
+    return _Fixed()
 
 
 class _Fixed:
     """A descriptor without ``__get__``, so that reading finds the instance's own value, also under torch.compile."""
 
-    def __init__(self, name: str):
+    def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __set__(self, instance: Any, value: Any) -> None:

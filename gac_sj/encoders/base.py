@@ -54,7 +54,7 @@ class Encoder(PlainMemories, base.MemoryModule):
         UsageError: a number is not a positive integer; on the call, the input has another shape.
     """
 
-    T, in_channels, channels = fixed("T"), fixed("in_channels"), fixed("channels")
+    T, in_channels, channels = fixed(), fixed(), fixed()
     #: whether pixels must lie in [0, 1]; :func:`gac_sj.register_encoder` sets it
     needs_unit_range = False
     #: which of its class's forms it has; None for encoders without forms

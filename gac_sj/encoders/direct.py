@@ -73,7 +73,7 @@ class MatchedDirectCoding(Encoder):
         step_mode: see :class:`Encoder`.
     """
 
-    kernel_size, depth, channel_reduction = fixed("kernel_size"), fixed("depth"), fixed("channel_reduction")
+    kernel_size, depth, channel_reduction = fixed(), fixed(), fixed()
 
     def __init__(
         self,

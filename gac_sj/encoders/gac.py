@@ -100,9 +100,9 @@ class GatedAttentionCoding(Encoder):
             its range; on the call, a stem with other channels.
     """
 
-    form, output, attention = fixed("form"), fixed("output"), fixed("attention")
-    kernel_size, depth = fixed("kernel_size"), fixed("depth")
-    temporal_reduction, channel_reduction = fixed("temporal_reduction"), fixed("channel_reduction")
+    form, output, attention = fixed(), fixed(), fixed()
+    kernel_size, depth = fixed(), fixed()
+    temporal_reduction, channel_reduction = fixed(), fixed()
     without_neuron = MappingProxyType({"output": CURRENT})
     attention_names = ("gau",)
 

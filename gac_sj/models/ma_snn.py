@@ -64,7 +64,7 @@ class MASNN(EncodedNetwork):
         TypeError: a keyword that the encoder does not have.
     """
 
-    img_size = fixed("img_size")
+    img_size = fixed()
 
     def __init__(
         self,

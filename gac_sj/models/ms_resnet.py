@@ -68,7 +68,7 @@ class MSResNet(EncodedNetwork):
             input of another shape; a keyword that neither the network nor its encoder has.
     """
 
-    downsample, spike_driven, drop_rate = fixed("downsample"), fixed("spike_driven"), fixed("drop_rate")
+    downsample, spike_driven, drop_rate = fixed(), fixed(), fixed()
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         UsageError: ``num_classes`` is below 0.
     """
 
-    T = fixed("T")
+    T = fixed()
     encoder: Encoder
     stages: nn.Sequential
     lif: LIFNode

@@ -34,7 +34,7 @@ class TemporalAttention(nn.Module):
         UsageError: an argument is not a positive integer; on the call, a sequence has another number of steps.
     """
 
-    T = fixed("T")
+    T = fixed()
 
     def __init__(self, T: int, reduction: int = 2):
         super().__init__()
@@ -70,7 +70,7 @@ class SpatialChannelAttention(nn.Module):
         UsageError: an argument is not a positive integer.
     """
 
-    kernel_size = fixed("kernel_size")
+    kernel_size = fixed()
 
     def __init__(self, channels: int, kernel_size: int = 4, reduction: int = 1, depth: int = 2):
         super().__init__()
@@ -110,7 +110,7 @@ class GatedAttentionUnit(nn.Module):
         UsageError: an argument is out of range.
     """
 
-    attention = fixed("attention")
+    attention = fixed()
 
     def __init__(
         self,

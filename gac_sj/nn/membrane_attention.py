@@ -94,7 +94,7 @@ class MembraneAttention(nn.Module):
             steps.
     """
 
-    attention = fixed("attention")
+    attention = fixed()
 
     def __init__(
         self,
