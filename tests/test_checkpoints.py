@@ -158,7 +158,7 @@ def test_an_error_while_writing_leaves_the_old_ones_and_no_part_of_the_new_one(c
 
 def test_unfinished_files_of_a_kill_are_ignored_and_removed(checkpoints):
     whole = checkpoints.save(0, 1, state(1))
-    left = checkpoints.folder / f".{whole.name.replace('step000000001', 'step000000002')}.tmp"
+    left = checkpoints.folder / f".{whole.name.replace('step000000001', 'step000000002')}.0123abcd.tmp"
     left.write_bytes(whole.read_bytes()[:500])
     assert step_of(checkpoints.load()) == 1
     checkpoints.save(0, 3, state(3))

@@ -26,6 +26,7 @@ __all__ = [
     "read_bytes",
     "read_text",
     "refuse_link",
+    "remove_unfinished",
     "require_file",
     "safe_name",
     "write_atomically",
@@ -60,7 +61,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     finally:
         with suppress(OSError):  # it was renamed or not made
             temporary.unlink()
-    _remove_stale(path)
+    remove_unfinished(path.parent, glob.escape(path.name), older_than=_STALE)
 
 
 def refuse_link(path: Path) -> None:
@@ -114,11 +115,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove what killed processes left of this file."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def remove_unfinished(folder: Path, names: str = "*", older_than: float = 0.0) -> None:
+    """Remove what killed calls of :func:`write_atomically` left.
+
+    Args:
+        folder: where they wrote.
+        names: pattern of the files' names.
+        older_than: age in seconds, where another process may be writing.
+    """
+    for left in folder.glob(f".{names}.????????.tmp"):
         with suppress(OSError):  # another process may remove it too
-            if left.lstat().st_mtime < time.time() - _STALE:
+            if left.lstat().st_mtime <= time.time() - older_than:
                 left.unlink()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gac_sj._utils.errors import first_sentence
-from gac_sj._utils.files import read_bytes, write_atomically
+from gac_sj._utils.files import read_bytes, remove_unfinished, write_atomically
 
 __all__ = ["Checkpoints"]
 
@@ -48,8 +48,8 @@ class Checkpoints:
         write_atomically(path, content)
         paths = self._newest_first()
         kept = [other for other in paths if other <= path][: self.keep]
-        killed = self.folder.glob(".epoch*.tmp")  # left unfinished by a kill
-        for other in {*paths, *killed}.difference(kept):
+        remove_unfinished(self.folder)
+        for other in set(paths).difference(kept):
             if not other.is_dir():
                 other.unlink(missing_ok=True)
         return path

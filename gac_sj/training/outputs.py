@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.files import named_errors, write_atomically
+from gac_sj._utils.files import named_errors, remove_unfinished, write_atomically
 from gac_sj.training.settings import Settings
 
 __all__ = ["RunOutputs"]
@@ -34,8 +34,7 @@ class RunOutputs:
         self.folder, self.settings = folder, settings
         self.tensorboard: Any = None
         self.wandb: Any = None
-        for left in folder.glob(".*.????????.tmp"):  # by a start that was killed: this one holds the folder
-            left.unlink(missing_ok=True)
+        remove_unfinished(folder)  # this start holds the folder
         write_atomically(folder / "args.yaml", settings.dump().encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
