@@ -19,7 +19,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gac_sj._utils.errors import ExitError
 from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_random_state
 from gac_sj.analysis import firing_rates
 from gac_sj.analysis.operator_paths import operator_paths
@@ -29,13 +28,14 @@ from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.epoch_row import describe, test_columns, training_columns
 from gac_sj.training.evaluation import draws_of_test, evaluate
 from gac_sj.training.finite import NonFiniteLossError, explain_non_finite, non_finite_modules
 from gac_sj.training.folder import check_folder, check_state, run_key
 from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.progress import progress_bar, show_metrics
 from gac_sj.training.settings import Settings
-from gac_sj.training.signals import Signals, iterate
+from gac_sj.training.signals import InterruptedRunError, Signals, iterate
 from gac_sj.training.state import RunState, StepResult, Test
 from gac_sj.training.step import TrainStep
 
@@ -53,20 +53,6 @@ class Action(enum.IntEnum):
     SAVE = 1
     STOP = 2
     FAIL = 3
-
-
-class InterruptedRunError(ExitError):
-    """The run was stopped by SIGTERM or SIGINT.
-
-    Args:
-        number: of the signal; the exit status is 128 more.
-        where: the position of the run.
-        folder: where its checkpoint is; None if nothing is saved.
-    """
-
-    def __init__(self, number: int, where: str, folder: Path | None):
-        saved = f"Checkpoint saved in {folder}; run the same command to resume" if folder else "Nothing was saved"
-        super().__init__(f"Received {signal.Signals(number).name} in {where}. {saved}.", 128 + number)
 
 
 class Training:
@@ -180,33 +166,14 @@ class Training:
 
     def _end_epoch(self) -> None:
         settings, state, epoch = self.settings, self.state, self.state.epoch + 1
-        sums = [state.metrics.loss, state.metrics.correct, state.metrics.images]
-        loss, correct, images = self.world.sum(
-            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
-        ).tolist()
-        row = {
-            "epoch": epoch,
-            "lr": self.step.lr,
-            "train_loss": loss / images,
-            "train_accuracy": 100 * correct / images,
-            "images": int(images),
-            "test_loss": "",
-            "top1": "",
-            "top5": "",
-            "train_seconds": round(state.metrics.seconds, 2),
-            "images_per_second": round(images / state.metrics.seconds, 1),
-        }
+        row = training_columns(state, self.step.lr, self.world)
         is_tested = epoch % settings.eval_every == 0 or epoch == settings.epochs
         if is_tested:
             state.test = self._test(epoch)
-            tested = state.test.evaluation
-            row |= {"test_loss": tested.loss, "top1": 100 * tested.top1, "top5": 100 * tested.top5}
+            row |= test_columns(state.test.evaluation)
         row["corrupt"] = sum(map(len, self._corrupt()))
         state.end_epoch(row)
-        self._log(
-            f"epoch {epoch}/{settings.epochs}: loss {row['train_loss']:.4f}, training {row['train_accuracy']:.2f} %"
-            f"{', test {:.2f} %'.format(row['top1']) if is_tested else ''}, {row['images_per_second']:.0f} images/s"
-        )
+        self._log(describe(row, settings.epochs))
         if self._outputs:
             self._outputs.write_summary(state.history)
             if is_tested:
