@@ -1,9 +1,10 @@
-"""Python files of users: running one, and what one defines (``FILE.py:NAME``)."""
+"""Code of users: running a Python file, what one defines (``FILE.py:NAME``), and which file a class comes from."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,10 @@ from typing import Any
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import require_file
 
-__all__ = ["load_from_file", "run_file"]
+__all__ = ["SESSION", "load_from_file", "run_file", "source_of"]
+
+#: In the place of the file's name for classes that were typed into an interactive session.
+SESSION = "interactive"
 
 
 def load_from_file(place: str, argument: str) -> Any:
@@ -79,6 +83,24 @@ def run_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def source_of(cls: type) -> str | None:
+    """ "FILE:DIGEST" of the file that defines a class, with the first 12 hex digits of its SHA-256; None for gac_sj's.
+
+    Args:
+        cls: the class; of an importable module the module's name stands for the file's.
+    """
+    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    module = sys.modules.get(cls.__module__)
+    try:
+        path = Path(inspect.getfile(cls))
+        content = path.read_bytes()
+    except (OSError, TypeError):  # typed into a session
+        path, content = Path(SESSION), cls.__qualname__.encode()
+    is_file = module is None or cls.__module__ == "__main__" or getattr(module, "__gac_sj_file__", False)
+    return f"{path.name if is_file else cls.__module__}:{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def _module_name(path: Path) -> str:

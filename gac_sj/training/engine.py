@@ -12,8 +12,9 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -26,6 +27,7 @@ from gac_sj.checkpoint.runs import build_model
 from gac_sj.models.network import EncodedNetwork
 from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data
+from gac_sj.training.callbacks import Callback, Callbacks, load_callbacks
 from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.epoch_row import describe, test_columns, training_columns
@@ -63,13 +65,23 @@ class Training:
         data: its training and test set.
         world: its processes.
         folder: for checkpoints, weights and tables; None: nothing is written.
+        callbacks: called besides those of the settings (:mod:`gac_sj.training.callbacks`).
 
     Raises:
-        UsageError: settings that do not fit each other, or the earlier run in the folder.
+        UsageError: settings that do not fit each other, or the earlier run in the folder; a callback that cannot be
+            used.
     """
 
-    def __init__(self, settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        data: Data,
+        world: DistributedContext,
+        folder: Path | None = None,
+        callbacks: Iterable[Callback] = (),
+    ):
         self.settings, self.data, self.world, self.folder = settings, data, world, folder
+        self.callbacks = Callbacks([*load_callbacks(settings), *callbacks])
         if folder is not None:
             check_folder(folder, settings)
         seed_all(derive_seed(settings.seed, "weights"))
@@ -95,6 +107,7 @@ class Training:
             InterruptedRunError: SIGTERM or SIGINT was received.
             NonFiniteLossError: a loss, weight or statistic is not finite.
             CorruptImageError: an image cannot be read.
+            UsageError: a callback raised.
         """
         state = self._checkpoints.load() if self._checkpoints and self.world.is_first else None
         state = self.world.from_first(state)
@@ -128,6 +141,7 @@ class Training:
         with progress_bar("epoch", len(self.loader), state.batch, self.settings, state, self.world) as progress:
             while state.batch < len(self.loader):
                 pending.append(self.step(*next(batches), state))
+                self.callbacks.call("on_step_end", self, pending[-1])
                 is_last = state.batch == len(self.loader)
                 if not (is_last or self.world.device.type == "cpu" or state.batch % _STEPS_BETWEEN_CHECKS == 0):
                     continue
@@ -169,9 +183,12 @@ class Training:
         row = training_columns(state, self.step.lr, self.world)
         is_tested = epoch % settings.eval_every == 0 or epoch == settings.epochs
         if is_tested:
+            self.callbacks.call("on_test_start", self)
             state.test = self._test(epoch)
             row |= test_columns(state.test.evaluation)
+            self.callbacks.log(row, "on_test_end", self, state.test)
         row["corrupt"] = sum(map(len, self._corrupt()))
+        self.callbacks.log(row, "on_epoch_end", self, MappingProxyType(row))
         state.end_epoch(row)
         self._log(describe(row, settings.epochs))
         if self._outputs:
@@ -214,6 +231,7 @@ class Training:
         return self.step.state_dict() | {
             "run": run_key(self.settings, self.data),
             "random": self.world.gather(random_state()),
+            "callbacks": self.callbacks.state_dict(),
             **self.state.state_dict(self.world),
         }
 
@@ -228,6 +246,8 @@ class Training:
         """
         check_state(self.folder, state.get("run"), run_key(self.settings, self.data))
         self.step.load_state_dict(state)
+        for name in self.callbacks.load_state_dict(state.get("callbacks", {})):  # runs of earlier versions have none
+            self._log(f"continues without the callback {name}, and drops its state")
         paths, self.state = self.state.paths, RunState.from_state_dict(state, self.world)
         if self.state.epoch < self.settings.epochs:
             self.state.resume_on(paths, self.world)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gac_sj._utils.provenance import commit, device_name, versions
 from gac_sj.results.schema import NOT_ANALYSED, Measured, as_row
 from gac_sj.training.build import Data
+from gac_sj.training.callbacks import Callback
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
 from gac_sj.training.folder import run_key
@@ -17,7 +19,13 @@ from gac_sj.training.settings import Settings
 __all__ = ["train"]
 
 
-def train(settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None) -> dict[str, Any]:
+def train(
+    settings: Settings,
+    data: Data,
+    world: DistributedContext,
+    folder: Path | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> dict[str, Any]:
     """Train and test one network; a run that was killed resumes from its last checkpoint.
 
     Args:
@@ -26,6 +34,7 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         world: its processes.
         folder: for checkpoints and run outputs, held (:func:`gac_sj.training.folder.hold_folder`); None: nothing is
             written.
+        callbacks: called besides those of the settings (:mod:`gac_sj.training.callbacks`).
 
     Returns:
         The row of the run; the columns of the analysis are empty.
@@ -36,7 +45,7 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         NonFiniteLossError: a loss, weight or statistic is not finite.
         CorruptImageError: an image cannot be read.
     """
-    training = Training(settings, data, world, folder)
+    training = Training(settings, data, world, folder, callbacks)
     evaluation, rates = training.run()
     history, seconds = training.state.history, training.state.seconds
     tested = {row["epoch"]: float(row["top1"]) for row in history if row["top1"] != ""}
@@ -62,6 +71,7 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         firing_rates={name: round(rate, 5) for name, rate in rates.items()},
         processes=world.size,
         ops_path=", ".join(training.state.paths),
+        callbacks=", ".join(training.callbacks.sources),
         commit=commit(),
         versions=versions(),
         device=device_name(world.device),
