@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.user_code import load_from_file
 from gac_sj.analysis import summarize
 from gac_sj.cli.program import program
 from gac_sj.data import dataset_info
@@ -91,6 +92,8 @@ def open_rows(folder: Path) -> Rows:
 def main(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = from_args(args)
+    for place in settings.callback:  # before the data are read
+        load_from_file(place, "callback")
     with distributed_context(settings.device) as world:
         if args.dry_run:
             print(preview(settings, world))

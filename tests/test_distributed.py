@@ -54,10 +54,21 @@ def doubled(settings, info):
     return model
 
 
+class Calls(list):
+    """A callback that notes its calls."""
+
+    def on_step_end(self, training, result):
+        self.append((training.state.step, result.images))
+
+    def on_test_end(self, training, test):
+        self.append(test.evaluation.images)
+        return {"rank": training.world.rank}
+
+
 def train(world, folder, **changes):
-    settings = Settings(**FIVE_STEPS | changes)
+    settings, calls = Settings(**FIVE_STEPS | changes), Calls()
     with mock.patch.object(engine, "build_model", doubled):
-        training = Training(settings, digits("standard", 80), world, folder)
+        training = Training(settings, digits("standard", 80), world, folder, [calls])
     evaluation, _ = training.run()
     weights = {name: value.clone() for name, value in training.model.state_dict().items()}
     return {
@@ -67,6 +78,7 @@ def train(world, folder, **changes):
         "by_steps": evaluation.by_steps,
         "confusion": evaluation.confusion,
         "loss": evaluation.loss,
+        "calls": list(calls),
     }
 
 
@@ -122,6 +134,13 @@ def test_two_processes_train_what_one_does_with_the_same_global_batch(case, two,
     for name in ("train_loss", "train_accuracy", "images", "test_loss", "top1", "lr"):
         close = 1e-6 if name == "test_loss" else 1e-9  # tested in float32
         assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=close)
+
+
+def test_every_process_calls_its_callbacks_and_the_first_one_logs(two):
+    for results in two[1]:
+        assert results["gac"]["calls"] == [*((step, 8) for step in range(1, 6)), 40]
+    (row,) = table(two[0] / "gac" / "summary.csv")
+    assert row["rank"] == "0.0"
 
 
 def test_without_synchronised_batchnorm_the_weights_differ(two):

@@ -24,6 +24,7 @@ BOOLEANS = [name for name, field in FIELDS.items() if field.type in ("bool", "bo
 #: what says where and how a run is read, run and written
 PLACES = {"data_dir", "workers", "device", "output", "checkpoint_minutes", "keep_checkpoints", "wandb"}
 PLACES |= {"grad_checkpointing", "spikes_as_bytes"}  # of activations in memory
+PLACES |= {"log_firing_rates", "callback"}  # they observe
 
 
 def read(*arguments):
@@ -61,6 +62,7 @@ def another(name):
         "accumulate": 2,
         "mix_probability": 0.5,
         "device": "cpu",
+        "callback": ("mine.py:Log",),
     }
     default = FIELDS[name].default
     if name in special:
@@ -139,6 +141,7 @@ REFUSED = {
     "float": ("--lr fast", ["--lr", "a number", "'fast'"]),
     "float_bool": ("--lr true", ["--lr", "a number", "True"]),
     "not_a_number": ("--lr .nan", ["--lr", "nan"]),
+    "strings": ("--config list_of.yaml", ["--callback", "a list of strings", "'mine.py:Log'"]),
     "mapping": ("--model-options 3", ["--model-options", "a mapping", "3"]),
     "low": ("--batch-size 0", ["--batch-size", "at least 1", "0"]),
     "high": ("--hflip 1.5", ["--hflip", "at least 0 and at most 1", "1.5"]),
@@ -184,6 +187,7 @@ def test_bad_input_is_refused_in_one_sentence(case, tmp_path, monkeypatch, capsy
         "circle2": "base: ./circle1.yaml",
         "basenumber": "base: 3",
         "type": "sync_bn: yes please",
+        "list_of": "callback: mine.py:Log",
     }
     for name, text in files.items():
         write(tmp_path / f"{name}.yaml", text)
@@ -250,6 +254,8 @@ def test_every_setting_is_an_option_and_part_of_the_key_unless_it_is_a_place(nam
     given = [option(name), yaml.safe_dump(value, default_flow_style=True).split("\n")[0]]
     if isinstance(value, bool):
         given = [option(name) if value else f"--no{option(name)[1:]}"]
+    if isinstance(value, tuple):
+        given = [option(name), *value]
     if name == "model":  # the dump names the encoder, which the model would decide
         given += ["--encoder", "null", "--form", "null"]
     if name == "encoder":

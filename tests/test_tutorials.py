@@ -1,6 +1,7 @@
-"""The tutorials run unchanged, in less than two minutes of two cores, and show what their text says."""
+"""The tutorials run unchanged, in less than two minutes of two cores, and show what they say; as notebooks too."""
 
 import ast
+import os
 import re
 import resource
 import subprocess
@@ -40,6 +41,7 @@ def test_the_index_lists_all_and_they_have_cells():
         assert f"python experiments/tutorials/{path.name}" in ast.get_docstring(ast.parse(text))
         assert len(re.findall(r"^# %%$", text, re.MULTILINE)) >= 3
         assert len(re.findall(r"^# %% \[markdown\]$", text, re.MULTILINE)) >= 3
+        assert not re.search(r"(?<!\.)__file__", text)  # a notebook has none
 
 
 def test_ten_lines_are_ten():
@@ -118,3 +120,30 @@ class TestTheyRun:
         rows = re.findall(r"^(\w+): processes (\d), amp (\w+), test accuracy ([\d.]+) %$", printed, re.MULTILINE)
         assert [row[:3] for row in rows] == [("whole", "2", "none"), ("killed", "2", "none"), ("bf16", "1", "bf16")]
         assert rows[0][3] == rows[1][3] and min(float(row[3]) for row in rows) > 50
+
+
+#: The end of what each tutorial prints.
+ENDS = {
+    "1_your_network": r"of 360 test images are classified correctly",
+    "2_which_encoder": r"direct_lif .* complete .* nJ   \(3 seeds\)",
+    "3_energy": r"times the energy of direct coding with a neuron \(paper\), \S+ times \(complete\)",
+    "4_published_weights": r"runs/tutorials/gate/gate\.svg",
+    "5_many_gpus": r"bf16: processes 1, amp bf16, test accuracy \S+ %",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.one_release
+@pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_they_run_as_notebooks(path, tmp_path):
+    jupytext, nbclient = pytest.importorskip("jupytext"), pytest.importorskip("nbclient")
+    book = jupytext.read(path)
+    assert book.cells[0].cell_type == "markdown" and '"""' not in book.cells[0].source
+    # inside pytest ipykernel would not catch what commands print
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    client = nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=environment)  # raises if a cell does
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    assert re.search(rf"{ENDS[path.stem]}\n$", printed)
+    assert (tmp_path / "runs").exists() == (path.stem[0] in "245")

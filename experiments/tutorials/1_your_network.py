@@ -1,3 +1,4 @@
+# %% [markdown]
 """Gated Attention Coding in front of your own SpikingJelly network, in ten lines.
 
 python experiments/tutorials/1_your_network.py

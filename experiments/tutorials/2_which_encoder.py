@@ -1,3 +1,4 @@
+# %% [markdown]
 """Which encoder for my data? Several under one recipe, over several seeds, and what the numbers can show.
 
 python experiments/tutorials/2_which_encoder.py                       # scikit-learn's handwritten digits
@@ -12,12 +13,13 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+import gac_sj
 from gac_sj.results import load
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="an image folder (default: digits)")
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebook has its own arguments
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(gac_sj.__file__).resolve().parents[1]  # make setup installs the package from there
 OUTPUT = Path("runs/tutorials/encoders", Path(args.data_dir or "digits").resolve().name)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in so small a network, more threads only wait for each other
 

@@ -1,3 +1,4 @@
+# %% [markdown]
 """The energy of a model: what every layer costs, in two conventions, behind several encoders.
 
 python experiments/tutorials/3_energy.py

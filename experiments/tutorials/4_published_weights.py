@@ -1,3 +1,4 @@
+# %% [markdown]
 """From published weights to a picture of the gate.
 
 python experiments/tutorials/4_published_weights.py --weights gac_cifar100_T6.pth --image cat.png

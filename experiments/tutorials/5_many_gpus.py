@@ -1,3 +1,4 @@
+# %% [markdown]
 """Many GPUs: one run in several processes, killed and resumed. Here these are two processes on the CPU.
 
 python experiments/tutorials/5_many_gpus.py
@@ -13,7 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+import gac_sj
+
+REPOSITORY = Path(gac_sj.__file__).resolve().parents[1]  # make setup installs the package from there
 OUTPUT = Path("runs/tutorials/many_gpus")
 shutil.rmtree(OUTPUT, ignore_errors=True)  # a finished run would only print its result
 

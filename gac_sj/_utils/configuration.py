@@ -19,7 +19,14 @@ from gac_sj._utils.reading import parse_yaml, require_plain
 
 __all__ = ["add_arguments", "check", "plain_type", "read_yaml", "setting"]
 
-_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a mapping"}
+_WORDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    dict: "a mapping",
+    tuple: "a list of strings",
+}
 
 
 def setting(
@@ -101,6 +108,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             return float(value)  # YAML 1.1 reads 1e-3 as a string
         except (ValueError, OverflowError):
             pass
+    elif expected is tuple:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
     elif isinstance(value, expected) and (expected is bool) == isinstance(value, bool):
         if expected is dict:
             try:
@@ -174,6 +184,8 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, without: Collectio
         expected, _ = plain_type(hints[field.name])
         if expected is bool:
             option["action"] = argparse.BooleanOptionalAction
+        elif expected is tuple:
+            option |= {"metavar": "VALUE", "action": "append"}
         else:
             option |= {"metavar": "VALUE", "type": _text if expected is str else _value}
         names = ["-T"] if field.name == "T" else [f"--{field.name.replace('_', '-')}"]

@@ -3,17 +3,20 @@
 from gac_sj.analysis.dynamics import Dynamics, compare_durations, firing_period, measure_dynamics, time_to_repeat
 from gac_sj.analysis.energy import Energy, LayerEnergy, measure_energy
 from gac_sj.analysis.firing_rates import firing_rates
+from gac_sj.analysis.gates import GateStatistics, gate_statistics
 from gac_sj.analysis.spike_driven import non_spiking_layers
 from gac_sj.analysis.summary import Summary, summarize
 
 __all__ = [
     "Dynamics",
     "Energy",
+    "GateStatistics",
     "LayerEnergy",
     "Summary",
     "compare_durations",
     "firing_period",
     "firing_rates",
+    "gate_statistics",
     "measure_dynamics",
     "measure_energy",
     "non_spiking_layers",

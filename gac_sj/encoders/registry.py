@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.user_code import SESSION, source_of
 from gac_sj.encoders.base import Encoder
 
 __all__ = [
@@ -37,8 +35,6 @@ REFERENCE_FORM = "reference"
 Neuron = Literal["required", "optional", "none"]
 _EncoderClass = TypeVar("_EncoderClass", bound=type[Encoder])
 _REGISTRY: dict[str, EncoderInfo] = {}
-#: In the place of the file's name for classes that were typed into an interactive session.
-_SESSION = "interactive"
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def register_encoder(
         text = help or (inspect.getdoc(cls) or name).partition("\n")[0].rstrip(".")
         shorts = {word: dict(keywords) for word, keywords in shorthands.items()}
         _REGISTRY[name] = EncoderInfo(
-            name, cls, neuron, forms, MappingProxyType(dict(options)), shorts, in_comparison, text, _source_of(cls)
+            name, cls, neuron, forms, MappingProxyType(dict(options)), shorts, in_comparison, text, source_of(cls)
         )
         return cls
 
@@ -194,7 +190,7 @@ def require_source(name: str, source: str | None) -> None:
     place, _, digest = source.rpartition(":")
     info = find_encoder(name)
     if info is None:
-        known = place != _SESSION
+        known = place != SESSION
         advice = f"add --import {place}" if known else "define and register it first"
         raise UsageError(f"The encoder {name!r} is defined in {place}, which was not imported", advice)
     if info.source != source:
@@ -218,17 +214,3 @@ def create_encoder(name: str, **options: Any) -> Encoder:
     """
     info = encoder_info(name)
     return info.cls(**{**info.options, **options})
-
-
-def _source_of(cls: type[Encoder]) -> str | None:
-    """ "FILE:DIGEST" of the file that defines a class (:class:`EncoderInfo`)."""
-    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
-        return None
-    module = sys.modules.get(cls.__module__)
-    try:
-        path = Path(inspect.getfile(cls))
-        content = path.read_bytes()
-    except (OSError, TypeError):  # typed into a session
-        path, content = Path(_SESSION), cls.__qualname__.encode()
-    is_file = module is None or cls.__module__ == "__main__" or getattr(module, "__gac_sj_file__", False)
-    return f"{path.name if is_file else cls.__module__}:{hashlib.sha256(content).hexdigest()[:12]}"

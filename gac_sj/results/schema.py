@@ -38,6 +38,7 @@ class Measured:
     firing_rates: dict[str, float] = column("the same by layer")
     processes: int | None = column("training processes")
     ops_path: str = column("what ran the neurons; several where the run was resumed on another path", absent="")
+    callbacks: str = column("code of users that was called, with the digests of its files", absent="")
     commit: str = column("of the code; -dirty is appended if files differ from it")
     versions: str = column("Python and the packages that matter")
     device: str = column("product name; of a CPU also the number of threads")

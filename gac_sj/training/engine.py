@@ -12,14 +12,14 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from gac_sj._utils.errors import ExitError
 from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_random_state
 from gac_sj.analysis import firing_rates
 from gac_sj.analysis.operator_paths import operator_paths
@@ -27,8 +27,10 @@ from gac_sj.checkpoint.runs import build_model
 from gac_sj.models.network import EncodedNetwork
 from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data
+from gac_sj.training.callbacks import Callback, Callbacks, load_callbacks
 from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import DistributedContext
+from gac_sj.training.epoch_row import describe, test_columns, training_columns
 from gac_sj.training.evaluation import draws_of_test, evaluate
 from gac_sj.training.finite import NonFiniteLossError, explain_non_finite, non_finite_modules
 from gac_sj.training.folder import check_folder, check_state, run_key
@@ -36,7 +38,7 @@ from gac_sj.training.hardware import resolve
 from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.progress import progress_bar, show_metrics
 from gac_sj.training.settings import Settings
-from gac_sj.training.signals import Signals, iterate
+from gac_sj.training.signals import InterruptedRunError, Signals, iterate
 from gac_sj.training.state import RunState, StepResult, Test
 from gac_sj.training.step import TrainStep
 
@@ -56,20 +58,6 @@ class Action(enum.IntEnum):
     FAIL = 3
 
 
-class InterruptedRunError(ExitError):
-    """The run was stopped by SIGTERM or SIGINT.
-
-    Args:
-        number: of the signal; the exit status is 128 more.
-        where: the position of the run.
-        folder: where its checkpoint is; None if nothing is saved.
-    """
-
-    def __init__(self, number: int, where: str, folder: Path | None):
-        saved = f"Checkpoint saved in {folder}; run the same command to resume" if folder else "Nothing was saved"
-        super().__init__(f"Received {signal.Signals(number).name} in {where}. {saved}.", 128 + number)
-
-
 class Training:
     """One run: build it, then :meth:`run` it. A run that was killed resumes from its last checkpoint.
 
@@ -78,14 +66,24 @@ class Training:
         data: its training and test set.
         world: its processes.
         folder: for checkpoints, weights and tables; None: nothing is written.
+        callbacks: called besides those of the settings (:mod:`gac_sj.training.callbacks`).
 
     Raises:
-        UsageError: settings that do not fit each other, or the earlier run in the folder.
+        UsageError: settings that do not fit each other, or the earlier run in the folder; a callback that cannot be
+            used.
     """
 
-    def __init__(self, settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        data: Data,
+        world: DistributedContext,
+        folder: Path | None = None,
+        callbacks: Iterable[Callback] = (),
+    ):
         self.settings = settings = resolve(settings, world.device)
         self.data, self.world, self.folder = data, world, folder
+        self.callbacks = Callbacks([*load_callbacks(settings), *callbacks])
         if folder is not None:
             check_folder(folder, settings)
         seed_all(derive_seed(settings.seed, "weights"))
@@ -111,6 +109,7 @@ class Training:
             InterruptedRunError: SIGTERM or SIGINT was received.
             NonFiniteLossError: a loss, weight or statistic is not finite.
             CorruptImageError: an image cannot be read.
+            UsageError: a callback raised.
         """
         state = self._checkpoints.load() if self._checkpoints and self.world.is_first else None
         state = self.world.from_first(state)
@@ -144,6 +143,7 @@ class Training:
         with progress_bar("epoch", len(self.loader), state.batch, self.settings, state, self.world) as progress:
             while state.batch < len(self.loader):
                 pending.append(self.step(*next(batches), state))
+                self.callbacks.call("on_step_end", self, pending[-1])
                 is_last = state.batch == len(self.loader)
                 if not (is_last or self.world.device.type == "cpu" or state.batch % _STEPS_BETWEEN_CHECKS == 0):
                     continue
@@ -182,33 +182,17 @@ class Training:
 
     def _end_epoch(self) -> None:
         settings, state, epoch = self.settings, self.state, self.state.epoch + 1
-        sums = [state.metrics.loss, state.metrics.correct, state.metrics.images]
-        loss, correct, images = self.world.sum(
-            torch.tensor(sums, dtype=torch.float64, device=self.world.device)
-        ).tolist()
-        row = {
-            "epoch": epoch,
-            "lr": self.step.lr,
-            "train_loss": loss / images,
-            "train_accuracy": 100 * correct / images,
-            "images": int(images),
-            "test_loss": "",
-            "top1": "",
-            "top5": "",
-            "train_seconds": round(state.metrics.seconds, 2),
-            "images_per_second": round(images / state.metrics.seconds, 1),
-        }
+        row = training_columns(state, self.step.lr, self.world)
         is_tested = epoch % settings.eval_every == 0 or epoch == settings.epochs
         if is_tested:
+            self.callbacks.call("on_test_start", self)
             state.test = self._test(epoch)
-            tested = state.test.evaluation
-            row |= {"test_loss": tested.loss, "top1": 100 * tested.top1, "top5": 100 * tested.top5}
+            row |= test_columns(state.test.evaluation)
+            self.callbacks.log(row, "on_test_end", self, state.test)
         row["corrupt"] = sum(map(len, self._corrupt()))
+        self.callbacks.log(row, "on_epoch_end", self, MappingProxyType(row))
         state.end_epoch(row)
-        self._log(
-            f"epoch {epoch}/{settings.epochs}: loss {row['train_loss']:.4f}, training {row['train_accuracy']:.2f} %"
-            f"{', test {:.2f} %'.format(row['top1']) if is_tested else ''}, {row['images_per_second']:.0f} images/s"
-        )
+        self._log(describe(row, settings.epochs))
         if self._outputs:
             self._outputs.write_summary(state.history)
             if is_tested:
@@ -249,6 +233,7 @@ class Training:
         return self.step.state_dict() | {
             "run": run_key(self.settings, self.data),
             "random": self.world.gather(random_state()),
+            "callbacks": self.callbacks.state_dict(),
             **self.state.state_dict(self.world),
         }
 
@@ -263,6 +248,8 @@ class Training:
         """
         check_state(self.folder, state.get("run"), run_key(self.settings, self.data))
         self.step.load_state_dict(state)
+        for name in self.callbacks.load_state_dict(state.get("callbacks", {})):  # runs of earlier versions have none
+            self._log(f"continues without the callback {name}, and drops its state")
         paths, self.state = self.state.paths, RunState.from_state_dict(state, self.world)
         if self.state.epoch < self.settings.epochs:
             self.state.resume_on(paths, self.world)

@@ -62,7 +62,9 @@ class RunOutputs:
             history: a row for each epoch so far; the last one is new.
         """
         text = io.StringIO()
-        writer = csv.DictWriter(text, history[-1], lineterminator="\n")
+        # callbacks add columns, not to every row
+        columns = dict.fromkeys(name for row in history for name in row)
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         write_atomically(self.folder / "summary.csv", text.getvalue().encode())

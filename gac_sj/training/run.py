@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gac_sj.results.schema import NOT_ANALYSED, Measured, as_row
 from gac_sj.results.store import Rows
 from gac_sj.training.analysis import analyse
 from gac_sj.training.build import Data
+from gac_sj.training.callbacks import Callback
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
 from gac_sj.training.folder import hold_folder, run_key
@@ -78,7 +80,13 @@ def complete(
     return row
 
 
-def train(settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None) -> dict[str, Any]:
+def train(
+    settings: Settings,
+    data: Data,
+    world: DistributedContext,
+    folder: Path | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> dict[str, Any]:
     """Train and test one network; a run that was killed resumes from its last checkpoint.
 
     Args:
@@ -87,6 +95,7 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         world: its processes.
         folder: for checkpoints and run outputs, held (:func:`gac_sj.training.folder.hold_folder`); None: nothing is
             written.
+        callbacks: called besides those of the settings (:mod:`gac_sj.training.callbacks`).
 
     Returns:
         The row of the run; the columns of the analysis are empty.
@@ -97,7 +106,7 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         NonFiniteLossError: a loss, weight or statistic is not finite.
         CorruptImageError: an image cannot be read.
     """
-    training = Training(settings, data, world, folder)
+    training = Training(settings, data, world, folder, callbacks)
     settings = training.settings
     evaluation, rates = training.run()
     history, seconds = training.state.history, training.state.seconds
@@ -124,6 +133,7 @@ def train(settings: Settings, data: Data, world: DistributedContext, folder: Pat
         firing_rates={name: round(rate, 5) for name, rate in rates.items()},
         processes=world.size,
         ops_path=", ".join(training.state.paths),
+        callbacks=", ".join(training.callbacks.sources),
         commit=commit(),
         versions=versions(),
         device=device_name(world.device),

@@ -96,6 +96,13 @@ class Settings(Augmentation):
     )
     keep_checkpoints: int = setting("run", 2, "number of newest checkpoints that are kept", least=1, key=False)
     wandb: str | None = setting("run", None, "project of Weights & Biases", key=False)
+    log_firing_rates: bool = setting(
+        "run", False, "log firing rates by layer, and statistics of the gates, of every test", key=False
+    )
+    # no part of the key: a callback observes, and a run whose callback was corrected is the same run
+    callback: tuple[str, ...] = setting(
+        "run", (), "FILE.py:CLASS that is called after steps, tests and epochs; may be repeated", key=False
+    )
 
     def __post_init__(self) -> None:
         if self.encoder_source is not None:  # first, because an encoder that was not imported is an unknown name
