@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -31,6 +31,7 @@ def setting(
     most: float = float("inf"),
     key: bool = True,
     option: bool = True,
+    absent: Any = dataclasses.MISSING,
 ) -> Any:
     """A field of a settings dataclass.
 
@@ -43,9 +44,13 @@ def setting(
         most: largest number.
         key: whether the result depends on the setting.
         option: whether it is an option of the command line.
+        absent: the value of records that were written before the setting existed; MISSING: the default.
     """
+    absent = default if absent is dataclasses.MISSING else absent
     allowed = choices if callable(choices) else partial(tuple, tuple(choices))
-    metadata = dict(group=group, help=help, choices=allowed, least=least, most=most, key=key, option=option)
+    metadata = dict(
+        group=group, help=help, choices=allowed, least=least, most=most, key=key, option=option, absent=absent
+    )
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -142,18 +147,19 @@ def _read_yaml(path: Path, known: set[str], readers: tuple[Path, ...]) -> dict[s
     return (_read_yaml(path.parent / base, known, (*readers, path.resolve())) if base else {}) | settings
 
 
-def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
+def add_arguments(parser: argparse.ArgumentParser, cls: type, without: Collection[str] = ()) -> None:
     """Add an option for every setting; options that are not given do not appear in the parsed arguments.
 
     Args:
         parser: gets a group of options for each group of settings.
         cls: a settings dataclass.
+        without: names of settings that get no option.
     """
     hints = get_type_hints(cls)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         about = field.metadata
-        if not about["option"]:
+        if not about["option"] or field.name in without:
             continue
         if about["group"] not in groups:
             groups[about["group"]] = parser.add_argument_group(about["group"])

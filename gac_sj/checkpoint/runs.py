@@ -82,7 +82,7 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
         settings = parse_json(header["__metadata__"]["settings"])
         if not isinstance(settings, dict):
             raise ValueError("its settings are not a mapping")
-        return Settings(**{name: value for name, value in settings.items() if name not in PLACES}), weights
+        return Settings.recorded({name: value for name, value in settings.items() if name not in PLACES}), weights
     except UsageError as error:
         raise UsageError(f"{path} cannot be used: {str(error).rstrip('.')}") from error
     except (OSError, SafetensorError, TypeError, ValueError) as error:

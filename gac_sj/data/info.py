@@ -41,7 +41,6 @@ class DatasetInfo:
         size: height and width that a network receives; None: images are resized to what the network expects.
         folder: what its folder holds; None for a data set that needs no folder.
         default_folder: the folder where none is given; None: it must be given.
-        symmetric: whether a shifted or mirrored item keeps its class.
         read: the function that reads it; None for a data set that is not loaded by name.
     """
 
@@ -53,7 +52,6 @@ class DatasetInfo:
     size: tuple[int, int] | None = None
     folder: str | None = None
     default_folder: str | None = None
-    symmetric: bool = True
     read: ReadDataset | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -49,9 +49,7 @@ _GESTURE = DatasetInfo(
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
-        DatasetInfo(
-            "digits", mean=(0.3053,), std=(0.3760,), classes=10, size=(8, 8), symmetric=False, read=read_digits
-        ),
+        DatasetInfo("digits", mean=(0.3053,), std=(0.3760,), classes=10, size=(8, 8), read=read_digits),
         _CIFAR10,
         replace(_CIFAR10, name="cifar100", mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761), classes=100),
         replace(_FOLDER, name="imagenet"),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
-from gac_sj._utils.configuration import read_yaml
 from gac_sj.results.run import Run, group
 from gac_sj.results.schema import as_text
 from gac_sj.results.table import markdown_table, mean, values
-from gac_sj.training.settings import Settings
+from gac_sj.training.settings import Settings, from_file
 
 __all__ = ["LEDGER_COLUMNS", "ledger", "read_configs", "still_rising"]
 
@@ -23,7 +21,7 @@ LEDGER_COLUMNS = (
 
 
 def read_configs(folder: Path) -> dict[Path, dict[str, str]]:
-    """The settings of every YAML file in a folder, as they are written into rows, without the seed.
+    """The settings of every YAML file in a folder, as they are written into rows, without the seed and what is open.
 
     Args:
         folder: of the files.
@@ -32,12 +30,11 @@ def read_configs(folder: Path) -> dict[Path, dict[str, str]]:
         UsageError: see :class:`gac_sj.training.settings.Settings`.
         ValueError: see :func:`gac_sj._utils.configuration.read_yaml`.
     """
-    names = [field.name for field in fields(Settings)]
     found = {}
     for path in sorted(folder.glob("*.yaml")):
-        settings = Settings(**read_yaml(path, names)).key()
-        del settings["seed"]
-        found[path] = as_text(settings)
+        settings = Settings(**from_file(path))
+        left_out = {"seed", *settings.open}
+        found[path] = as_text({name: value for name, value in settings.key().items() if name not in left_out})
     return found
 
 
@@ -77,8 +74,8 @@ def still_rising(runs: Sequence[Run]) -> str:
 
 def _config(run: Run, configs: Mapping[Path, Mapping[str, str]]) -> Path | None:
     """The YAML file with exactly these settings."""
-    settings = as_text({name: value for name, value in run.settings.items() if name not in ("seed", "data")})
-    return next((path for path, config in configs.items() if config == settings), None)
+    settings = as_text(run.settings)
+    return next((path for path, config in configs.items() if config.items() <= settings.items()), None)
 
 
 def _cells(runs: Sequence[Run], config: Path | None, base: Path) -> list[str]:

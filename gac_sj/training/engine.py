@@ -32,6 +32,7 @@ from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.evaluation import draws_of_test, evaluate
 from gac_sj.training.finite import NonFiniteLossError, explain_non_finite, non_finite_modules
 from gac_sj.training.folder import check_folder, check_state, run_key
+from gac_sj.training.hardware import resolve
 from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.progress import progress_bar, show_metrics
 from gac_sj.training.settings import Settings
@@ -73,7 +74,7 @@ class Training:
     """One run: build it, then :meth:`run` it. A run that was killed resumes from its last checkpoint.
 
     Args:
-        settings: settings of the run.
+        settings: settings of the run; those that are open get values (:func:`gac_sj.training.hardware.resolve`).
         data: its training and test set.
         world: its processes.
         folder: for checkpoints, weights and tables; None: nothing is written.
@@ -83,7 +84,8 @@ class Training:
     """
 
     def __init__(self, settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None):
-        self.settings, self.data, self.world, self.folder = settings, data, world, folder
+        self.settings = settings = resolve(settings, world.device)
+        self.data, self.world, self.folder = data, world, folder
         if folder is not None:
             check_folder(folder, settings)
         seed_all(derive_seed(settings.seed, "weights"))

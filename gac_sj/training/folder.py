@@ -14,7 +14,7 @@ from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
 
-__all__ = ["FolderInUseError", "check_folder", "check_state", "hold_folder", "run_key"]
+__all__ = ["FolderInUseError", "check_folder", "check_state", "hold_folder", "is_run_of", "run_key"]
 
 
 class FolderInUseError(UsageError):
@@ -75,18 +75,38 @@ def check_folder(folder: Path, settings: Settings) -> None:
     Raises:
         UsageError: the folder holds a run with other settings, which the message names, or its args.yaml is damaged.
     """
+    before = _settings_of(folder)
+    if before is not None:
+        _refuse_another(folder, as_text(before.key()), as_text(settings.key()))
+
+
+def is_run_of(folder: Path, settings: Settings) -> bool:
+    """Whether a folder holds a run with certain settings.
+
+    Args:
+        folder: it need not exist.
+        settings: all of them have values.
+
+    Raises:
+        UsageError: its args.yaml is damaged.
+    """
+    before = _settings_of(folder)
+    return before is not None and before.key() == settings.key()
+
+
+def _settings_of(folder: Path) -> Settings | None:
+    """The settings of the run in a folder; None if there is none."""
     path = folder / "args.yaml"
     if not path.exists():
-        return
+        return None
     try:
-        before = Settings(**parse_yaml(read_text(path))).key()
+        return Settings.recorded(parse_yaml(read_text(path)))
     except (TypeError, ValueError, OSError) as error:
         raise UsageError(
             f"has a damaged file {path} ({first_sentence(error)})",
             "move the folder away or name another output",
             argument="output",
         ) from error
-    _refuse_another(folder, as_text(before), as_text(settings.key()))
 
 
 def check_state(folder: Path | None, before: Mapping[str, str] | None, now: Mapping[str, str]) -> None:

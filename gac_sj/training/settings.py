@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -22,7 +24,7 @@ from gac_sj.encoders import encoder_info, list_encoders, require_source
 from gac_sj.models import MODULES, default_encoder
 from gac_sj.models.builder import OF_TIMM
 
-__all__ = ["Settings", "add_arguments", "from_args"]
+__all__ = ["Settings", "add_arguments", "from_args", "from_command_line", "from_file"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,12 @@ class Settings(Augmentation):
     )
     loss: str = setting("optimisation", "ce", "cross-entropy of the mean over time, or TET", ("ce", "tet"))
     tet_lambda: float = setting("optimisation", 0.05, "weight of TET's squared error", least=0, most=1)
-    amp: str = setting("optimisation", "none", "autocast", ("none", "bf16", "fp16"))
-    channels_last: bool = setting("optimisation", False, "memory format")
+    amp: str = setting(
+        "optimisation", "none", "autocast; auto: bf16 where the device has it", ("none", "bf16", "fp16", "auto")
+    )
+    channels_last: bool | None = setting(
+        "optimisation", None, "memory format; null: what is faster on the device", absent=False
+    )
     grad_checkpointing: bool = setting(
         "optimisation", False, "save memory: run blocks again in the backward pass", key=False
     )
@@ -165,8 +171,26 @@ class Settings(Augmentation):
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """The data type of autocast; None without it."""
-        return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.amp]
+        """The data type of autocast; None without it, and while ``amp`` is "auto"."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.amp)
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The settings that wait for a device (:func:`gac_sj.training.hardware.resolve`)."""
+        return tuple(name for name, value in (("amp", "auto"), ("channels_last", None)) if getattr(self, name) == value)
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> Settings:
+        """The settings of a run that were recorded, perhaps before some settings of today existed.
+
+        Args:
+            values: settings by name.
+
+        Raises:
+            UsageError: see the class.
+            TypeError: an unknown name.
+        """
+        return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | dict(values))
 
     def key(self) -> dict[str, Any]:
         """The settings that the result depends on, the seed included; not where and how it is read, run and written."""
@@ -174,11 +198,11 @@ class Settings(Augmentation):
 
     def name(self) -> str:
         """First 10 hex digits of the SHA-256 of the key."""
-        # without defaults, so that a setting that is added later does not rename older runs
+        # without the values of older runs, so that a setting that is added later does not rename them
         changed = {
             field.name: value
             for field in dataclasses.fields(self)
-            if field.metadata["key"] and (value := getattr(self, field.name)) not in (field.default, {})
+            if field.metadata["key"] and (value := getattr(self, field.name)) != field.metadata["absent"]
         }
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -187,14 +211,36 @@ class Settings(Augmentation):
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     """Add ``--config`` and an option for every setting.
 
     Args:
         parser: the parser of a program.
+        without: names of settings that get no option.
     """
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of settings; the command line overrides it")
-    configuration.add_arguments(parser, Settings)
+    configuration.add_arguments(parser, Settings, without)
+
+
+def from_file(path: str | Path) -> dict[str, Any]:
+    """The settings that a YAML file gives.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UsageError: see :func:`gac_sj._utils.configuration.read_yaml`.
+    """
+    return read_yaml(path, NAMES)
+
+
+def from_command_line(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that a command line gives.
+
+    Args:
+        args: what a parser with :func:`add_arguments` has parsed.
+    """
+    return {name: value for name, value in vars(args).items() if name in NAMES}
 
 
 def from_args(args: argparse.Namespace) -> Settings:
@@ -206,6 +252,8 @@ def from_args(args: argparse.Namespace) -> Settings:
     Raises:
         UsageError: see :class:`Settings` and :func:`gac_sj._utils.configuration.read_yaml`.
     """
-    names = [field.name for field in dataclasses.fields(Settings)]
-    given = {name: value for name, value in vars(args).items() if name in names}
-    return Settings(**(read_yaml(args.config, names) if args.config else {}) | given)
+    return Settings(**(from_file(args.config) if args.config else {}) | from_command_line(args))
+
+
+#: Of all settings.
+NAMES = tuple(field.name for field in dataclasses.fields(Settings))
