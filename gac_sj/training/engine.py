@@ -84,7 +84,7 @@ class Training:
     """
 
     def __init__(self, settings: Settings, data: Data, world: DistributedContext, folder: Path | None = None):
-        self.settings = settings = resolve(settings, world.device)
+        self.settings = settings = resolve(data.resolved(settings), world.device)
         self.data, self.world, self.folder = data, world, folder
         if folder is not None:
             check_folder(folder, settings)
@@ -132,7 +132,7 @@ class Training:
     def _open_outputs(self) -> None:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._outputs = RunOutputs(self.folder, self.settings, self.state.epoch + 1)
+            self._outputs = RunOutputs(self.folder, self.settings, self.data, self.state.epoch + 1)
 
     def _train_epoch(self) -> None:
         state, metrics = self.state, self.state.metrics
