@@ -126,7 +126,7 @@ class OwnDataset:
 
     def _call(self, function: Any, folder: Path | None, T: int) -> Any:
         if not callable(function):
-            raise self._refuse(f"it is a {type(function).__name__}, not a function", "name a function")
+            raise self._refuse(f"it is of the type {type(function).__name__}, not a function", "name a function")
         try:
             parameters: Mapping[str, Any] = inspect.signature(function).parameters
         except (TypeError, ValueError):  # of a built-in
