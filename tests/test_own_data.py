@@ -295,6 +295,8 @@ class TestReading:
             tmp_path / "with_folder.py",
             MINE + "\n\ndef here(data_dir, T):\n    assert data_dir.name == 'folder'\n    return frames(T=T)\n",
         )
+        with pytest.raises(UsageError, match=r"^data_dir must be given for 'with_folder.py:here'"):
+            load_datasets(f"{path}:here", T=3)
         train, _ = load_datasets(f"{path}:here", tmp_path / "folder", T=3)
         assert train[0][0].shape == (3, 2, 12, 10) and train.info.size == (12, 10)
 

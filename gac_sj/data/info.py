@@ -91,7 +91,8 @@ class DatasetInfo:
         Raises:
             UsageError: there is not one number for each channel.
         """
-        given = {name: as_numbers(text) for name, text in (("mean", mean), ("std", std)) if text not in (None, AUTO)}
+        texts = {"mean": mean, "std": std}
+        given = {name: as_numbers(text) for name, text in texts.items() if text is not None and text != AUTO}
         for name, values in given.items():
             if self.channels and len(values) != self.channels:
                 raise UsageError(

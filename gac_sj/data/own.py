@@ -1,6 +1,6 @@
 """A user's data set: a function in a Python file returns a training and a test set of images or event frames.
 
-The function may have the parameters ``data_dir`` (a path, or None) and ``T``. It returns a pair of map-style data sets,
+The function may have the parameters ``data_dir`` (a path) and ``T``. It returns a pair of map-style data sets,
 as ``torch.utils.data.Dataset`` is one, whose items are pairs of
 
 - an image: a PIL image, or an array or tensor ``[C, H, W]``, C = 1 or 3, of bytes (uint8) or of floats in [0, 1],
@@ -128,16 +128,21 @@ class OwnDataset:
         if not callable(function):
             raise self._refuse(f"it is of the type {type(function).__name__}, not a function", "name a function")
         try:
-            parameters: Mapping[str, Any] = inspect.signature(function).parameters
+            parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
         except (TypeError, ValueError):  # of a built-in
             parameters = {}
-        given = {name: value for name, value in (("data_dir", folder), ("T", T)) if name in parameters}
-        if folder is not None and "data_dir" not in given:
+        given: dict[str, Any] = {"T": T} if "T" in parameters else {}
+        takes = parameters.get("data_dir")
+        if folder is not None and takes is None:
             raise UsageError(
                 f"must not be given for {self.place!r}, whose function has no parameter data_dir, got {folder}",
                 "leave it out, or add the parameter",
                 argument="data_dir",
             )
+        if folder is None and takes is not None and takes.default is inspect.Parameter.empty:
+            raise UsageError(f"must be given for {self.place!r}, whose function needs it", argument="data_dir")
+        if folder is not None:
+            given["data_dir"] = folder
         try:
             with seeded("dataset"):  # such as random_split, which would split otherwise at every start
                 return function(**given)

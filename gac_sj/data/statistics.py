@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Sequence
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from gac_sj.data.datasets import DataSet
 
 __all__ = ["AUTO", "SAMPLE_BYTES", "as_numbers", "as_size", "evenly", "measure", "numbers_text", "size_text"]
-
-_logger = logging.getLogger(__name__)
 
 #: The value of ``mean`` and ``std`` that stands for measuring them.
 AUTO = "auto"
@@ -110,7 +107,7 @@ def measure(dataset: DataSet, skip_corrupt: bool = False) -> tuple[tuple[float, 
         CorruptImageError: an item cannot be read.
         UsageError: a channel is the same in all pixels, or no item can be read.
     """
-    total, squares, count, images = np.zeros(dataset.channels), np.zeros(dataset.channels), 0, 0
+    total, squares, count = np.zeros(dataset.channels), np.zeros(dataset.channels), 0
     for item in evenly(range(len(dataset)), dataset.item_bytes()):
         try:
             pixels = dataset.pixels(item)
@@ -121,8 +118,8 @@ def measure(dataset: DataSet, skip_corrupt: bool = False) -> tuple[tuple[float, 
         by_channel = pixels.astype(np.float64).swapaxes(0, -3).reshape(dataset.channels, -1)
         total += by_channel.sum(1)
         squares += (by_channel**2).sum(1)
-        count, images = count + by_channel.shape[1], images + 1
-    if not images:
+        count += by_channel.shape[1]
+    if not count:
         raise UsageError("No item of the training set can be read", "check its files")
     scale = 1 if dataset.is_events else 255
     mean = total / count
@@ -134,8 +131,4 @@ def measure(dataset: DataSet, skip_corrupt: bool = False) -> tuple[tuple[float, 
             "give numbers",
             argument="std",
         )
-    _logger.info(
-        "Measured on %s training items: mean %s, standard deviation %s.",
-        f"{images:,}", *(", ".join(map(str, values)) for values in found),
-    )  # fmt: skip
     return found[0], found[1]

@@ -246,22 +246,28 @@ def _measured(settings: Settings, train: DataSet) -> dict[str, str]:
         wanted |= {name for name in ("mean", "std") if getattr(settings, name) in (None, AUTO)}
     found = {"mean": train.info.mean, "std": train.info.std} if is_own else {}
     if wanted:
-        measured = dict(zip(("mean", "std"), measure(train, settings.skip_corrupt)))
-        found |= {name: measured[name] for name in wanted}
+        mean, std = measure(train, settings.skip_corrupt)
+        found |= {name: values for name, values in (("mean", mean), ("std", std)) if name in wanted}
+        _log(f"Measured on the training set: mean {', '.join(map(str, mean))}, std {', '.join(map(str, std))}.")
     return {name: str(numbers_text(name, values)) for name, values in found.items()}
 
 
 def _report_resizing(train: DataSet, size: tuple[int, int]) -> None:
-    """Log, in one process of a run, if the first training image has another size than the network receives."""
-    if dist.is_available() and dist.is_initialized() and dist.get_rank():
-        return
+    """Log if the first training item has another size than the network receives."""
     try:
         found = train.pixels(0).shape[-2:]
     except CorruptImageError:
         return
     if found != size:
-        change = "shrunk" if found[0] * found[1] > size[0] * size[1] else "stretched"
-        _logger.info(
-            "The first training item has %d x %d pixels; images are %s to %d x %d (img_size=%s keeps them).",
-            *found, change, *size, size_text(found),
-        )  # fmt: skip
+        factor = min(size) / min(found)
+        change = "shrunk" if factor < 1 else "stretched" if factor > 1 else "cut"
+        _log(
+            f"The first training item has {found[0]} x {found[1]} pixels; items are {change} to {size[0]} x {size[1]} "
+            f"(img_size={size_text(found)} keeps them)."
+        )
+
+
+def _log(text: str) -> None:
+    """Log in one process of a run."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        _logger.info(text)
