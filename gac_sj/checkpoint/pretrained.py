@@ -209,7 +209,7 @@ def _of_run(path: Path) -> nn.Module:
     if names is not None and len(names) != model.num_classes:
         raise UsageError(f"{path} has {len(names)} names for {model.num_classes} classes", "give weights of a run")
     model.pretrained_cfg.update(
-        {} if names is None else {LABEL_NAMES: names},
+        {} if names is None else {LABEL_NAMES: names, "num_classes": len(names)},  # timm drops names of another number
         interpolation=settings.interpolation,
         crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"],
     )

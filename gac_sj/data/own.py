@@ -108,7 +108,7 @@ class OwnDataset:
         info = replace(
             info,
             kind="images" if form.T is None else "frames",
-            size=form.size or info.size,
+            size=form.size,
             mean=(0.0,) * form.channels,
             std=(1.0,) * form.channels,
         ).normalised(**given)
@@ -118,8 +118,9 @@ class OwnDataset:
 
     def _folder(self) -> Path:
         """Where the file is that was run."""
-        files = [module.__file__ for module in list(sys.modules.values()) if getattr(module, "__gac_sj_file__", False)]
-        return next(Path(file).parent for file in files if file is not None and source_of(file) == self.source)
+        modules = [module for module in list(sys.modules.values()) if getattr(module, "__gac_sj_file__", None) is True]
+        files = [module.__file__ for module in modules if module.__file__ is not None]
+        return next(Path(file).parent for file in files if source_of(file) == self.source)
 
     def _refuse(self, problem: str, advice: str) -> UsageError:
         return UsageError(f"cannot use {self.place}: {problem}", advice, argument="dataset")

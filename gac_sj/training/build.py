@@ -226,15 +226,17 @@ def _prepare(settings: Settings, parts: tuple[DataSet, DataSet]) -> Data:
     if settings.train_limit:
         train = train.balanced(settings.train_limit)
     statistics = _measured(settings, train)
+    given = None if settings.img_size is None else as_size(settings.img_size)
     info = train.info.normalised(statistics.get("mean"), statistics.get("std"))
+    info = info.for_network(settings.model, info.classes, given)  # of a user's data set, it was not known before
+    _, height, width = info.shape
+    size = height, width
     train, test = replace(train, info=info), replace(test, info=info)
-    _, *sides = info.shape
-    size = (sides[0], sides[1]) if settings.img_size is None else as_size(settings.img_size)
     _report_resizing(train, size)
     data = Data(train, test, size, statistics=statistics)
     if settings.loader != "resident":
         return data
-    of_one_size = info.source is not None and settings.img_size is None
+    of_one_size = info.source is not None and given is None
     return replace(data, images=(read_images(train, size, of_one_size), read_images(test, size, of_one_size)))
 
 
