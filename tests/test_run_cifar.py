@@ -688,9 +688,9 @@ class TestSettings:
 
     def test_a_comparison_keeps_what_was_open_when_it_was_begun(self, trained, tmp_path, monkeypatch):
         command = [*DIGITS, "--amp", "auto", "--seeds", "0", "--output", str(tmp_path)]
-        for encoder, has in (("gac", True), ("direct", False)):  # the second command as on another machine
+        for encoders, has in ((["gac"], True), (["gac", "direct"], False)):  # the second command on another machine
             monkeypatch.setattr(hardware, "has_bfloat16", lambda device, has=has: has)
-            assert run_cifar.main([*command, "--encoders", encoder]) == 0
+            assert run_cifar.main([*command, "--encoders", *encoders]) == 0
         assert [run.amp for run, _, _ in trained] == ["bf16", "bf16"]
         assert {row["amp"] for row in table(tmp_path / "results.csv")} == {"bf16"}
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.one_release
 
 DEFAULT_FORM = encoder_info(DEFAULT_ENCODER).default_form
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-BOOLEANS = [name for name, field in FIELDS.items() if field.type == "bool"]
+BOOLEANS = [name for name, field in FIELDS.items() if field.type in ("bool", "bool | None")]
 #: what says where and how a run is read, run and written
 PLACES = {"data_dir", "workers", "device", "output", "checkpoint_minutes", "keep_checkpoints", "wandb"}
 PLACES |= {"grad_checkpointing", "spikes_as_bytes"}  # of activations in memory
@@ -59,6 +59,7 @@ def another(name):
         "opt": "adamw",
         "loss": "tet",
         "amp": "bf16",
+        "channels_last": True,
         "batch_size": 62,
         "accumulate": 2,
         "mix_probability": 0.5,
