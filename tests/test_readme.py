@@ -136,9 +136,10 @@ def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
             assert (REPOSITORY / word).exists()
     args = parse(importlib.import_module(Path(script).stem).main, arguments)
     if script == "benchmarks/run_cifar.py":
+        shared = run_cifar.read_settings(args)
         for name in args.encoders:
             for seed in args.seeds:
-                run_cifar.settings(args, name, seed)
+                run_cifar.settings(shared, name, seed)
 
 
 @pytest.mark.one_release
