@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import timm
 
@@ -92,7 +92,9 @@ class DatasetInfo:
             UsageError: there is not one number for each channel.
         """
         texts = {"mean": mean, "std": std}
-        given = {name: as_numbers(text) for name, text in texts.items() if text is not None and text != AUTO}
+        given: dict[str, Any] = {
+            name: as_numbers(text) for name, text in texts.items() if text is not None and text != AUTO
+        }
         for name, values in given.items():
             if self.channels and len(values) != self.channels:
                 raise UsageError(

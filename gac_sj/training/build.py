@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
@@ -60,7 +60,7 @@ class Data:
     test: DataSet
     size: tuple[int, int]
     images: tuple[Images, Images] | None = None
-    statistics: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def info(self) -> DatasetInfo:

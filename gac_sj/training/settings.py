@@ -210,9 +210,10 @@ class Settings(Augmentation):
             UsageError: see the class; a file of a user without its digest, since records never run one by themselves.
             TypeError: an unknown name.
         """
+        values = dict(values)
         if is_place(str(values.get("dataset"))) and not _is_recorded(values):
             raise UsageError(f"names {values['dataset']!r} without the digest of its file", argument="dataset")
-        return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | dict(values))
+        return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | values)
 
     def key(self) -> dict[str, Any]:
         """The settings that the result depends on, the seed included; not where and how it is read, run and written."""
