@@ -1,6 +1,6 @@
 """Test trained networks on corrupted images, with dropped time steps, and under attack.
 
-    python benchmarks/robustness.py runs/cifar10 --data-dir DIR --output runs/cifar10
+    python benchmarks/robustness.py runs/cifar10 --output runs/cifar10
     python benchmarks/robustness.py a/last.safetensors --corruptions blur pgd --severities 1 5 --output runs/blur
 
 Writes a row for each network, corruption and severity (clean: 0) into robustness.csv of --output. What has a row there
@@ -32,9 +32,9 @@ from gac_sj._utils.randomness import derive_seed, seeded
 from gac_sj._utils.validation import positive
 from gac_sj.analysis.attacks import ATTACKS, EPSILONS, PGD_STEPS, OnPixels, pixel_gradient
 from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, corrupt, dropped_steps
-from gac_sj.checkpoint.runs import fingerprint, load_network, read_weights
+from gac_sj.checkpoint.runs import data_info, fingerprint, load_network, read_weights, with_data
 from gac_sj.cli.program import program
-from gac_sj.data import dataset_info
+from gac_sj.data import DatasetInfo
 from gac_sj.results.robustness import CLEAN, ROBUSTNESS, RUN_COLUMNS
 from gac_sj.results.schema import as_text
 from gac_sj.results.store import Rows
@@ -48,7 +48,9 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(ATTACKS, EPSILONS),
 }
 # settings that decide which images the test set has
-DATA_SETTINGS = ("dataset", "T", "model", "train_limit", "loader")
+DATA_SETTINGS = (
+    "dataset", "dataset_source", "data_dir", "T", "model", "train_limit", "loader", "img_size", "mean", "std",
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("weights", type=Path, nargs="+", metavar="WEIGHTS", help="last.safetensors, or folders of finished runs")
-    add("--data-dir", help="folder of the data set; digits need none")
+    add("--data-dir", help="folder of the data set (default: that of each run)")
     names = ", ".join(STRENGTHS)
     add("--corruptions", nargs="+", default=list(STRENGTHS), metavar="NAME", help=f"of {names} (default: all)")
     add("--severities", type=int, nargs="+", default=list(SEVERITIES), metavar="N", help="of 1 2 3 4 5 (default: all)")
@@ -113,7 +115,7 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
 
     Args:
         paths: of the weights.
-        data_dir: folder of the data set.
+        data_dir: folder of the data set; None: that of each run.
 
     Raises:
         UsageError: a file that is not of a run, or a run on event frames.
@@ -121,11 +123,8 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
     runs = {}
     for path in paths:
         settings, _ = read_weights(path)
-        info = dataset_info(settings.dataset)
-        if info.is_events:
-            raise UsageError(
-                f"{path} is of a run on {settings.dataset}, whose event frames are not pixels in [0, 1]", "leave it out"
-            )
+        info = data_info(settings)
+        refuse_events(path, info)
         done = epochs_done(path.parent / "summary.csv")
         if done is not None and done < settings.epochs:
             print(
@@ -133,10 +132,18 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
                 file=sys.stderr,
             )
             continue
-        runs[path] = replace(settings, data_dir=None if info.folder is None else data_dir)
+        runs[path] = with_data(settings, path, None if info.folder is None else data_dir)
     if not runs:
         raise UsageError("There are no weights of a finished run", "finish one, or pass others")
     return runs
+
+
+def refuse_events(path: Path, info: DatasetInfo) -> None:
+    """Raise UsageError for weights of a run on event frames; only reading a user's data set shows what it has."""
+    if info.is_events:
+        raise UsageError(
+            f"{path} is of a run on {info.name}, whose event frames are not pixels in [0, 1]", "leave it out"
+        )
 
 
 def epochs_done(summary: Path) -> int | None:
@@ -251,6 +258,7 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
         for number, (path, settings) in enumerate(runs.items(), 1):
             place = tuple(getattr(settings, name) for name in DATA_SETTINGS)
             data = loaded[place] = loaded.get(place) or load_data(settings)
+            refuse_events(path, data.info)
             try:
                 network = load_network(settings, read_weights(path)[1], data.info)
             except ValueError as error:

@@ -19,8 +19,8 @@ from pathlib import Path
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.user_code import load_from_file
 from gac_sj.analysis import summarize
+from gac_sj.checkpoint.runs import data_info
 from gac_sj.cli.program import program
-from gac_sj.data import dataset_info
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.build import generate_data, load_data
@@ -57,7 +57,8 @@ def preview(settings: Settings, world: DistributedContext) -> str:
     try:
         data = load_data(settings, download=False)
     except (ValueError, OSError) as error:
-        if dataset_info(settings.dataset).is_events:
+        info = data_info(settings)
+        if info.is_events or info.source is not None:
             raise
         note = f"The data set cannot be read, so generated images are used instead: {error}\n"
         data = generate_data(settings)
@@ -99,9 +100,9 @@ def main(args: argparse.Namespace) -> None:
             print(preview(settings, world))
             return
         folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
-        settings = resolve(settings, world.device, functools.partial(is_run_of, folder))
         with world.local_main_process_first():
             data = load_data(settings)
+        settings = resolve(data.resolved(settings), world.device, functools.partial(is_run_of, folder))
         rows = world.on_first(lambda: open_rows(folder))
         row = complete(settings, data, world, folder, rows, args.analyse)
         if args.analyse and not row["analysed_images"] and world.is_first:

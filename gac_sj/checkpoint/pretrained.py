@@ -29,8 +29,7 @@ from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_bytes, read_text
 from gac_sj._utils.reading import parse_json
 from gac_sj.checkpoint.config import problem
-from gac_sj.checkpoint.runs import load_network, read_weights
-from gac_sj.data import dataset_info
+from gac_sj.checkpoint.runs import LABEL_NAMES, data_info, load_network, read_label_names, read_weights
 from gac_sj.encoders import find_encoder, require_source
 
 __all__ = ["load_pretrained", "save_pretrained"]
@@ -197,7 +196,7 @@ def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def _of_run(path: Path) -> nn.Module:
-    """The network of a run, with the statistics and the resizing of its test images; its class names are not known.
+    """The network of a run, with the statistics and the resizing of its test images, and the names of its classes.
 
     Raises:
         UsageError: the file is damaged, or does not hold weights of a run.
@@ -205,8 +204,13 @@ def _of_run(path: Path) -> nn.Module:
     settings, weights = read_weights(path)
     default = timm.get_pretrained_cfg(settings.model)
     classes = len(weights.get(f"{default.classifier}.weight", ())) if default else 0
-    model = load_network(settings, weights, dataset_info(settings.dataset).for_network(settings.model, classes))
+    model = load_network(settings, weights, data_info(settings, classes))
+    names = read_label_names(path)
+    if names is not None and len(names) != model.num_classes:
+        raise UsageError(f"{path} has {len(names)} names for {model.num_classes} classes", "give weights of a run")
     model.pretrained_cfg.update(
-        interpolation=settings.interpolation, crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"]
+        {} if names is None else {LABEL_NAMES: names, "num_classes": len(names)},  # timm drops names of another number
+        interpolation=settings.interpolation,
+        crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"],
     )
     return model

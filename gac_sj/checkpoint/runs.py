@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,16 +15,37 @@ from safetensors.torch import load
 from torch import Tensor
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.files import read_bytes
-from gac_sj._utils.reading import parse_json
-from gac_sj.data import DatasetInfo
+from gac_sj._utils.files import read_bytes, read_text
+from gac_sj._utils.reading import parse_json, parse_yaml
+from gac_sj.data import DatasetInfo, dataset_info
+from gac_sj.data.statistics import as_size
 from gac_sj.models.network import EncodedNetwork
 from gac_sj.training.settings import Settings
 
-__all__ = ["build_model", "fingerprint", "load_network", "read_weights"]
+__all__ = [
+    "LABEL_NAMES", "build_model", "data_info", "fingerprint", "load_network", "read_label_names", "read_weights",
+    "with_data",
+]  # fmt: skip
 
+#: The entry of a file of weights, among the settings, that has the names of the classes.
+LABEL_NAMES = "label_names"
 #: Settings that weights do not decide: where and how a run is read, run and written.
 PLACES = {field.name for field in dataclasses.fields(Settings) if not field.metadata["key"]}
+
+
+def data_info(settings: Settings, classes: int | None = None) -> DatasetInfo:
+    """What the data set of a run is for its network, with the size, mean and std of its settings where they are known.
+
+    Args:
+        settings: settings of the run.
+        classes: number of classes, where it is known.
+
+    Raises:
+        UsageError: there is not one mean or std for each channel.
+    """
+    size = None if settings.img_size is None else as_size(settings.img_size)
+    info = dataset_info(settings.dataset, settings.dataset_source).normalised(settings.mean, settings.std)
+    return info.for_network(settings.model, classes, size)
 
 
 def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
@@ -76,12 +99,8 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
     try:
         content = read_bytes(path)
         weights = load(content)
-        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        if "settings" not in header.get("__metadata__", {}):
-            raise ValueError("it has no settings")
-        settings = parse_json(header["__metadata__"]["settings"])
-        if not isinstance(settings, dict):
-            raise ValueError("its settings are not a mapping")
+        settings = _recorded(content)
+        settings.pop(LABEL_NAMES, None)
         return Settings.recorded({name: value for name, value in settings.items() if name not in PLACES}), weights
     except UsageError as error:
         raise UsageError(f"{path} cannot be used: {str(error).rstrip('.')}") from error
@@ -89,6 +108,58 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
         raise UsageError(
             f"{path} cannot be read as weights of a run ({first_sentence(error)})", "give its last.safetensors"
         ) from error
+
+
+def _recorded(content: bytes) -> dict[str, Any]:
+    """The settings in the header of a file of weights, and the names of the classes among them.
+
+    Raises:
+        ValueError: it has none.
+    """
+    header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    if "settings" not in header.get("__metadata__", {}):
+        raise ValueError("it has no settings")
+    settings = parse_json(header["__metadata__"]["settings"])
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are not a mapping")
+    return settings
+
+
+def read_label_names(path: Path) -> list[str] | None:
+    """The names of the classes in a file of weights that :func:`read_weights` accepts.
+
+    Args:
+        path: last.safetensors or best.safetensors.
+
+    Returns:
+        The names in order; None for weights that were saved without them.
+
+    Raises:
+        UsageError: they are not a list of names.
+    """
+    found = _recorded(read_bytes(path)).get(LABEL_NAMES)
+    if not (found is None or (isinstance(found, list) and all(isinstance(name, str) for name in found))):
+        raise UsageError(f"{path} has names of classes that are not text", "give the last.safetensors of a run")
+    return found
+
+
+def with_data(settings: Settings, weights: Path, data_dir: str | None) -> Settings:
+    """The settings of a run with the folder of its data: a given one, or that of the ``args.yaml`` beside its weights.
+
+    An ``args.yaml`` that is missing, damaged or of another data set, or a folder that is gone, counts for nothing.
+
+    Args:
+        settings: of the run (:func:`read_weights`).
+        weights: the file that they were read from.
+        data_dir: what a user has given.
+    """
+    if data_dir is None:
+        with suppress(OSError, ValueError):
+            found = parse_yaml(read_text(weights.parent / "args.yaml"))
+            if isinstance(found, dict) and found.get("dataset") == settings.dataset:
+                place = found.get("data_dir")
+                data_dir = place if isinstance(place, str) and Path(place).exists() else None
+    return replace(settings, data_dir=data_dir)
 
 
 def fingerprint(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Files and modules of users that register encoders: what ``--import`` runs."""
+"""Files and modules of users that register encoders or define what records name: what ``--import`` runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _imported: set[str] = set()
 
 
 def import_plugins(places: Iterable[str]) -> None:
-    """Run files or modules that register encoders, each once in a process.
+    """Run files or modules that register encoders or, files only, define a data set; each once in a process.
 
     Args:
         places: paths of Python files (``affine.py``), or names of importable modules (``package.affine``).
 
     Raises:
-        UsageError: one does not exist, raises, or registers no encoder. Nothing of it stays registered then.
+        UsageError: one does not exist, raises, or registers and defines nothing. Nothing of it stays registered then.
     """
     for place in places:
         is_file = place.endswith(".py") or "/" in place
@@ -31,17 +31,22 @@ def import_plugins(places: Iterable[str]) -> None:
             continue
         before = set(list_encoders())
         try:
-            run_file(Path(place)) if is_file else importlib.import_module(place)
+            module = run_file(Path(place)) if is_file else importlib.import_module(place)
         except Exception as error:  # a user's code raises whatever it likes
             unregister_encoders(set(list_encoders()) - before)
             raise _refusal(place, is_file, error) from error
-        if not (set(list_encoders()) - before or _has_registered(place)):
+        if not (set(list_encoders()) - before or _has_registered(place) or (is_file and _defines(module))):
             raise UsageError(
-                f"cannot use {place}: it registers no encoder",
-                "decorate its class with @gac_sj.register_encoder(NAME)",
+                f"cannot use {place}: it registers no encoder, and defines no function or class",
+                "decorate the class of an encoder with @gac_sj.register_encoder(NAME)",
                 argument="import",
             )
         _imported.add(key)
+
+
+def _defines(module: ModuleType) -> bool:
+    """Whether a file defines something that settings can name, such as the function that returns a data set."""
+    return any(getattr(value, "__module__", None) == module.__name__ for value in vars(module).values())
 
 
 def _has_registered(module: str) -> bool:

@@ -81,7 +81,7 @@ class Training:
         folder: Path | None = None,
         callbacks: Iterable[Callback] = (),
     ):
-        self.settings = settings = resolve(settings, world.device)
+        self.settings = settings = resolve(data.resolved(settings), world.device)
         self.data, self.world, self.folder = data, world, folder
         self.callbacks = Callbacks([*load_callbacks(settings), *callbacks])
         if folder is not None:
@@ -131,7 +131,7 @@ class Training:
     def _open_outputs(self) -> None:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._outputs = RunOutputs(self.folder, self.settings, self.state.epoch + 1)
+            self._outputs = RunOutputs(self.folder, self.settings, self.data, self.state.epoch + 1)
 
     def _train_epoch(self) -> None:
         state, metrics = self.state, self.state.metrics

@@ -62,7 +62,7 @@ def run_key(settings: Settings, data: Data) -> dict[str, str]:
         settings: settings of the run.
         data: its data.
     """
-    return as_text(settings.key() | {"data": data.fingerprint()})
+    return as_text(data.resolved(settings).key() | {"data": data.fingerprint()})
 
 
 def check_folder(folder: Path, settings: Settings) -> None:

@@ -12,7 +12,9 @@ from safetensors.torch import save
 from torch import nn
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.files import named_errors, remove_unfinished, write_atomically
+from gac_sj._utils.files import as_utf8, named_errors, remove_unfinished, write_atomically
+from gac_sj.checkpoint.runs import LABEL_NAMES
+from gac_sj.training.build import Data
 from gac_sj.training.settings import Settings
 
 __all__ = ["RunOutputs"]
@@ -24,14 +26,15 @@ class RunOutputs:
     Args:
         folder: of the run; it must exist.
         settings: settings of the run.
+        data: its data; weights get the names of its classes.
         epoch: the first epoch that will be added; TensorBoard forgets its values of this and later epochs.
 
     Raises:
         UsageError: Weights & Biases is requested and not installed.
     """
 
-    def __init__(self, folder: Path, settings: Settings, epoch: int):
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: Settings, data: Data, epoch: int):
+        self.folder, self.settings, self.classes = folder, settings, data.train.classes
         self.tensorboard: Any = None
         self.wandb: Any = None
         remove_unfinished(folder)  # this start holds the folder
@@ -87,11 +90,12 @@ class RunOutputs:
         """
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
         # no second entry: safetensors would write the two in any order
-        content = save(tensors, {"settings": json.dumps(self.settings.key())})
-        names = ["last.safetensors"]
+        names = [as_utf8(name).decode() for name in self.classes]
+        content = save(tensors, {"settings": json.dumps(self.settings.key() | {LABEL_NAMES: names})})
+        files = ["last.safetensors"]
         if history[-1]["top1"] > max((row["top1"] for row in history[:-1] if row["top1"] != ""), default=-1):
-            names.append("best.safetensors")
-        for name in names:
+            files.append("best.safetensors")
+        for name in files:
             write_atomically(self.folder / name, content)
 
     def close(self) -> None:

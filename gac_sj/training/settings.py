@@ -19,7 +19,9 @@ from timm.optim import list_optimizers
 from gac_sj._utils import configuration
 from gac_sj._utils.configuration import check, read_yaml, setting
 from gac_sj._utils.errors import UsageError
-from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation
+from gac_sj._utils.user_code import is_place
+from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation, dataset_info
+from gac_sj.data.statistics import numbers_text, size_text
 from gac_sj.encoders import encoder_info, list_encoders, require_source
 from gac_sj.models import MODULES, default_encoder
 from gac_sj.models.builder import OF_TIMM
@@ -45,9 +47,17 @@ class Settings(Augmentation):
     encoder_source: str | None = setting("network", None, "file that defines the encoder, and its digest", option=False)
     model_options: dict[str, Any] = setting("network", {}, "further keywords of the network, '{drop_rate: 0.1}'")
 
-    dataset: str = setting("data", DEFAULT_DATASET, "data set", DATASETS)
+    dataset: str = setting(
+        "data", DEFAULT_DATASET, f"data set: {', '.join(DATASETS)}, or FILE.py:FUNCTION, which returns two data sets"
+    )
+    dataset_source: str | None = setting("data", None, "file that defines the data set, and its digest", option=False)
     data_dir: str | None = setting("data", None, "folder of the data set; CIFAR is downloaded into it", key=False)
     train_limit: int | None = setting("data", None, "number of class-balanced training images", least=1)
+    img_size: str | None = setting("data", None, "side of images or frames, or HEIGHTxWIDTH (None: the network's)")
+    mean: str | None = setting(
+        "data", None, "subtracted from pixels in [0, 1], by channel: 0.5,0.5,0.5; auto: measured (None: the data set's)"
+    )
+    std: str | None = setting("data", None, "that pixels are divided by, in the same way; measured with mean=auto")
     loader: str = setting(
         "data", "standard", "read images from disk, or keep all of them on the device", ("standard", "resident")
     )
@@ -107,7 +117,11 @@ class Settings(Augmentation):
     def __post_init__(self) -> None:
         if self.encoder_source is not None:  # first, because an encoder that was not imported is an unknown name
             require_source(str(self.encoder or default_encoder(str(self.model))), str(self.encoder_source))
+        object.__setattr__(self, "img_size", size_text(self.img_size))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, numbers_text(name, getattr(self, name)))
         check(self)
+        self._resolve_dataset()
         models = timm.list_models(module=MODULES)
         if self.model not in models:
             raise UsageError(
@@ -165,6 +179,12 @@ class Settings(Augmentation):
                 given = ", ".join(f"{name}={getattr(self, name)}" for name in refused)
                 raise UsageError(f"must not be 'resident' with {given}", "use loader=standard", argument="loader")
 
+    def _resolve_dataset(self) -> None:
+        """Run the file of a user's data set, unless it was recorded; its name and digest are part of the key."""
+        info = dataset_info(self.dataset, self.dataset_source if _is_recorded(vars(self)) else None)
+        object.__setattr__(self, "dataset", info.name)
+        object.__setattr__(self, "dataset_source", info.source)
+
     def _resolve_encoder(self) -> None:
         """Set the encoder, its form and the file that defines it, which are part of the key."""
         encoder = default_encoder(self.model) if self.encoder is None else self.encoder
@@ -194,10 +214,13 @@ class Settings(Augmentation):
             values: settings by name.
 
         Raises:
-            UsageError: see the class.
+            UsageError: see the class; a file of a user without its digest, since records never run one by themselves.
             TypeError: an unknown name.
         """
-        return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | dict(values))
+        values = dict(values)
+        if is_place(str(values.get("dataset"))) and not _is_recorded(values):
+            raise UsageError(f"names {values['dataset']!r} without the digest of its file", argument="dataset")
+        return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | values)
 
     def key(self) -> dict[str, Any]:
         """The settings that the result depends on, the seed included; not where and how it is read, run and written."""
@@ -216,6 +239,11 @@ class Settings(Augmentation):
     def dump(self) -> str:
         """All settings as YAML."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+
+def _is_recorded(values: Mapping[str, Any]) -> bool:
+    """Whether settings name a user's data set as records do: its file without a folder, and the file's digest."""
+    return bool(values.get("dataset_source")) and Path(values["dataset"]).name == values["dataset"]
 
 
 def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
