@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.files import require_file
+from gac_sj._utils.user_code import run_file
 from gac_sj.encoders.registry import encoder_info, list_encoders, unregister_encoders
 
 __all__ = ["import_plugins"]
@@ -35,7 +31,7 @@ def import_plugins(places: Iterable[str]) -> None:
             continue
         before = set(list_encoders())
         try:
-            _run_file(Path(place)) if is_file else importlib.import_module(place)
+            run_file(Path(place)) if is_file else importlib.import_module(place)
         except Exception as error:  # a user's code raises whatever it likes
             unregister_encoders(set(list_encoders()) - before)
             raise _refusal(place, is_file, error) from error
@@ -70,21 +66,3 @@ def _refusal(place: str, is_file: bool, error: Exception) -> UsageError:
         "correct the file",
         argument="import",
     )
-
-
-def _run_file(path: Path) -> ModuleType:
-    require_file(path)
-    # two files may have the same name
-    name = f"gac_sj_import_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    module.__gac_sj_file__ = True  # type: ignore[attr-defined]  # so that messages name the file, not the module
-    sys.modules[name] = module  # pickling and dataclasses look a class's module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

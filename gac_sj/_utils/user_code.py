@@ -1,0 +1,86 @@
+"""Python files of users: running one, and what one defines (``FILE.py:NAME``)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj._utils.files import require_file
+
+__all__ = ["load_from_file", "run_file"]
+
+
+def load_from_file(place: str, argument: str) -> Any:
+    """What a name in a Python file stands for. The file runs once in a process.
+
+    Args:
+        place: ``FILE.py:NAME``.
+        argument: that the place was given for, for messages.
+
+    Raises:
+        UsageError: the place has another form, the file does not exist or raises, or it does not define the name.
+    """
+    file, _, name = place.rpartition(":")
+    if not (file and name.isidentifier()):
+        raise UsageError(f"must be FILE.py:NAME, got {place!r}", "add what is missing", argument=argument)
+    path = Path(file)
+    try:
+        module = sys.modules.get(_module_name(path)) or run_file(path)
+    except (Exception, SystemExit) as error:  # a user's code raises whatever it likes
+        if not path.exists():
+            raise UsageError(
+                f"must be FILE.py:NAME, and {file!r} does not exist", "pass the path of a file", argument=argument
+            ) from error
+        raise UsageError(
+            f"cannot use {file}: it raises {type(error).__name__} ({first_sentence(error)})",
+            "correct the file",
+            argument=argument,
+        ) from error
+    if not hasattr(module, name):
+        raise UsageError(
+            f"cannot be {name!r} of {file}, which does not define it",
+            argument=argument,
+            options=[own for own, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__],
+            given=name,
+        )
+    return getattr(module, name)
+
+
+def run_file(path: Path) -> ModuleType:
+    """Run a Python file as a module of its own.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The module, whose ``__gac_sj_file__`` is True, so that messages name the file in its place.
+
+    Raises:
+        OSError: the file does not exist or is not a regular file.
+        ImportError: it is not a Python file.
+        Exception: whatever the file raises.
+    """
+    require_file(path)
+    name = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    module.__gac_sj_file__ = True  # type: ignore[attr-defined]
+    sys.modules[name] = module  # pickling and dataclasses look a class's module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _module_name(path: Path) -> str:
+    """A name of its own, because two files may have the same."""
+    return f"gac_sj_import_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
