@@ -22,16 +22,18 @@ from safetensors.torch import load, save
 from timm.models._hub import HF_SAFE_WEIGHTS_NAME as WEIGHTS
 from timm.models._hub import download_from_hf, save_config_for_hf
 from timm.utils import unwrap_model
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_bytes, read_text
 from gac_sj._utils.reading import parse_json
 from gac_sj.checkpoint.config import problem
-from gac_sj.checkpoint.runs import load_network, read_weights
+from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.data import dataset_info
 from gac_sj.encoders import find_encoder, require_source
+from gac_sj.models.kinds import defaults_of
+from gac_sj.training.settings import Settings
 
 __all__ = ["load_pretrained", "save_pretrained"]
 
@@ -203,10 +205,20 @@ def _of_run(path: Path) -> nn.Module:
         UsageError: the file is damaged, or does not hold weights of a run.
     """
     settings, weights = read_weights(path)
-    default = timm.get_pretrained_cfg(settings.model)
-    classes = len(weights.get(f"{default.classifier}.weight", ())) if default else 0
-    model = load_network(settings, weights, dataset_info(settings.dataset).for_network(settings.model, classes))
+    info = dataset_info(settings.dataset)
+    model = load_network(settings, weights, info.for_network(settings.model, _classes(settings, weights)))
     model.pretrained_cfg.update(
         interpolation=settings.interpolation, crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"]
     )
     return model
+
+
+def _classes(settings: Settings, weights: dict[str, Tensor]) -> int | None:
+    """The number of classes that weights are for; None where it is that of the data set."""
+    classifier = defaults_of(settings.model).classifier
+    info = dataset_info(settings.dataset)
+    if classifier is None and info.classes is None:  # of another package: its last matrix
+        with torch.device("meta"):
+            shapes = build_model(settings, info.for_network(settings.model)).state_dict()
+        classifier = [name for name, value in shapes.items() if value.dim() == 2][-1].removesuffix(".weight")
+    return None if classifier is None else len(weights.get(f"{classifier}.weight", ()))

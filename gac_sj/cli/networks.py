@@ -17,6 +17,7 @@ from gac_sj.encoders import list_encoders
 from gac_sj.models import MODULES
 from gac_sj.models.builder import OF_TIMM
 from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import NetworkModule, missing_parts
 
 __all__ = [
     "WEIGHTS",
@@ -110,7 +111,7 @@ def build(name: str, **keywords: Any) -> EncodedNetwork:
         raise UsageError(f"{name} cannot be built with {given}: {first_sentence(error)}") from error
 
 
-def open_network(args: argparse.Namespace) -> tuple[EncodedNetwork, bool]:
+def open_network(args: argparse.Namespace) -> tuple[NetworkModule, bool]:
     """The network of a command with :func:`add_network`, in evaluation mode, and whether it has trained weights.
 
     Args:
@@ -122,7 +123,7 @@ def open_network(args: argparse.Namespace) -> tuple[EncodedNetwork, bool]:
     """
     keywords = options(args)
     if args.network in names():
-        return build(args.network, **keywords).eval(), False
+        return cast(NetworkModule, build(args.network, **keywords).eval()), False
     if not is_there(args.network):
         raise UsageError(
             f"{args.network!r} is neither a network nor a folder or file of weights",
@@ -138,20 +139,21 @@ def is_there(source: str) -> bool:
     return ":" in source or Path(source).exists()
 
 
-def open_weights(source: str) -> EncodedNetwork:
-    """Load a network of this package with its weights, in evaluation mode.
+def open_weights(source: str) -> NetworkModule:
+    """Load a network with its weights, in evaluation mode.
 
     Args:
         source: see :func:`gac_sj.checkpoint.load_pretrained`.
 
     Raises:
-        UsageError: weights that cannot be loaded, or of a network of another package.
+        UsageError: weights that cannot be loaded, or of a network that lacks what
+            :class:`gac_sj.models.protocols.Network` says.
         OSError: weights that cannot be read.
     """
     model = load_pretrained(source)
-    if not isinstance(model, EncodedNetwork):
+    if missing_parts(model):
         raise UsageError(f"{source} holds a {type(model).__name__}, not a network of gac_sj", "pass weights of one")
-    return model
+    return cast(NetworkModule, model)
 
 
 def parameters(model: nn.Module) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import timm
+from gac_sj.models.kinds import defaults_of
 
 if TYPE_CHECKING:
     from gac_sj.data.datasets import DataSet
@@ -43,6 +43,7 @@ class DatasetInfo:
         default_folder: the folder where none is given; None: it must be given.
         symmetric: whether a shifted or mirrored item keeps its class.
         read: the function that reads it; None for a data set that is not loaded by name.
+        natural_size: height and width of its images as they are; None: they differ, or it is ``size``.
     """
 
     name: str
@@ -55,6 +56,7 @@ class DatasetInfo:
     default_folder: str | None = None
     symmetric: bool = True
     read: ReadDataset | None = field(default=None, repr=False, compare=False)
+    natural_size: tuple[int, int] | None = None
 
     @property
     def channels(self) -> int:
@@ -81,16 +83,15 @@ class DatasetInfo:
         """The record with the size and the number of classes that a network trained on this data set has.
 
         Args:
-            model: timm's name of the network; its defaults replace what is None in the record.
+            model: name of the network; its defaults replace what is None in the record. A network for images of any
+                size gets the natural size, or 224 x 224 pixels.
             classes: number of classes, where it is known; None: the data set's, or the network's default.
 
         Returns:
             A record whose ``size`` and ``classes`` are not None.
         """
-        default = timm.get_pretrained_cfg(model)
-        if default is None:
-            raise LookupError(f"timm has no configuration of {model}.")
+        default = defaults_of(model)
         if classes is None:
-            classes = default.num_classes if self.classes is None else self.classes
-        _, height, width = default.input_size
-        return replace(self, classes=classes, size=self.size or (height, width))
+            classes = default.classes if self.classes is None else self.classes
+        size = self.size or default.size or self.natural_size or (224, 224)
+        return replace(self, classes=classes, size=size)
