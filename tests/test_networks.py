@@ -42,7 +42,7 @@ import gac_sj
 
 
 def lif():
-    return neuron.LIFNode(surrogate_function=surrogate.ATan(), detach_reset=True)
+    return neuron.LIFNode(v_threshold=0.3, surrogate_function=surrogate.ATan(), detach_reset=True)
 
 
 def plain(num_classes, in_chans, width=8):
@@ -87,7 +87,7 @@ KINDS = {
     "plain": ("FILE:plain", ["--model-options", "{width: 6}"]),
     "whole": ("FILE:whole", []),
     "timm": ("my_network", []),
-    "spikingjelly": (SEW, ["--model-options", "{tau: 1.5}"]),
+    "spikingjelly": (SEW, ["--model-options", "{v_threshold: 0.3}"]),
 }
 
 
@@ -189,8 +189,8 @@ class TestPrograms:
         model = KINDS[kind][0].replace("FILE", str(net))
         arguments = ["--model", model, "--encoder", "gac", "--dataset", "digits", "--train-limit", "64", "-T", "2"]
         assert "in the encoder" in run(train.main, *given, *arguments, "--device", "cpu", "--dry-run")
-        assert "energy of one input" in run(gac_sj_command, *given, "summary", weights)
-        run(gac_sj_command, *given, "export", weights, tmp_path / "network.pt2")
+        assert "energy of one input" in run(gac_sj_command, "summary", weights, *given)
+        run(gac_sj_command, "export", weights, tmp_path / "network.pt2", *given)
         assert (tmp_path / "network.pt2").exists()
 
 
@@ -238,7 +238,7 @@ class TestSpikingJelly:
             def __init__(self):
                 super().__init__()
                 self.conv = layer.Conv2d(3, 4, 3, padding=1)
-                self.lif = neuron.LIFNode()
+                self.lif = neuron.LIFNode(v_threshold=0.1)
                 self.head = nn.Linear(4, 5)
 
             def forward(self, x):
@@ -266,7 +266,7 @@ class TestSpikingJelly:
             ({"wheels": 4}, ["wheels", "sew_resnet18", "'gac'"]),
             ({"neuron": "LIF"}, ["neuron", "'LIF'", "'LIFNode'"]),
             ({"pretrained": True}, ["model_options", "pretrained"]),
-            ({"cnf": "SUB"}, ["SUB"]),
+            ({"cnf": "SUB"}, ["NotImplementedError"]),
             ({"width_per_group": 32}, ["base_width"]),
         ],
     )
@@ -340,8 +340,11 @@ class TestRefusals:
             ("return nn.Sequential(layer.Conv2d(1, 4, 3))", ["no spiking neurons"]),
             ("return nn.Sequential(lif(), layer.Linear(4, 4))", ["no convolution"]),
             ("return plain(7, in_chans)", ["7 classes", "10"]),
-            ("return Whole(encoder(channels=4), num_classes)", ["cannot take images of 1 x 8 x 8"]),
-            ("return Whole(gac_sj.create_encoder('poisson', 2, 1, 8), num_classes)", ["PoissonCoding", "'gac'"]),
+            ("return Whole(encoder(channels=4), num_classes)", ["cannot run on images of 1 x 8 x 8"]),
+            (
+                "return Whole(gac_sj.create_encoder('poisson', T=2, in_channels=1, channels=8), num_classes)",
+                ["PoissonCoding", "'gac'"],
+            ),
             ("return nn.Sequential(encoder(channels=4), lif())", ["forward_sequence"]),
         ],
         ids=["number", "raises", "no neurons", "no stem", "classes", "shape", "encoder", "incomplete"],
@@ -360,10 +363,10 @@ class TestRefusals:
             self.refuse(capsys, tmp_path, "spikingjelly:spikformer_s", "--model", "release 2.0.0")
 
     def test_images_that_do_not_fit(self, capsys, tmp_path):
-        self.refuse(capsys, tmp_path, "spikingjelly:spiking_vgg11_bn", "--model", "cannot take images of 1 x 8 x 8")
+        self.refuse(capsys, tmp_path, "spikingjelly:spiking_vgg11_bn", "--model", "cannot run on images of 1 x 8 x 8")
 
     def test_a_network_registered_with_timm_that_lacks_something(self, other, capsys, tmp_path):
-        path = other("return Whole(gac_sj.create_encoder(", "return plain(num_classes, in_chans) or print((")
+        path = other("return Whole(gac_sj", "return plain(num_classes, in_chans)\n    return Whole(gac_sj")
         self.refuse(capsys, tmp_path, "my_network", "forward_sequence", "an encoder", imports=["--import", path])
 
     def test_settings_that_a_network_lacks(self, net, capsys, tmp_path):

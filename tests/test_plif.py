@@ -26,7 +26,7 @@ needs_compiler = pytest.mark.skipif(cpp.why_not() is not None, reason="there is 
 
 
 def current(dtype=torch.float32):
-    return torch.randn(4, 3, 5, dtype=dtype, generator=torch.Generator().manual_seed(0)).mul(1.5)
+    return torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)).mul(1.5).to(dtype)
 
 
 def trained(node, x):
@@ -90,7 +90,7 @@ class TestDynamics:
 class TestNode:
     def test_it_starts_as_the_lif_neuron_with_its_tau(self):
         node, lif = gac_sj.lif_preset("plif"), gac_sj.lif_preset("cifar")
-        assert float(node.tau) == lif.tau and torch.equal(node(current()), lif(current()))
+        assert node.tau.item() == lif.tau and torch.equal(node(current()), lif(current()))
         assert [name for name, _ in node.named_parameters()] == ["w"] and node.w.dim() == 0
 
     @needs_compiler
@@ -159,7 +159,7 @@ class TestInNetworks:
         assert row["model_options"] == '{"neuron": "plif"}' and int(row["analysed_images"]) > 0
         (weights,) = tmp_path.glob("runs/*/last.safetensors")
         model = load_pretrained(weights)
-        taus = [float(module.tau) for module in model.modules() if isinstance(module, ParametricLIFNode)]
+        taus = [module.tau.item() for module in model.modules() if isinstance(module, ParametricLIFNode)]
         assert any(tau != 2.0 for tau in taus)
 
     def test_it_is_saved_as_a_folder(self, tmp_path):

@@ -15,7 +15,7 @@ from gac_sj._utils.files import read_bytes
 from gac_sj._utils.reading import parse_json
 from gac_sj.data import DatasetInfo
 from gac_sj.encoders import encoder_info
-from gac_sj.models.kinds import create_network, default_statistics
+from gac_sj.models.kinds import create_network, pixel_statistics
 from gac_sj.models.protocols import NetworkModule
 from gac_sj.training.settings import Settings
 
@@ -49,7 +49,7 @@ def build_model(settings: Settings, info: DatasetInfo) -> NetworkModule:
             form=settings.form,
             num_classes=info.classes,
             shape=info.shape,
-            statistics=default_statistics(encoder, info.mean, info.std),
+            statistics=pixel_statistics(encoder, info.mean, info.std),
             options=settings.model_options,
         )
     except UsageError as error:

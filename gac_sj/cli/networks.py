@@ -8,15 +8,16 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.layers import to_2tuple
 from torch import nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.reading import parse_yaml
+from gac_sj._utils.user_code import is_place
 from gac_sj.checkpoint import load_pretrained
-from gac_sj.encoders import list_encoders
-from gac_sj.models import MODULES
+from gac_sj.encoders import BASELINE_ENCODER, encoder_info, list_encoders
 from gac_sj.models.builder import OF_TIMM
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.kinds import MODULES, PREFIX, create_network, pixel_statistics, record_network
 from gac_sj.models.protocols import NetworkModule, missing_parts
 
 __all__ = [
@@ -39,7 +40,9 @@ WEIGHTS = "a folder of gac-sj convert, hf-hub:NAME, or last.safetensors of a run
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Declare a network, by name or with its weights, and the options of one by name."""
-    parser.add_argument("network", help=f"a name (gac-sj models), or weights: {WEIGHTS}")
+    parser.add_argument(
+        "network", help=f"a name (gac-sj models, spikingjelly:NAME, FILE.py:FUNCTION), or weights: {WEIGHTS}"
+    )
     add_options(parser)
 
 
@@ -87,28 +90,56 @@ def names(pattern: str = "*") -> list[str]:
     return timm.list_models(pattern, module=MODULES)
 
 
-def build(name: str, **keywords: Any) -> EncodedNetwork:
-    """Build a network of this package with random weights, the same at every call.
+def build(name: str, **keywords: Any) -> NetworkModule:
+    """Build a network with random weights, the same at every call.
 
     Args:
-        name: timm's.
-        keywords: of the network.
+        name: of any kind (:mod:`gac_sj.models.kinds`).
+        keywords: of the network and its encoder. Networks of other packages have T = 4, 1,000 classes and images of
+            3 x 224 x 224 pixels unless ``in_chans`` and ``img_size`` say otherwise.
 
     Raises:
         UsageError: an unknown name, or keywords that do not fit.
     """
-    if name not in (known := names()):
-        raise UsageError(f"must be a network of gac_sj, got {name!r}", argument="model", options=known, given=name)
+    name, source = record_network(name)
     torch.manual_seed(0)
     try:
-        return cast(EncodedNetwork, timm.create_model(name, **keywords))
+        if name in names():
+            return cast(NetworkModule, timm.create_model(name, **keywords))
+        return _build_other(name, source, **keywords)
     except UsageError as error:
-        if error.argument is None or error.argument in OWN_OPTIONS:
+        if error.argument in (None, "model", *OWN_OPTIONS):
             raise
         raise UsageError(f"{name} cannot be built: {str(error).rstrip('.')}") from error
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
         raise UsageError(f"{name} cannot be built with {given}: {first_sentence(error)}") from error
+
+
+def _build_other(
+    name: str,
+    source: str | None,
+    T: int = 4,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    img_size: int | tuple[int, int] = 224,
+    encoder: str = BASELINE_ENCODER,
+    form: str | None = None,
+    **options: Any,
+) -> NetworkModule:
+    """A network of another package or of a user."""
+    info = encoder_info(encoder)
+    return create_network(
+        name,
+        source,
+        T=T,
+        encoder=encoder,
+        form=info.default_form if form is None else form,
+        num_classes=num_classes,
+        shape=(in_chans, *to_2tuple(img_size)),
+        statistics=pixel_statistics(info, (0.5,) * in_chans, (0.5,) * in_chans),
+        options=options,
+    )
 
 
 def open_network(args: argparse.Namespace) -> tuple[NetworkModule, bool]:
@@ -122,8 +153,8 @@ def open_network(args: argparse.Namespace) -> tuple[NetworkModule, bool]:
         OSError: weights that cannot be read.
     """
     keywords = options(args)
-    if args.network in names():
-        return cast(NetworkModule, build(args.network, **keywords).eval()), False
+    if args.network in names() or args.network.startswith(PREFIX) or is_place(args.network):
+        return build(args.network, **keywords).eval(), False
     if not is_there(args.network):
         raise UsageError(
             f"{args.network!r} is neither a network nor a folder or file of weights",

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, cast
 import timm
 import torch
 from timm.data import DEFAULT_CROP_PCT
+from torch import nn
 
-from gac_sj._utils.errors import UsageError
+from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.user_code import is_place
 from gac_sj.encoders import EncoderInfo
 from gac_sj.encoders.registry import source_of
@@ -27,11 +28,12 @@ from gac_sj.models.spikingjelly import PREFIX, create_spikingjelly, require_spik
 
 __all__ = [
     "MODULES",
+    "PREFIX",
     "Defaults",
     "create_network",
-    "default_statistics",
     "defaults_of",
     "list_networks",
+    "pixel_statistics",
     "record_network",
 ]
 
@@ -93,7 +95,7 @@ def record_network(name: str, source: str | None = None) -> tuple[str, str | Non
     if name in list_networks():
         return name, None
     builder = timm.model_entrypoint(name) if timm.is_model(name) else None
-    if builder is not None and builder.__module__.partition(".")[0] != "timm":
+    if builder is not None and builder.__name__ == name and builder.__module__.partition(".")[0] != "timm":
         found = source_of(builder)
         if source not in (None, found):
             raise UsageError(
@@ -114,7 +116,7 @@ def record_network(name: str, source: str | None = None) -> tuple[str, str | Non
     )
 
 
-def default_statistics(info: EncoderInfo, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+def pixel_statistics(info: EncoderInfo, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
     """Mean and standard deviation that pixels are normalised with in front of an encoder, as in ``pretrained_cfg``.
 
     Args:
@@ -169,9 +171,21 @@ def create_network(
             if is_place(name):
                 model = create_own(name, source or "", size=tuple(size), **keywords, **options)
             else:
-                model = timm.create_model(name, pretrained_cfg_overlay=config, **keywords, **options)
-    crop = DEFAULT_CROP_PCT if max(size) > _WHOLE else 1.0
-    before = getattr(model, "pretrained_cfg", None) or {"crop_pct": crop, "interpolation": "bicubic"}
+                model = _create_registered(name, pretrained_cfg_overlay=config, **keywords, **options)
     check_network(model, name, encoder, T, num_classes, shape)
-    model.pretrained_cfg = {**before, "num_classes": num_classes, **config}
+    crop = DEFAULT_CROP_PCT if max(size) > _WHOLE else 1.0
+    defaults = {"crop_pct": crop, "interpolation": "bicubic", "num_classes": num_classes}
+    model.pretrained_cfg = {**defaults, **(getattr(model, "pretrained_cfg", None) or {}), **config}
     return cast(NetworkModule, model)
+
+
+def _create_registered(name: str, **keywords: Any) -> nn.Module:
+    """A network of another package, or of a user's file, that timm knows."""
+    try:
+        return timm.create_model(name, **keywords)
+    except TypeError as error:
+        raise UsageError(
+            f"cannot be {name!r}, which does not take {', '.join(sorted(keywords))} ({first_sentence(error)})",
+            "let its function take them",
+            argument="model",
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -37,7 +38,7 @@ def record_own(place: str, source: str | None) -> tuple[str, str]:
     else:
         function = load_from_file(place, "model")
         file, _, name = place.rpartition(":")
-        recorded = f"{file.replace(chr(92), '/').rpartition('/')[2]}:{name}", source_of(file)
+        recorded = f"{Path(file).name}:{name}", source_of(file)
     if not callable(function):
         raise UsageError(
             f"must name a function that returns a network, got {place!r}, a {type(function).__name__}", argument="model"
@@ -108,7 +109,12 @@ def create_own(
         )
     if any(isinstance(module, Encoder) for module in network.modules()):
         return network
-    return AttachedNetwork(network, T, in_chans, encoder, form, **of_encoder)
+    try:
+        return AttachedNetwork(network, T, in_chans, encoder, form, **of_encoder)
+    except UsageError as error:
+        if error.argument in options:
+            raise
+        raise UsageError(f"cannot be {name!r}: {str(error).rstrip('.')}", argument="model") from error
 
 
 def _form(form: str | None) -> dict[str, str]:

@@ -121,11 +121,14 @@ def check_network(model: nn.Module, name: str, encoder: str, T: int, classes: in
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad(), seeded("check"):
+        # random states are tensors of the CPU, also where a caller builds on "meta"
+        with torch.no_grad(), torch.device("cpu"), seeded("check"), torch.device(device):
             steps = model.eval().forward_sequence(torch.zeros(1, *shape, device=device))
     except Exception as error:  # another package's network raises whatever it likes
         size = " x ".join(map(str, shape))
-        raise refuse(f"cannot take images of {size} ({first_sentence(error)})", "choose another size") from error
+        raise refuse(
+            f"cannot run on images of {size} ({first_sentence(error)})", "choose another size or other options"
+        ) from error
     finally:
         hook.remove()
         for module, before in modes.items():

@@ -51,7 +51,7 @@ class ParametricLIFNode(LIFNode):
     def fixed(self) -> LIFNode:
         """A :class:`LIFNode` with the time constant that was learned, for what cannot hold a learnable one."""
         return LIFNode(
-            tau=float(self.tau),
+            tau=self.tau.item(),
             decay_input=self.decay_input,
             v_threshold=self.v_threshold,
             v_reset=self.v_reset,

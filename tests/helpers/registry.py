@@ -17,7 +17,9 @@ def forgotten_afterwards():
         patch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
         patch.setattr(plugins, "_imported", set(plugins._imported))
         patch.setattr(timm_registry, "_model_entrypoints", dict(timm_registry._model_entrypoints))
-        yield
-    for name in set(sys.modules) - before:
-        if name.startswith("gac_sj_import_"):
-            del sys.modules[name]
+        try:
+            yield
+        finally:
+            for name in set(sys.modules) - before:
+                if name.startswith("gac_sj_import_"):
+                    del sys.modules[name]
