@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -126,11 +127,11 @@ def run_file(path: Path) -> ModuleType:
     return module
 
 
-def class_source(cls: type) -> str | None:
-    """ "FILE:DIGEST" of the file that defines a class (:func:`source_of`); None for those of gac_sj.
+def class_source(cls: type | Callable[..., Any]) -> str | None:
+    """ "FILE:DIGEST" of the file that defines a class or function (:func:`source_of`); None for those of gac_sj.
 
     Args:
-        cls: the class; of an importable module the module's name stands for the file's.
+        cls: the class or function; of an importable module the module's name stands for the file's.
     """
     if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
         return None

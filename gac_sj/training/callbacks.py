@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import torch
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.user_code import load_from_file, class_source
+from gac_sj._utils.user_code import class_source, load_from_file
 from gac_sj.training.firing_rate_logger import FiringRateLogger
 from gac_sj.training.settings import Settings
 from gac_sj.training.state import StepResult, Test

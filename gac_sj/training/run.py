@@ -60,18 +60,18 @@ def complete(
         return analysis and not row["analysed_images"] and weights.exists()
 
     def find() -> tuple[dict[str, Any] | None, bool]:
-        """The row, and whether nothing is left to do."""
+        """The row, and whether something is left to do."""
         row = rows.find(key)
-        return row, bool(row and not to_analyse(row) and (keep_checkpoints or not checkpoints.exists()))
+        return row, row is None or to_analyse(row) or (checkpoints.exists() and not keep_checkpoints)
 
-    row, is_done = world.on_first(find)
-    if is_done:
+    row, is_unfinished = world.on_first(find)
+    if row is not None and not is_unfinished:
         return row
     with hold_folder(folder, world):
         row, _ = world.on_first(find)  # another command may have been at it meanwhile
         if row is None:
-            row = train(settings, data, world, folder)
-            world.on_first(lambda: rows.add(row))
+            row = trained = train(settings, data, world, folder)
+            world.on_first(lambda: rows.add(trained))
         if world.is_first and to_analyse(row):
             model = load_network(settings, read_weights(weights)[1], data.info)
             rows.replace(row := row | analyse(model, settings, data, world.device))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from timm.optim import list_optimizers
@@ -23,8 +22,9 @@ from gac_sj._utils.user_code import is_place
 from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation, dataset_info
 from gac_sj.data.statistics import numbers_text, size_text
 from gac_sj.encoders import encoder_info, list_encoders, require_source
-from gac_sj.models import MODULES, default_encoder
+from gac_sj.models import default_encoder
 from gac_sj.models.builder import OF_TIMM
+from gac_sj.models.kinds import record_network
 
 __all__ = ["Settings", "add_arguments", "from_args", "from_command_line", "from_file"]
 
@@ -40,11 +40,16 @@ class Settings(Augmentation):
         UsageError: an unknown name, a value of the wrong type or out of range, or two that exclude each other.
     """
 
-    model: str = setting("network", "gac_ms_resnet18_cifar", "a network of gac_sj.models")
+    model: str = setting(
+        "network",
+        "gac_ms_resnet18_cifar",
+        "a network of gac_sj, spikingjelly:NAME, FILE.py:FUNCTION, or what --import registers with timm",
+    )
     T: int = setting("network", 4, "time steps", least=1)
     encoder: str | None = setting("network", None, "encoder in the place of the network's own", list_encoders)
     form: str | None = setting("network", None, "form of the encoder; reference: the complete network as published")
     encoder_source: str | None = setting("network", None, "file that defines the encoder, and its digest", option=False)
+    model_source: str | None = setting("network", None, "file that defines the network, and its digest", option=False)
     model_options: dict[str, Any] = setting("network", {}, "further keywords of the network, '{drop_rate: 0.1}'")
 
     dataset: str = setting(
@@ -122,11 +127,8 @@ class Settings(Augmentation):
             object.__setattr__(self, name, numbers_text(name, getattr(self, name)))
         check(self)
         self._resolve_dataset()
-        models = timm.list_models(module=MODULES)
-        if self.model not in models:
-            raise UsageError(
-                f"must be a network of gac_sj, got {self.model!r}", argument="model", options=models, given=self.model
-            )
+        for name, value in zip(("model", "model_source"), record_network(self.model, self.model_source)):
+            object.__setattr__(self, name, value)
         optimisers = list(map(str, list_optimizers()))
         if self.opt not in optimisers:
             raise UsageError(
