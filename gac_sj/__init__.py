@@ -21,6 +21,7 @@ from gac_sj.nn.attention import GatedAttentionUnit, SpatialChannelAttention, Tem
 from gac_sj.nn.folding import fold_batch_norm
 from gac_sj.nn.neuron import LIFNode, lif_preset
 from gac_sj.nn.surrogate import Rectangle, Triangle
+from gac_sj.nn.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 
 __version__ = "0.1.0"
 
@@ -37,11 +38,13 @@ __all__ = [
     "PoissonCoding",
     "Rectangle",
     "SpatialChannelAttention",
+    "SyncBatchNorm",
     "TemporalAttention",
     "Triangle",
     "WeightedPhaseCoding",
     "attach",
     "checkpoint",
+    "convert_sync_batchnorm",
     "create_encoder",
     "export",
     "fold_batch_norm",
