@@ -18,7 +18,7 @@ What does not apply:
 """
 
 import math
-from types import SimpleNamespace
+from argparse import Namespace
 
 import pytest
 import timm
@@ -54,13 +54,15 @@ NAMES = timm.list_models(module=MODULES)
 EVENTS = "ma_snn"
 
 
+def few(name):
+    """Keywords for all layers of a network, but few channels and steps."""
+    channels = (8, 8, 16) if "cifar" in name or name == EVENTS else (8, 8, 8, 16)
+    return {"T": 2, "channels": channels} | ({"hidden": 12} if name == EVENTS else {"stem_channels": 8})
+
+
 def narrow(name, **options):
-    """The network with all its layers, but few channels and steps; the frames of ``ma_snn`` are small."""
-    shape = {"channels": (8, 8, 16), "hidden": 12, "img_size": 32}
-    if name != EVENTS:
-        stages = 3 if "cifar" in name else 4
-        shape = {"channels": (8,) * (stages - 1) + (16,), "stem_channels": 8}
-    return timm.create_model(name, **{"T": 2} | shape | options)
+    size = {"img_size": 32} if name == EVENTS else {}
+    return timm.create_model(name, **few(name) | size | options)
 
 
 def images(model, n=2):
@@ -200,7 +202,7 @@ SCRIPT = dict(
     drop_rate=0.0, drop_path_rate=None, drop_block_rate=None, global_pool=None, bn_momentum=None, bn_eps=None,
     scriptable=False, checkpoint_path="",
 )  # fmt: skip
-ARGUMENTS = SimpleNamespace(
+ARGUMENTS = Namespace(
     opt="adamw", lr=1e-3, weight_decay=0.05, momentum=0.9, opt_eps=None, opt_betas=None, layer_decay=0.75, model="net",
     grad_checkpointing=True,
 )  # fmt: skip
@@ -210,11 +212,10 @@ ARGUMENTS = SimpleNamespace(
 @on_every_name
 def test_timms_scripts_make_these_calls(name, tmp_path):
     """``train.py``, one step with layer decay, EMA and a checkpoint, then ``validate.py``, which reads it."""
-    narrow_too = {key: value for key, value in narrow(name)._model_args.items() if key in ("T", "channels", "hidden")}
     classes = timm.get_pretrained_cfg(name).num_classes
     set_fast_norm(False)
     request = {"img_size": 32} if name == EVENTS else {"in_chans": 3}
-    model = timm.create_model(**resolve_model_input_args(name, request, num_classes=None, **SCRIPT, **narrow_too))
+    model = timm.create_model(**resolve_model_input_args(name, request, num_classes=None, **SCRIPT, **few(name)))
     assert model.num_classes == classes
     with torch.no_grad():
         model.get_classifier().weight.mul_(0.5)
@@ -245,7 +246,7 @@ def test_timms_scripts_make_these_calls(name, tmp_path):
     saver.save_checkpoint(0, metric=1.0)
     resume_checkpoint(model, str(tmp_path / "last.pth.tar"), optimizer=optimizer, log_info=False)
 
-    other = timm.create_model(**resolve_model_input_args(name, request, num_classes=None, **narrow_too))
+    other = timm.create_model(**resolve_model_input_args(name, request, num_classes=None, **few(name)))
     load_checkpoint(other, str(tmp_path / "last.pth.tar"), use_ema=True)
     other = reparameterize_model(other).to(memory_format=torch.channels_last).eval()
     with torch.inference_mode():
@@ -346,7 +347,7 @@ def test_input_size_is_what_timms_pipeline_delivers():
 
 
 @torch.no_grad()
-def test_the_first_linear_layer_of_ma_snn_is_resized_with_its_frames():
+def test_the_first_linear_layer_of_ma_snn_is_resized_with_its_frames(tmp_path):
     model = narrow(EVENTS).eval()
     before, features = model.hidden.linear, torch.rand(2, 3, 16, 1, 1)
     expected = before(features.expand(-1, -1, -1, 2, 2).flatten(2))
@@ -358,6 +359,9 @@ def test_the_first_linear_layer_of_ma_snn_is_resized_with_its_frames():
     weight = linear.weight.clone()
     model.set_input_size((48, 64))
     assert torch.equal(model.hidden.linear.weight, weight)
+    save_pretrained(model, tmp_path / "net")
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True, img_size=(16, 32), num_classes=3)
+    torch.testing.assert_close(loaded.hidden.linear(features.expand(-1, -1, -1, 1, 2).flatten(2)), expected)
     with pytest.raises(ValueError, match=r"^img_size .*multiple of 16.*40"):
         model.set_input_size(40)
 

@@ -131,9 +131,8 @@ def create(
     model: _Network = built.model if isinstance(built, FeatureMaps) else built
     # timm writes both into a folder of weights, and today's defaults may change
     built.in_chans = model.in_chans = model.encoder.in_channels
-    size = vars(model).get("img_size")
-    if size is not None:  # after the loading, which compares the size that the weights were made for
-        built.pretrained_cfg["input_size"] = (built.pretrained_cfg["input_size"][0], *size)
+    # after the loading, which compares the size that the weights were made for
+    model.describe_size(built.pretrained_cfg)
     form = {} if model.encoder.form is None else {"form": model.encoder.form}
     built._model_args = {"T": model.T, "encoder": info.name} | form | given
     return built

@@ -7,7 +7,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import torch.nn.functional as F
 from spikingjelly.activation_based import layer
 from timm.layers import to_2tuple
 from timm.models import generate_default_cfgs, register_model
@@ -18,6 +17,7 @@ from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import BASELINE_ENCODER, Encoder
 from gac_sj.models.builder import build_encoder, create
 from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.resizing import resize_linear
 from gac_sj.models.spiking_block import SpikingBlock
 from gac_sj.nn import membrane_attention
 from gac_sj.nn.neuron import LIFNode
@@ -134,7 +134,7 @@ class MASNN(EncodedNetwork):
         return MALinear(features, units, self._attention(), self._make_neuron())
 
     def _hidden(self) -> nn.Module:
-        height, width = self._map_size(self.img_size)
+        height, width = self.map_size(self.img_size)
         return self._linear(self.num_features * height * width, self.units) if self.global_pool else nn.Identity()
 
     def new_head(self, num_classes: int) -> nn.Module:
@@ -152,7 +152,7 @@ class MASNN(EncodedNetwork):
             )
         return size[0], size[1]
 
-    def _map_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+    def map_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the last feature maps."""
         return img_size[0] // self.feature_info[-1]["reduction"], img_size[1] // self.feature_info[-1]["reduction"]
 
@@ -204,11 +204,10 @@ class MASNN(EncodedNetwork):
         Raises:
             UsageError: it is not a multiple of what the constructor asks for.
         """
-        before, size = self._map_size(self.img_size), self._divisible(img_size)
+        before, size = self.map_size(self.img_size), self._divisible(img_size)
         if isinstance(self.hidden, MALinear) and size != self.img_size:
-            linear, after = self.hidden.linear, self._map_size(size)
-            weight = F.interpolate(linear.weight.detach().unflatten(1, (-1, *before)), after, mode="bilinear")
-            weight = weight.flatten(1) * (before[0] * before[1] / (after[0] * after[1]))
+            linear = self.hidden.linear
+            weight = resize_linear(linear.weight.detach(), before, self.map_size(size))
             linear.weight, linear.in_features = nn.Parameter(weight), weight.shape[1]
         super().set_input_size(size)
 
@@ -273,10 +272,14 @@ def ma_snn(pretrained: bool = False, **kwargs: Any) -> MASNN:
 
 
 def _for_task(weights: dict[str, Tensor], model: MASNN) -> dict[str, Tensor]:
-    """Drop the head's BatchNorm if it has other classes, as timm drops ``head.linear``."""
-    own = model.state_dict()
-    return {
+    """Drop the head's BatchNorm if it has other classes, as timm drops ``head.linear``; fit the first linear layer."""
+    own, first = model.state_dict(), "hidden.linear.weight"
+    kept = {
         name: value
         for name, value in weights.items()
         if not (name.startswith("head.norm.") and name in own and value.shape != own[name].shape)
     }
+    if first in own and first in kept:  # pretrained_cfg knows the frames that it was made for
+        before = model.map_size(model.pretrained_cfg["input_size"][1:])
+        kept[first] = resize_linear(kept[first], before, model.map_size(model.img_size))
+    return kept

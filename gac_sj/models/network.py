@@ -163,8 +163,19 @@ class EncodedNetwork(Trunk):
         size = image_size(img_size)
         vars(self)["img_size"] = size  # fixed for everyone else
         update_model_input_size(self, size)
-        if config := getattr(self, "pretrained_cfg", None):
-            config["input_size"] = (config["input_size"][0], *size)
+        self.describe_size(getattr(self, "pretrained_cfg", {}))
+
+    def describe_size(self, config: dict[str, Any]) -> None:
+        """Write the size of images and of the last feature maps into what timm knows about the network.
+
+        Args:
+            config: changed in place, unless it is empty.
+        """
+        if config:
+            channels, *size = config["input_size"]
+            size = self.img_size or size
+            config["input_size"] = (channels, *size)
+            config["pool_size"] = tuple(-(-side // self.feature_info[-1]["reduction"]) for side in size)
 
     def extra_repr(self) -> str:
         return f"T={self.T}, num_classes={self.num_classes}"
