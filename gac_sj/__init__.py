@@ -23,6 +23,7 @@ from gac_sj.nn.neuron import LIFNode
 from gac_sj.nn.plif import ParametricLIFNode
 from gac_sj.nn.presets import lif_preset
 from gac_sj.nn.surrogate import Rectangle, Triangle
+from gac_sj.nn.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 
 __version__ = "0.1.0"
 
@@ -40,11 +41,13 @@ __all__ = [
     "PoissonCoding",
     "Rectangle",
     "SpatialChannelAttention",
+    "SyncBatchNorm",
     "TemporalAttention",
     "Triangle",
     "WeightedPhaseCoding",
     "attach",
     "checkpoint",
+    "convert_sync_batchnorm",
     "create_encoder",
     "export",
     "fold_batch_norm",

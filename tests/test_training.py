@@ -369,6 +369,22 @@ def test_weight_decay_excludes_vectors_on_request(decay_all):
     assert decays == {name: 0.0 if name in plain and not decay_all else 0.1 for name in decays}
 
 
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_the_gate_decays_unless_it_is_spared(decay_all):
+    """Independent of ``decay_all``, and in runs from before the setting it decayed."""
+    assert Settings().decay_gate
+    training = prepare(decay_gate=False, decay_all=decay_all, weight_decay=0.1)
+    names = {parameter: name for name, parameter in training.model.named_parameters()}
+    spared = {
+        names[p] for group in training.step.optimizer.param_groups if not group["weight_decay"] for p in group["params"]
+    }
+    assert {name for name in spared if names and "gau" in name} == {name for name in names.values() if "gau" in name}
+    assert any("head" in name for name in names.values() if name not in spared)
+    vectors = {name for name, p in training.model.named_parameters() if p.dim() < 2}
+    assert spared - vectors == training.model.no_weight_decay()
+    assert (spared >= vectors) == (not decay_all)
+
+
 def test_another_optimiser():
     training = run(opt="adamw", epochs=1, lr=1e-3)
     assert type(training.step.optimizer).__name__ == "AdamW"

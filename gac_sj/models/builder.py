@@ -20,6 +20,7 @@ from gac_sj.encoders import (
     encoder_info,
 )
 from gac_sj.encoders.base import Encoder
+from gac_sj.models.features import FeatureMaps, feature_options
 from gac_sj.models.network import EncodedNetwork
 from gac_sj.nn.presets import neuron_factory
 
@@ -108,7 +109,7 @@ def bare_name(variant: str) -> str:
 def create(
     cls: type[_Network], variant: str, defaults: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]
 ) -> _Network:
-    """Build a network as timm does.
+    """Build a network as timm does; with ``features_only=True``, :class:`gac_sj.models.features.FeatureMaps` around it.
 
     Args:
         cls: of the network.
@@ -118,11 +119,12 @@ def create(
         kwargs: keywords that the user gave, timm's own included.
 
     Raises:
-        UsageError: ``features_only``, or an encoder that is not registered.
+        UsageError: a ``feature_cls`` that cannot run the network, or an encoder that is not registered.
     """
-    given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
     if kwargs.get("features_only"):
-        raise UsageError(f"is not supported by {variant}", "call its forward_features", argument="features_only")
+        kwargs = dict(kwargs)
+        kwargs["feature_cfg"] = feature_options(kwargs)
+    given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
     kwargs = defaults | {"encoder": default_encoder(variant)} | kwargs
     info = encoder_info(kwargs["encoder"])
     if info.needs_unit_range:
@@ -130,12 +132,12 @@ def create(
         channels = kwargs.get("in_chans", 3)
         overlay = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
         kwargs["pretrained_cfg_overlay"] = (kwargs.get("pretrained_cfg_overlay") or {}) | overlay
-    model: _Network = build_model_with_cfg(cls, variant, pretrained, **kwargs)
+    built: _Network = build_model_with_cfg(cls, variant, pretrained, **kwargs)
+    model: _Network = built.model if isinstance(built, FeatureMaps) else built
     # timm writes both into a folder of weights, and today's defaults may change
-    model.in_chans = model.encoder.in_channels
-    size = getattr(model, "img_size", None)
-    if size is not None:  # after the loading, which compares the size that the weights were made for
-        model.pretrained_cfg["input_size"] = (model.pretrained_cfg["input_size"][0], *size)
+    built.in_chans = model.in_chans = model.encoder.in_channels
+    # after the loading, which compares the size that the weights were made for
+    model.describe_size(built.pretrained_cfg)
     form = {} if model.encoder.form is None else {"form": model.encoder.form}
-    model._model_args = {"T": model.T, "encoder": info.name} | form | given
-    return model
+    built._model_args = {"T": model.T, "encoder": info.name} | form | given
+    return built

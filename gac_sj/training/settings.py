@@ -79,6 +79,7 @@ class Settings(Augmentation):
     momentum: float = setting("optimisation", 0.9, "momentum of optimisers that have one", least=0, most=1)
     weight_decay: float = setting("optimisation", 5e-5, "weight decay", least=0)
     decay_all: bool = setting("optimisation", True, "decay biases and normalisation too, as the published code does")
+    decay_gate: bool = setting("optimisation", True, "decay the encoder's gate too, as published; false spares it")
     warmup_epochs: float = setting("optimisation", 0.0, "epochs of linear warm-up from 0, part of all epochs", least=0)
     min_lr: float = setting("optimisation", 0.0, "learning rate at the end of the cosine", least=0)
     clip_grad: float | None = setting("optimisation", None, "largest norm of the gradient", least=1e-12)
