@@ -22,6 +22,7 @@ from gac_sj.data import dataset_info
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.build import generate_data, load_data
+from gac_sj.training.continuation import continue_finished
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
 from gac_sj.training.folder import hold_folder, run_key
@@ -93,6 +94,8 @@ def main(args: argparse.Namespace) -> None:
             print(preview(settings, world))
             return
         folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
+        given = settings
+        settings, folder = world.on_first(lambda: continue_finished(given, folder))
         with world.local_main_process_first():
             data = load_data(settings)
         key = run_key(settings, data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.files import read_bytes
+from gac_sj._utils.files import fingerprint, read_bytes
 from gac_sj._utils.reading import parse_json
 from gac_sj.data import DatasetInfo
 from gac_sj.models.network import EncodedNetwork
@@ -89,18 +88,6 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
         raise UsageError(
             f"{path} cannot be read as weights of a run ({first_sentence(error)})", "give its last.safetensors"
         ) from error
-
-
-def fingerprint(path: Path) -> str:
-    """First 12 hex digits of the SHA-256 of a file.
-
-    Args:
-        path: the file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return hashlib.sha256(read_bytes(path)).hexdigest()[:12]
 
 
 def load_network(settings: Settings, weights: dict[str, Tensor], info: DatasetInfo) -> EncodedNetwork:

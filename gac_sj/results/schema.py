@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
+from gac_sj._utils.configuration import default_of
 from gac_sj.results.columns import ColumnInfo, Schema, as_row, column, columns_of, text_of
 from gac_sj.training.settings import Settings
 
@@ -88,7 +89,7 @@ def _setting_columns() -> tuple[ColumnInfo, ...]:
             hints[field.name],
             field.metadata["help"],
             key=True,
-            absent=text_of({} if field.default is MISSING else field.default),
+            absent=text_of(default_of(field)),
         )
         for field in fields(Settings)
         if field.metadata["key"]

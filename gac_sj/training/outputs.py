@@ -84,8 +84,9 @@ class RunOutputs:
             history: a row for each epoch so far.
         """
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        settings = self.settings.at_epoch(history[-1]["epoch"] - 1)  # with the T of these weights
         # no second entry: safetensors would write the two in any order
-        content = save(tensors, {"settings": json.dumps(self.settings.key())})
+        content = save(tensors, {"settings": json.dumps(settings.key())})
         names = ["last.safetensors"]
         if history[-1]["top1"] > max((row["top1"] for row in history[:-1] if row["top1"] != ""), default=-1):
             names.append("best.safetensors")

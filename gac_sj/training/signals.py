@@ -11,14 +11,31 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Signals", "ignore_signals_in_worker", "iterate"]
+from gac_sj._utils.errors import ExitError
+
+__all__ = ["InterruptedRunError", "Signals", "ignore_signals_in_worker", "iterate"]
 
 _BOTH = (signal.SIGTERM, signal.SIGINT)
+
+
+class InterruptedRunError(ExitError):
+    """The run was stopped by SIGTERM or SIGINT.
+
+    Args:
+        number: of the signal; the exit status is 128 more.
+        where: the position of the run.
+        folder: where its checkpoint is; None if nothing is saved.
+    """
+
+    def __init__(self, number: int, where: str, folder: Path | None):
+        saved = f"Checkpoint saved in {folder}; run the same command to resume" if folder else "Nothing was saved"
+        super().__init__(f"Received {signal.Signals(number).name} in {where}. {saved}.", 128 + number)
 
 
 class Signals:
