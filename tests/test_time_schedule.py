@@ -127,11 +127,11 @@ def test_a_signal_between_two_steps_and_the_same_run_continues(whole, tmp_path):
     "changes",
     [
         {"model": "ms_resnet8_cifar"},
-        {"model": "ms_resnet8_cifar", "encoder": "poisson"},
+        {"model": "ms_resnet8_cifar", "encoder": "poisson", "random_erasing": 0.0},
         {"model": "att_ms_resnet8_cifar"},
         {"grad_checkpointing": True, "opt": "momentum", "loss": "tet"},
         {"amp": "bf16", "channels_last": True, "accumulate": 2},
-        {"opt": "lookahead_adamw"},
+        {"opt": "radam", "decay_all": False, "clip_grad": 1.0},
         {"spikes_as_bytes": True, "opt": "lamb"},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
@@ -168,7 +168,7 @@ def process(place, folder):
         torch.save(training.model.state_dict(), folder / f"{world.rank}.pt")
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_two_processes_stay_equal(tmp_path):
     processes = [FORKS.Process(target=process, args=(place, tmp_path)) for place in places()]
     for each in processes:
@@ -239,7 +239,7 @@ def test_an_encoder_whose_tensors_depend_on_T_is_refused_at_the_change(clean_reg
         training._set_time_steps(1)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_command_says_what_it_does_and_a_killed_one_continues(tmp_path, capsys, caplog):
     arguments = ["--model", "gac_ms_resnet8_cifar", "-T", "4", "--T-schedule", "{0: 1, 1: 2, 2: 4}", "--dataset",
                  "digits", "--train-limit", "128", "--epochs", "3", "--batch-size", "16", "--loader", "resident",
