@@ -24,6 +24,7 @@ from gac_sj.cli.program import program
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.build import generate_data, load_data
+from gac_sj.training.continuation import continue_finished
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
 from gac_sj.training.folder import is_run_of
@@ -100,6 +101,8 @@ def main(args: argparse.Namespace) -> None:
             print(preview(settings, world))
             return
         folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
+        given = settings
+        settings, folder = world.on_first(lambda: continue_finished(given, folder))
         with world.local_main_process_first():
             data = load_data(settings)
         settings = resolve(data.resolved(settings), world.device, functools.partial(is_run_of, folder))

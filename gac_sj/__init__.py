@@ -16,6 +16,7 @@ from gac_sj.encoders import (
     list_encoders,
     register_encoder,
 )
+from gac_sj.models.time_steps import resize_time_steps
 from gac_sj.nn import functional
 from gac_sj.nn.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
 from gac_sj.nn.folding import fold_batch_norm
@@ -56,5 +57,6 @@ __all__ = [
     "list_encoders",
     "models",
     "register_encoder",
+    "resize_time_steps",
     "summarize",
 ]

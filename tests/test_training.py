@@ -32,7 +32,7 @@ from torch import nn
 
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import load_datasets, read_images
-from gac_sj.training import engine
+from gac_sj.training import engine, network
 from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import DistributedContext
@@ -163,7 +163,7 @@ class Linear(nn.Module):
 @pytest.fixture
 def linear(monkeypatch):
     """Runs train the linear map, plainly: no augmentation, no momentum, no decay."""
-    monkeypatch.setattr(engine, "build_model", lambda settings, info: Linear(settings.T))
+    monkeypatch.setattr(network, "build_model", lambda settings, info: Linear(settings.T))
     return dict(T=1, crop="none", hflip=0.0, momentum=0.0, weight_decay=0.0)
 
 

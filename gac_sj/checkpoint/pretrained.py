@@ -28,6 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_bytes, read_text
 from gac_sj._utils.reading import parse_json
+from gac_sj._utils.weights_source import HUB
 from gac_sj.checkpoint.config import problem
 from gac_sj.checkpoint.runs import (
     LABEL_NAMES,
@@ -45,7 +46,6 @@ from gac_sj.training.settings import Settings
 __all__ = ["load_pretrained", "save_pretrained"]
 
 CONFIG = "config.json"
-HUB = "hf-hub:"
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[str] | None = None) -> None:

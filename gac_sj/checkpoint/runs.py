@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.files import read_bytes, read_text
+from gac_sj._utils.files import fingerprint, read_bytes, read_text
 from gac_sj._utils.reading import parse_json, parse_yaml
 from gac_sj.data import DatasetInfo, dataset_info
 from gac_sj.data.statistics import as_size
@@ -161,18 +160,6 @@ def with_data(settings: Settings, weights: Path, data_dir: str | None) -> Settin
                 place = found.get("data_dir")
                 data_dir = place if isinstance(place, str) and Path(place).exists() else None
     return replace(settings, data_dir=data_dir)
-
-
-def fingerprint(path: Path) -> str:
-    """First 12 hex digits of the SHA-256 of a file.
-
-    Args:
-        path: the file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return hashlib.sha256(read_bytes(path)).hexdigest()[:12]
 
 
 def load_network(settings: Settings, weights: dict[str, Tensor], info: DatasetInfo) -> NetworkModule:

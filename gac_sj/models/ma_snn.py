@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -125,14 +124,15 @@ class MASNN(EncodedNetwork):
         self.lif = make_neuron()
 
         self._make_neuron = make_neuron
-        temporal = "TA" if "T" in block_attention else "none"
-        self._attention = partial(membrane_attention.block_attention, temporal, T, 1, block_temporal_reduction)
+        self._temporal = "TA" if "T" in block_attention else "none", block_temporal_reduction
         self.hidden = self._hidden()
         self.dropout = self.new_dropout()
         self.head = self.new_head(num_classes)
 
     def _linear(self, features: int, units: int) -> nn.Module:
-        return MALinear(features, units, self._attention(), self._make_neuron())
+        name, reduction = self._temporal
+        attention = membrane_attention.block_attention(name, self.T, 1, reduction)
+        return MALinear(features, units, attention, self._make_neuron())
 
     def _hidden(self) -> nn.Module:
         height, width = self.map_size(self.img_size)

@@ -23,25 +23,25 @@ from torch import Tensor
 from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_random_state
 from gac_sj.analysis import firing_rates
 from gac_sj.analysis.operator_paths import operator_paths
-from gac_sj.checkpoint.runs import build_model
 from gac_sj.models.protocols import NetworkModule
-from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data
 from gac_sj.training.callbacks import Callback, Callbacks, load_callbacks
 from gac_sj.training.checkpoints import Checkpoints
+from gac_sj.training.continuation import finished_state
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.epoch_row import describe, test_columns, training_columns
 from gac_sj.training.evaluation import draws_of_test, evaluate
 from gac_sj.training.finite import NonFiniteLossError, explain_non_finite, non_finite_modules
 from gac_sj.training.folder import check_folder, check_state, run_key
 from gac_sj.training.hardware import resolve
-from gac_sj.training.memory import save_memory
+from gac_sj.training.network import build_network, training_mode
 from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.progress import progress_bar, show_metrics
 from gac_sj.training.settings import Settings
 from gac_sj.training.signals import InterruptedRunError, Signals, iterate
 from gac_sj.training.state import RunState, StepResult, Test
 from gac_sj.training.step import TrainStep
+from gac_sj.training.time_steps import check_time_steps, resize_step
 
 __all__ = ["InterruptedRunError", "Training"]
 
@@ -87,18 +87,25 @@ class Training:
         self.callbacks = Callbacks([*load_callbacks(settings), *callbacks])
         if folder is not None:
             check_folder(folder, settings)
+        check_time_steps(settings, data)
+        begin = settings.at_epoch(0)
         seed_all(derive_seed(settings.seed, "weights"))
-        self.model = _build(settings, data, world)
+        model = build_network(begin, data, world)
         # after the weights, so that every encoder sees the same draws whatever its weights needed
         seed_all(derive_seed(settings.seed, "model", world.rank))
-        self.loader = data.training(settings, self.model, world)
-        self.test_loader = data.testing(settings, self.model, world)
-        self.step = TrainStep(self.model, settings, data, world, len(self.loader))
+        self.loader = data.training(settings, model, world)
+        self.test_loader = data.testing(settings, model, world)
+        self.step = TrainStep(model, begin, data, world, len(self.loader))
         current = torch.empty(0, device=world.device, dtype=settings.autocast)
-        self.state = RunState(paths=sorted(operator_paths(self.model.modules(), current, settings.T)))
+        self.state = RunState(paths=sorted(operator_paths(model.modules(), current, settings.T)))
         self._checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints) if folder else None
         self._outputs: RunOutputs | None = None
         self._signals = Signals()
+
+    @property
+    def model(self) -> NetworkModule:
+        """The network that is trained, a new one when T changes."""
+        return self.step.model
 
     def run(self) -> Test:
         """Train to the end.
@@ -112,15 +119,14 @@ class Training:
             CorruptImageError: an image cannot be read.
             UsageError: a callback raised.
         """
-        state = self._checkpoints.load() if self._checkpoints and self.world.is_first else None
-        state = self.world.from_first(state)
-        if state is not None:
+        if (state := self.world.on_first(self._saved_state)) is not None:
             self.load_state_dict(state)
             self._log(f"resumes in {self._position()}")
         self.world.on_first(self._open_outputs)
         try:
             with self._signals:
                 while self.state.epoch < self.settings.epochs:
+                    self._set_time_steps(self.state.epoch)
                     self._train_epoch()
                     self._end_epoch()
         finally:
@@ -129,6 +135,17 @@ class Training:
         assert self.state.test is not None  # the last epoch is tested
         return self.state.test
 
+    def _saved_state(self) -> dict[str, Any] | None:
+        if (state := self._checkpoints.load() if self._checkpoints else None) or self.settings.continue_from is None:
+            return state
+        return finished_state(self.settings, self.folder, run_key(self.settings, self.data))
+
+    def _set_time_steps(self, epoch: int) -> None:
+        settings = self.settings.at_epoch(epoch)
+        if settings.T != self.step.settings.T:
+            self.step = resize_step(self.step, settings, self.data)
+            self._log(f"T = {settings.T} in epoch {epoch + 1}")
+
     def _open_outputs(self) -> None:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +153,7 @@ class Training:
 
     def _train_epoch(self) -> None:
         state, metrics = self.state, self.state.metrics
-        self.model.train()
+        training_mode(self.model)
         self.loader.set_epoch(state.epoch, state.batch)
         written = started = time.monotonic()
         pending: list[StepResult] = []
@@ -248,6 +265,7 @@ class Training:
             UsageError: it belongs to a run with other settings or on other images.
         """
         check_state(self.folder, state.get("run"), run_key(self.settings, self.data))
+        self._set_time_steps(state["position"][0])
         self.step.load_state_dict(state)
         for name in self.callbacks.load_state_dict(state.get("callbacks", {})):  # runs of earlier versions have none
             self._log(f"continues without the callback {name}, and drops its state")
@@ -273,14 +291,3 @@ class Training:
     def _log(self, text: str) -> None:
         if self.world.is_first:
             _logger.info("%s, seed %d: %s", self.settings.encoder, self.settings.seed, text)
-
-
-def _build(settings: Settings, data: Data, world: DistributedContext) -> NetworkModule:
-    """The network of a run on its device, as the settings of the optimisation want it."""
-    model = build_model(settings, data.info).to(world.device)
-    if settings.sync_bn:
-        convert_sync_batchnorm(model)  # in place
-    save_memory(model, settings)
-    if settings.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return model

@@ -89,9 +89,10 @@ class RunOutputs:
             history: a row for each epoch so far.
         """
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        settings = self.settings.at_epoch(history[-1]["epoch"] - 1)  # with the T of these weights
         # no second entry: safetensors would write the two in any order
         names = [as_utf8(name).decode() for name in self.classes]
-        content = save(tensors, {"settings": json.dumps(self.settings.key() | {LABEL_NAMES: names})})
+        content = save(tensors, {"settings": json.dumps(settings.key() | {LABEL_NAMES: names})})
         files = ["last.safetensors"]
         if history[-1]["top1"] > max((row["top1"] for row in history[:-1] if row["top1"] != ""), default=-1):
             files.append("best.safetensors")

@@ -18,7 +18,9 @@ from timm.optim import list_optimizers
 from gac_sj._utils import configuration
 from gac_sj._utils.configuration import check, read_yaml, setting
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.time_schedule import check_time_schedule, steps_at
 from gac_sj._utils.user_code import is_place
+from gac_sj._utils.weights_source import identity
 from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation, dataset_info
 from gac_sj.data.statistics import numbers_text, size_text
 from gac_sj.encoders import encoder_info, list_encoders, require_source
@@ -46,11 +48,19 @@ class Settings(Augmentation):
         "a network of gac_sj, spikingjelly:NAME, FILE.py:FUNCTION, or what --import registers with timm",
     )
     T: int = setting("network", 4, "time steps", least=1)
+    T_schedule: dict[int, int] = setting(
+        "network", {}, "fewer time steps in the first epochs, counted from 0: '{0: 1, 20: 2, 30: 4}' for -T 4"
+    )
     encoder: str | None = setting("network", None, "encoder in the place of the network's own", list_encoders)
     form: str | None = setting("network", None, "form of the encoder; reference: the complete network as published")
     encoder_source: str | None = setting("network", None, "file that defines the encoder, and its digest", option=False)
     model_source: str | None = setting("network", None, "file that defines the network, and its digest", option=False)
     model_options: dict[str, Any] = setting("network", {}, "further keywords of the network, '{drop_rate: 0.1}'")
+    init_from: str | None = setting(
+        "network", None, "weights to start from: of a run, in timm's form, published, or a name", key=False
+    )
+    init_weights: str | None = setting("network", None, "SHA-256 of the weights to start from, or name", option=False)
+    freeze: list[str] = setting("network", [], "parameters that are not trained, by patterns of names: 'encoder.*'")
 
     dataset: str = setting(
         "data", DEFAULT_DATASET, f"data set: {', '.join(DATASETS)}, or FILE.py:FUNCTION, which returns two data sets"
@@ -103,6 +113,8 @@ class Settings(Augmentation):
     compile: bool = setting("optimisation", False, "compile network and loss with torch.compile")
     sync_bn: bool = setting("optimisation", False, "BatchNorm over all processes")
 
+    continues: str | None = setting("run", None, "epochs and name of the run that it continues", option=False)
+    continue_from: str | None = setting("run", None, "folder of the run that it continues", key=False, option=False)
     seed: int = setting("run", 0, "seed of weights, order and augmentation", least=0, most=2**63 - 1)
     eval_every: int = setting("run", 1, "epochs between tests; the last epoch is always tested", least=1)
     device: str = setting("run", "auto", "cpu, cuda, cuda:N or auto", key=False)
@@ -116,8 +128,8 @@ class Settings(Augmentation):
         "run", False, "log firing rates by layer, and statistics of the gates, of every test", key=False
     )
     # no part of the key: a callback observes, and a run whose callback was corrected is the same run
-    callback: tuple[str, ...] = setting(
-        "run", (), "FILE.py:CLASS that is called after steps, tests and epochs; may be repeated", key=False
+    callback: list[str] = setting(
+        "run", [], "FILE.py:CLASS that is called after steps, tests and epochs; may be repeated", key=False
     )
 
     def __post_init__(self) -> None:
@@ -139,7 +151,10 @@ class Settings(Augmentation):
         self._check_combinations()
         # the same network under two names would be two keys
         object.__setattr__(self, "model_options", dict(sorted(self.model_options.items())))
+        object.__setattr__(self, "T_schedule", check_time_schedule(self.T_schedule, self.T, self.epochs))
         self._resolve_encoder()
+        if self.init_from is not None and self.init_weights is None:
+            object.__setattr__(self, "init_weights", identity(self.init_from))
 
     def _check_batches(self) -> None:
         if self.batch_size % self.accumulate:
@@ -224,6 +239,15 @@ class Settings(Augmentation):
         if is_place(str(values.get("dataset"))) and not _is_recorded(values):
             raise UsageError(f"names {values['dataset']!r} without the digest of its file", argument="dataset")
         return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | values)
+
+    def at_epoch(self, epoch: int) -> Settings:
+        """The settings with the number of time steps of an epoch.
+
+        Args:
+            epoch: counted from 0.
+        """
+        T = steps_at(self.T_schedule, epoch) if self.T_schedule else self.T
+        return self if T == self.T else dataclasses.replace(self, T=T, T_schedule={})
 
     def key(self) -> dict[str, Any]:
         """The settings that the result depends on, the seed included; not where and how it is read, run and written."""

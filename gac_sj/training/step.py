@@ -38,7 +38,7 @@ class TrainStep:
     """
 
     def __init__(self, model: NetworkModule, settings: Settings, data: Data, world: DistributedContext, steps: int):
-        self.model, self.settings, self.world = model, settings, world
+        self.model, self.settings, self.world, self.steps = model, settings, world, steps
         self.ema = ModelEmaV3(model, settings.ema, use_warmup=True) if settings.ema is not None else None
         objective: nn.Module = Objective(model, settings)
         if settings.compile:
@@ -125,7 +125,8 @@ class TrainStep:
         """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        if state["schedule"] is not None:  # else the run continues one with another schedule
+            self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
