@@ -7,16 +7,17 @@
 
 Writes results.csv (a row per encoder and seed: accuracy, and energy, dynamics and speed of the trained network), the
 weights and a report with plots into --output. The same command continues where it was interrupted, also inside an
-epoch; several at the same time share the runs.
+epoch; several at the same time share the runs, also on machines that share the folder. With --jobs N one command trains
+N runs side by side, here or (--backend dask or ray) on a cluster.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 
+from gac_sj._utils.claims import check_claim
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj._utils.files import safe_name
 from gac_sj._utils.reading import parse_yaml
@@ -36,11 +38,14 @@ from gac_sj.results.report import write_report
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.analysis import analyse
+from gac_sj.training.backends import LOCAL, job_backend
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import InterruptedRunError
-from gac_sj.training.folder import FolderInUseError, hold_folder, run_key
+from gac_sj.training.folder import hold_folder, run_key
+from gac_sj.training.jobs import threads_of_a_job
 from gac_sj.training.run import train
+from gac_sj.training.run_queue import QueuedRun, RunQueue
 from gac_sj.training.settings import Settings
 
 # enough for direct coding to pass 97 % on the digits; for CIFAR a start, the paper has 250
@@ -65,6 +70,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--eval-every", type=int, default=1, metavar="N", help="test every N epochs and after the last (default: 1)")
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of rows, weights and report")
+    add("--jobs", type=int, metavar="N", help="runs side by side; they share the cores (default: 1, on a cluster all)")
+    add(
+        "--backend",
+        default=LOCAL,
+        metavar="NAME",
+        help="joblib's, which distributes jobs: %(default)s (default), dask, ray",
+    )
+    add("--address", help="of the cluster, for the backends dask and ray; its machines need the same paths")
+    add("--worker", metavar="LEVEL", help=argparse.SUPPRESS)  # a job of another command, and its log level
     return parser
 
 
@@ -165,45 +179,129 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         UsageError: settings that do not fit, or an output that cannot be written.
         InterruptedRunError: a signal came.
         FloatingPointError: a loss is not finite.
+        ExitError: some runs that were distributed are unfinished.
     """
     runs = {}
     for seed in args.seeds:
         for name in args.encoders:
             with options_of(name, args):
                 runs.setdefault((run := settings(args, name, seed)).name(), run)
-    try:
-        rows = world.on_first(lambda: Rows(args.output / "results.csv", RUNS))
-    except OSError as error:
-        raise UsageError(
-            f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
-        ) from error
-    first = next(iter(runs.values()))
-    with world.local_main_process_first():
-        data = load_data(first)
-    for run in runs.values():  # a network that cannot be built is reported before any work
-        with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), args):
-            build_model(run, data.info)
-    waiting, told = list(enumerate(runs.values(), 1)), set()
-    while waiting:
-        left = []
-        for number, run in waiting:
-            try:
-                complete(run, f"[{number}/{len(runs)}] ", args.output, rows, data, world)
-            except FolderInUseError as error:
-                left.append((number, run))
-                if world.is_first and number not in told:
-                    print(f"[{number}/{len(runs)}] {error.problem}; it comes last.", flush=True)
-                told.add(number)
-        if left == waiting:
-            time.sleep(1)  # until another command has the row, or ends without it
-        waiting = left
-    if world.is_first:
-        found = [Run.from_row(rows.find(run_key(run, data))) for run in runs.values()]
+    with jobs_of(args, world) as jobs:
+        try:
+            rows = world.on_first(lambda: Rows(args.output / "results.csv", RUNS))
+        except OSError as error:
+            raise UsageError(
+                f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
+            ) from error
+        first = next(iter(runs.values()))
+        with world.local_main_process_first():
+            data = load_data(first)
+        for run in runs.values():  # a network that cannot be built is reported before any work
+            with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), args):
+                build_model(run, data.info)
+        unfinished = work(args, runs, jobs, rows, data, world)
+    found = [Run.from_row(row) for run in runs.values() if (row := rows.find(run_key(run, data)))]
+    if world.is_first and found and not args.worker:
         print(write_report(args.output, found))
+    if unfinished:
+        raise ExitError(
+            f"{len(unfinished)} of {len(runs)} runs are unfinished ({'; '.join(unfinished)}); the same command "
+            "continues them.",
+            1,
+        )
 
 
-def complete(run: Settings, number: str, output: Path, rows: Rows, data: Data, world: DistributedContext) -> None:
-    """Do what a run still lacks: its training, row and analysis; then print its accuracy.
+@contextmanager
+def jobs_of(args: argparse.Namespace, world: DistributedContext) -> Iterator[tuple[int, int] | None]:
+    """Have the runs of a command distributed inside the block.
+
+    Args:
+        args: of the command line.
+        world: the processes of each run.
+
+    Yields:
+        The number of jobs and the threads of each; None if this process does all runs itself.
+
+    Raises:
+        UsageError: a number out of range, or see :func:`gac_sj.training.backends.job_backend`.
+    """
+    if args.worker or (args.jobs in (None, 1) and args.backend == LOCAL and args.address is None):
+        yield None
+        return
+    if world.size > 1 or torch.distributed.is_torchelastic_launched():
+        raise UsageError(
+            "cannot be used with torchrun, whose processes share each run", "leave one of the two out", argument="jobs"
+        )
+    with job_backend(args.backend, args.address) as cores:
+        jobs = cores if args.jobs is None else args.jobs
+        if not 1 <= jobs <= cores:
+            raise UsageError(f"must be between 1 and {cores}, the number of cores, got {jobs}", argument="jobs")
+        yield jobs, threads_of_a_job(jobs, cores)
+
+
+def work(
+    args: argparse.Namespace,
+    runs: dict[str, Settings],
+    jobs: tuple[int, int] | None,
+    rows: Rows,
+    data: Data,
+    world: DistributedContext,
+) -> list[str]:
+    """Complete the runs of a command, or those that its parent asks for.
+
+    Args:
+        args: of the command line.
+        runs: by name.
+        jobs: see :func:`jobs_of`.
+        rows: of all runs.
+        data: of all runs.
+        world: the processes of each run.
+
+    Returns:
+        The titles of unfinished runs.
+    """
+    numbers = {name: f"[{number}/{len(runs)}] " for number, name in enumerate(runs, 1)}
+    queued = []
+    for name, run in runs.items():
+        row, folder = rows.find(run_key(run, data)), folder_of(run, args.output, data)
+        queued.append(QueuedRun(name, numbers[name] + title_of(run), folder, is_complete(row, folder)))
+    queue = RunQueue(
+        queued, lambda name: complete(runs[name], numbers[name], args.output, rows, data, world), world.is_first
+    )
+    if args.worker:
+        queue.serve()
+    elif jobs:
+        return queue.side_by_side(args.output, (os.path.abspath(__file__), *args.command_line), *jobs)
+    else:
+        queue.one_by_one()
+    return []
+
+
+def title_of(run: Settings) -> str:
+    """What messages call a run."""
+    return f"{encoder_label(run.encoder, run.form, run.model_options)}, seed {run.seed}"
+
+
+def folder_of(run: Settings, output: Path, data: Data) -> Path:
+    """The folder of a run."""
+    name = encoder_label(run.encoder, run.form, run.model_options).replace(":", "-")
+    return output / "runs" / safe_name(f"{name}-seed{run.seed}-{run.name()}-{run_key(run, data)['data']}")
+
+
+def is_complete(row: dict[str, str] | None, folder: Path) -> bool:
+    """Whether nothing is left to do for a run; rows without an analysis were made before there was one.
+
+    Args:
+        row: of the run, if there is one.
+        folder: of the run.
+    """
+    if row is None or (folder / "checkpoints").exists():
+        return False
+    return bool(row["analysed_images"]) or not (folder / "last.safetensors").exists()
+
+
+def complete(run: Settings, number: str, output: Path, rows: Rows, data: Data, world: DistributedContext) -> str:
+    """Do what a run still lacks: its training, row and analysis.
 
     Args:
         run: its settings.
@@ -213,23 +311,25 @@ def complete(run: Settings, number: str, output: Path, rows: Rows, data: Data, w
         data: of the run.
         world: its processes.
 
+    Returns:
+        A line with its accuracy.
+
     Raises:
         FolderInUseError: another command is at it.
         UsageError: see :class:`gac_sj.training.engine.Training`.
         InterruptedRunError: a signal came.
         FloatingPointError: a loss is not finite.
     """
-    name = encoder_label(run.encoder, run.form, run.model_options)
-    title = f"{number}{name}, seed {run.seed}"
-    key = run_key(run, data)
-    folder = output / "runs" / safe_name(f"{name.replace(':', '-')}-seed{run.seed}-{run.name()}-{key['data']}")
+    title, key, folder = number + title_of(run), run_key(run, data), folder_of(run, output, data)
     weights, checkpoints = folder / "last.safetensors", folder / "checkpoints"
 
     def find() -> tuple[dict[str, Any] | None, bool]:
-        """The row, and whether nothing is left to do; rows without an analysis were made before there was one."""
         row = rows.find(key)
-        done = row and not checkpoints.exists() and (row["analysed_images"] or not weights.exists())
-        return row, bool(done)
+        return row, is_complete(row, folder)
+
+    def keep() -> None:
+        check_claim(folder)
+        rows.add(row)
 
     row, is_done = world.on_first(find)
     if not is_done:
@@ -240,23 +340,26 @@ def complete(run: Settings, number: str, output: Path, rows: Rows, data: Data, w
                     row = train(run, data, world, folder)
                 except (FloatingPointError, OSError) as error:
                     raise type(error)(f"{title}: {error}") from error
-                world.on_first(lambda: rows.add(row))
+                world.on_first(keep)
                 title += f" ({row['train_seconds']} s)"
             if world.is_first and not row["analysed_images"] and weights.exists():
                 model = load_network(run, read_weights(weights)[1], data.info)
-                rows.replace(row := row | analyse(model, run, data, world.device))
+                row |= analyse(model, run, data, world.device)
+                check_claim(folder)
+                rows.replace(row)
             if world.is_first:
+                check_claim(folder)
                 shutil.rmtree(checkpoints, ignore_errors=True)
-    if world.is_first:
-        if not row["analysed_images"]:
-            title += " (not analysed: its weights are gone)"
-        print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
+    if not row["analysed_images"]:
+        title += " (not analysed: its weights are gone)"
+    return f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %"
 
 
 @program(build_parser, "interrupted; the same command continues.")
 def main(args: argparse.Namespace) -> None:
     # without a progress bar, a line for each epoch
-    logging.basicConfig(level=logging.WARNING if sys.stderr.isatty() else logging.INFO, format="%(message)s")
+    level = args.worker or ("WARNING" if sys.stderr.isatty() else "INFO")
+    logging.basicConfig(level=level, format="%(message)s")
     try:
         with distributed_context(args.device) as world:
             compare(args, world)

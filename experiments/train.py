@@ -14,7 +14,9 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
+from gac_sj._utils.claims import check_claim
 from gac_sj._utils.errors import UsageError
 from gac_sj.analysis import summarize
 from gac_sj.cli.program import program
@@ -84,6 +86,16 @@ def open_rows(folder: Path) -> Rows:
         ) from error
 
 
+def keep_row(folder: Path, row: dict[str, Any]) -> None:
+    """Write the row of a run, unless another process has taken its folder over.
+
+    Raises:
+        FolderInUseError: it has.
+    """
+    check_claim(folder)
+    open_rows(folder).add(row)
+
+
 @program(build_parser, interrupted="interrupted; run the same command to resume.")
 def main(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -102,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
                 row = world.on_first(lambda: open_rows(folder).find(key))  # it may have been finished meanwhile
                 if row is None:
                     row = train(settings, data, world, folder)
-                    world.on_first(lambda: open_rows(folder).add(row))
+                    world.on_first(lambda: keep_row(folder, row))
         if world.is_first:
             print(
                 f"{folder}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} % after epoch "

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
+from gac_sj._utils.claims import check_claim
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import named_errors, remove_unfinished, write_atomically
 from gac_sj.training.settings import Settings
@@ -28,12 +29,14 @@ class RunOutputs:
 
     Raises:
         UsageError: Weights & Biases is requested and not installed.
+        FolderInUseError: another process has taken the folder over; so do the methods.
     """
 
     def __init__(self, folder: Path, settings: Settings, epoch: int):
         self.folder, self.settings = folder, settings
         self.tensorboard: Any = None
         self.wandb: Any = None
+        check_claim(folder)
         remove_unfinished(folder)  # this start holds the folder
         write_atomically(folder / "args.yaml", settings.dump().encode())
         try:
@@ -61,6 +64,7 @@ class RunOutputs:
         Args:
             history: a row for each epoch so far; the last one is new.
         """
+        check_claim(self.folder)
         text = io.StringIO()
         writer = csv.DictWriter(text, history[-1], lineterminator="\n")
         writer.writeheader()
@@ -83,6 +87,7 @@ class RunOutputs:
             model: the network that was tested after the last epoch.
             history: a row for each epoch so far.
         """
+        check_claim(self.folder)
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
         # no second entry: safetensors would write the two in any order
         content = save(tensors, {"settings": json.dumps(self.settings.key())})
