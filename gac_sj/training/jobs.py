@@ -127,7 +127,7 @@ def run_job(job: Job) -> Outcome:
     outcome = worker.run(job.run, is_stopped)
     if worker.is_alive:
         with _lock:
-            _idle[key].append(worker)
+            _idle.setdefault(key, []).append(worker)
         timer = threading.Timer(_IDLE_SECONDS, _close, (key, worker))
         timer.daemon = True
         timer.start()
@@ -136,7 +136,7 @@ def run_job(job: Job) -> Outcome:
 
 def _close(key: tuple[object, ...], worker: Worker) -> None:
     with _lock:
-        if worker not in _idle[key]:
+        if worker not in _idle.get(key, ()):
             return
         _idle[key].remove(worker)
     worker.close()
