@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_text
@@ -41,6 +40,7 @@ from gac_sj.results.schema import as_text
 from gac_sj.results.store import Rows
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
+from gac_sj.training.progress import TimeLeft
 from gac_sj.training.settings import Settings
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
@@ -48,6 +48,8 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "dropped_steps": DROPPED_STEPS,
     **dict.fromkeys(ATTACKS, EPSILONS),
 }
+# Passes through the network of one image, forward and backward as three, so that the time left is right.
+PASSES = {"fgsm": 4, "pgd": 3 * PGD_STEPS + 1}
 # settings that decide which images the test set has
 DATA_SETTINGS = (
     "dataset", "dataset_source", "data_dir", "T", "model", "train_limit", "loader", "img_size", "mean", "std",
@@ -254,8 +256,8 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
         ) from error
     tests = {CLEAN: [0]} | {name: sorted(set(args.severities)) for name in args.corruptions}
     loaded: dict[tuple[Any, ...], Data] = {}
-    total = len(runs) * sum(map(len, tests.values()))
-    with tqdm(total=total, unit="test", leave=False, disable=None) as progress:
+    total = len(runs) * sum(PASSES.get(name, 1) * len(severities) for name, severities in tests.items())
+    with TimeLeft(total) as progress:
         for number, (path, settings) in enumerate(runs.items(), 1):
             place = tuple(getattr(settings, name) for name in DATA_SETTINGS)
             data = loaded[place] = loaded.get(place) or load_data(settings)
@@ -279,10 +281,13 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
                     test["pgd_steps"] = PGD_STEPS if name == "pgd" else ""
                     row = rows.find(test)
                     if row is None:
+                        progress.set_description(f"[{number}/{len(runs)}] {path.parent.name}, {name} {severity}")
                         row = new_row(test, model, images, labels)
                         rows.add(row)
+                        progress.update(PASSES.get(name, 1))
+                    else:  # it took no time
+                        progress.skip(PASSES.get(name, 1))
                     accuracies.append(f"{float(row['accuracy']):.2f}")
-                    progress.update()
                 with progress.external_write_mode():
                     print(f"[{number}/{len(runs)}] {path.parent}, {name}: {' '.join(accuracies)} %", flush=True)
 

@@ -11,15 +11,16 @@ Settings are those of experiments/train.py: of the file --config, or else of the
 (experiments/recipes/comparison*.yaml), and the command line overrides them. Writes results.csv (a row per encoder and
 seed: accuracy, and energy, dynamics and speed of the trained network), the weights and a report with plots into
 --output. The same command continues where it was interrupted, also inside an epoch; several at the same time share the
-runs.
+runs, also on machines that share the folder. With --jobs N one command trains N runs side by side, here or (--backend
+dask or ray) on a cluster.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,12 +39,15 @@ from gac_sj.results import Run
 from gac_sj.results.report import write_report
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
+from gac_sj.training.backends import LOCAL, job_backend
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import InterruptedRunError
-from gac_sj.training.folder import FolderInUseError, run_key
+from gac_sj.training.folder import run_key
 from gac_sj.training.hardware import resolve
-from gac_sj.training.run import complete
+from gac_sj.training.jobs import threads_of_a_job
+from gac_sj.training.run import complete, is_complete
+from gac_sj.training.run_queue import QueuedRun, RunQueue
 from gac_sj.training.settings import Settings, add_arguments, from_command_line, from_file
 
 #: Recipes of comparisons; a data set may have its own.
@@ -61,6 +65,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--encoders", nargs="+", default=compared, metavar="NAME", help=_encoders_help(compared))
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of rows, weights and report")
+    add("--jobs", type=int, metavar="N", help="runs side by side; they share the cores (default: 1, on a cluster all)")
+    add(
+        "--backend",
+        default=LOCAL,
+        metavar="NAME",
+        help="joblib's, which distributes jobs: %(default)s (default), dask, ray",
+    )
+    add("--address", help="of the cluster, for the backends dask and ray; its machines need the same paths")
+    add("--worker", metavar="LEVEL", help=argparse.SUPPRESS)  # a job of another command, and its log level
     add_arguments(parser, without=OF_A_RUN)
     return parser
 
@@ -147,6 +160,8 @@ def fill_in(runs: list[Settings], data: Data, output: Path, rows: Rows, device: 
         device: that they run on.
     """
 
+    runs = [data.resolved(run) for run in runs]
+
     def filled(values: Settings) -> list[Settings]:
         return [replace(run, **{name: getattr(values, name) for name in runs[0].open}) for run in runs]
 
@@ -168,80 +183,125 @@ def compare(args: argparse.Namespace, shared: Mapping[str, Any], world: Distribu
         UsageError: settings that do not fit, or an output that cannot be written.
         InterruptedRunError: a signal came.
         FloatingPointError: a loss is not finite.
+        ExitError: some runs that were distributed are unfinished.
     """
     runs = {}
     for seed in args.seeds:
         for name in args.encoders:
             with options_of(name, shared):
                 runs.setdefault((run := settings(shared, name, seed)).name(), run)
-    try:
-        rows = world.on_first(lambda: Rows(args.output / "results.csv", RUNS))
-    except OSError as error:
-        raise UsageError(
-            f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
-        ) from error
-    with world.local_main_process_first():
-        data = load_data(next(iter(runs.values())))
-    found = world.on_first(lambda: fill_in([*runs.values()], data, args.output, rows, world.device))
-    for run in found:  # a network that cannot be built is reported before any work
-        with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), shared):
-            build_model(run, data.info)
-    waiting, told = list(enumerate(found, 1)), set()
-    while waiting:
-        left = []
-        for number, run in waiting:
-            try:
-                complete_and_print(run, f"[{number}/{len(found)}] ", args.output, rows, data, world)
-            except FolderInUseError as error:
-                left.append((number, run))
-                if world.is_first and number not in told:
-                    print(f"[{number}/{len(found)}] {error.problem}; it comes last.", flush=True)
-                told.add(number)
-        if left == waiting:
-            time.sleep(1)  # until another command has the row, or ends without it
-        waiting = left
-    if world.is_first:
-        print(write_report(args.output, [Run.from_row(rows.find(run_key(run, data))) for run in found]))
+    with jobs_of(args, world) as jobs:
+        try:
+            rows = world.on_first(lambda: Rows(args.output / "results.csv", RUNS))
+        except OSError as error:
+            raise UsageError(
+                f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
+            ) from error
+        with world.local_main_process_first():
+            data = load_data(next(iter(runs.values())))
+        filled = world.on_first(lambda: fill_in([*runs.values()], data, args.output, rows, world.device))
+        for run in filled:  # a network that cannot be built is reported before any work
+            with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), shared):
+                build_model(run, data.info)
+        unfinished = work(args, filled, jobs, rows, data, world)
+    found = [Run.from_row(row) for run in filled if (row := rows.find(run_key(run, data)))]
+    if world.is_first and found and not args.worker:
+        print(write_report(args.output, found))
+    if unfinished:
+        raise ExitError(
+            f"{len(unfinished)} of {len(runs)} runs are unfinished ({'; '.join(unfinished)}); the same command "
+            "continues them.",
+            1,
+        )
 
 
-def complete_and_print(
-    run: Settings, number: str, output: Path, rows: Rows, data: Data, world: DistributedContext
-) -> None:
-    """Do what a run still lacks, and print its accuracy.
+@contextmanager
+def jobs_of(args: argparse.Namespace, world: DistributedContext) -> Iterator[tuple[int, int] | None]:
+    """Have the runs of a command distributed inside the block.
 
     Args:
-        run: its settings.
-        number: which of how many runs it is.
-        output: folder of the command.
-        rows: of all runs.
-        data: of the run.
-        world: its processes.
+        args: of the command line.
+        world: the processes of each run.
+
+    Yields:
+        The number of jobs and the threads of each; None if this process does all runs itself.
 
     Raises:
-        FolderInUseError: another command is at it.
-        UsageError: see :class:`gac_sj.training.engine.Training`.
-        InterruptedRunError: a signal came.
-        FloatingPointError: a loss is not finite.
+        UsageError: a number out of range, or see :func:`gac_sj.training.backends.job_backend`.
     """
-    title = f"{number}{encoder_label(run.encoder, run.form, run.model_options)}, seed {run.seed}"
-    folder = folder_of(run, data, output)
-    try:
-        row = complete(run, data, world, folder, rows, analysis=True, keep_checkpoints=False)
-    except (FloatingPointError, OSError) as error:
-        raise type(error)(f"{title}: {error}") from error
-    if world.is_first:
-        lacking = "" if row["analysed_images"] else " (not analysed: its weights are gone)"
-        print(
-            f"{title} ({row['train_seconds']} s){lacking}: test accuracy {row['accuracy_last']} %, best "
-            f"{row['accuracy_best']} %",
-            flush=True,
+    if args.worker or (args.jobs in (None, 1) and args.backend == LOCAL and args.address is None):
+        yield None
+        return
+    if world.size > 1 or torch.distributed.is_torchelastic_launched():
+        raise UsageError(
+            "cannot be used with torchrun, whose processes share each run", "leave one of the two out", argument="jobs"
         )
+    with job_backend(args.backend, args.address) as cores:
+        jobs = cores if args.jobs is None else args.jobs
+        if not 1 <= jobs <= cores:
+            raise UsageError(f"must be between 1 and {cores}, the number of cores, got {jobs}", argument="jobs")
+        yield jobs, threads_of_a_job(jobs, cores)
+
+
+def work(
+    args: argparse.Namespace,
+    runs: list[Settings],
+    jobs: tuple[int, int] | None,
+    rows: Rows,
+    data: Data,
+    world: DistributedContext,
+) -> list[str]:
+    """Complete the runs of a command, or those that its parent asks for.
+
+    Args:
+        args: of the command line.
+        runs: all of them.
+        jobs: see :func:`jobs_of`.
+        rows: of all runs.
+        data: of all runs.
+        world: the processes of each run.
+
+    Returns:
+        The titles of unfinished runs.
+    """
+    by_name, queued = {run.name(): run for run in runs}, []
+    for number, (name, run) in enumerate(by_name.items(), 1):
+        row, folder = rows.find(run_key(run, data)), folder_of(run, data, args.output)
+        title = f"[{number}/{len(runs)}] {encoder_label(run.encoder, run.form, run.model_options)}, seed {run.seed}"
+        queued.append(QueuedRun(name, title, folder, is_complete(row, folder, analysis=True, keep_checkpoints=False)))
+    titles = {run.name: run.title for run in queued}
+
+    def complete_run(name: str) -> str:
+        run = by_name[name]
+        try:
+            row = complete(
+                run, data, world, folder_of(run, data, args.output), rows, analysis=True, keep_checkpoints=False
+            )
+        except (FloatingPointError, OSError) as error:
+            raise type(error)(f"{titles[name]}: {error}") from error
+        lacking = "" if row["analysed_images"] else " (not analysed: its weights are gone)"
+        return (
+            f"{titles[name]} ({row['train_seconds']} s){lacking}: test accuracy {row['accuracy_last']} %, best "
+            f"{row['accuracy_best']} %"
+        )
+
+    queue = RunQueue(queued, complete_run, world.is_first)
+    if args.worker:
+        queue.serve()
+    elif jobs:
+        # machines of a cluster might choose otherwise
+        chosen = ("--amp", runs[0].amp, f"--{'' if runs[0].channels_last else 'no-'}channels-last")
+        return queue.side_by_side(args.output, (os.path.abspath(__file__), *args.command_line, *chosen), *jobs)
+    else:
+        queue.one_by_one()
+    return []
 
 
 @program(build_parser, "interrupted; the same command continues.")
 def main(args: argparse.Namespace) -> None:
     # without a progress bar, a line for each epoch
-    logging.basicConfig(level=logging.WARNING if sys.stderr.isatty() else logging.INFO, format="%(message)s")
+    level = args.worker or ("WARNING" if sys.stderr.isatty() else "INFO")
+    logging.basicConfig(level=level, format="%(message)s")
     shared = read_settings(args)
     try:
         with distributed_context(Settings(**shared).device) as world:

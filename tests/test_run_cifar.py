@@ -13,6 +13,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -419,7 +420,7 @@ class TestResume:
                 others.pop()()
                 stack.close()
 
-            monkeypatch.setattr(run_cifar.time, "sleep", end_of_the_other)
+            monkeypatch.setattr(time, "sleep", end_of_the_other)
             yield command, others
 
     def test_a_run_of_another_command_comes_last(self, shared, trained, tmp_path, capsys):
@@ -590,6 +591,97 @@ class TestKilled:
         assert "Traceback" not in (text := (tmp_path / "err").read_text()) and "Warning" not in text
         self.continues([*self.ARGUMENTS, "--output", str(tmp_path / "out")], tmp_path / "out", whole)
         assert sum(map(len, passes)) < 12, "it starts again from the beginning"
+
+
+@pytest.mark.one_release
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="it needs two cores")
+class TestJobs:
+    """Runs side by side, in processes of their own, write the rows of a command without them."""
+
+    ARGUMENTS = [*DIGITS, "--epochs", "12", "--encoders", "gac", "direct", "poisson", "--seeds", "0"]
+
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch):
+        for name in ("OMP_NUM_THREADS", "PYTHONWARNINGS"):
+            monkeypatch.setenv(name, ENVIRONMENT[name])
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def whole(cls, tmp_path_factory):
+        """The rows of a command without jobs, by encoder, and its report."""
+        folder = tmp_path_factory.mktemp("whole")
+        assert run_cifar.main([*cls.ARGUMENTS, "--output", str(folder)]) == 0
+        return by_encoder(folder)
+
+    def when(self, folder, encoder, action):
+        """Do something with the process of a run once it has a checkpoint; the thread to join."""
+
+        def wait():
+            deadline = time.monotonic() + 120
+            while not list(folder.glob(f"runs/{encoder}-seed0-*/checkpoints/epoch*.pt")):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            (claim,) = folder.glob(f"runs/{encoder}-seed0-*/claim-1.json")
+            action(json.loads(claim.read_text())["process"])
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        return thread
+
+    def test_killed_worker_ends_one_run(self, whole, tmp_path, capsys):
+        command = [*self.ARGUMENTS, "--output", str(tmp_path)]
+        thread = self.when(tmp_path, "direct", lambda process: os.kill(process, signal.SIGKILL))
+        assert run_cifar.main([*command, "--jobs", "2"]) == 1
+        thread.join()
+        out, error = capsys.readouterr()
+        assert "[2/3] direct, seed 0: its process was killed (SIGKILL)." in out.splitlines()
+        assert error.splitlines()[-1] == (
+            "run_cifar.py: 1 of 3 runs are unfinished ([2/3] direct, seed 0); the same command continues them."
+        )
+        assert "Traceback" not in error
+        assert by_encoder(tmp_path) == {name: whole[name] for name in ("gac", "poisson")}
+        assert "| poisson | 1 |" in (tmp_path / "report.md").read_text()
+        (checkpoints,) = tmp_path.rglob("checkpoints")
+        done = max(int(path.name[5:10]) for path in checkpoints.iterdir())
+
+        assert run_cifar.main([*command, "--jobs", "2"]) == 0
+        out, error = capsys.readouterr()
+        assert f"direct, seed 0: epoch {done + 2}/12" in error and f"direct, seed 0: epoch {done}/12" not in error
+        assert [line.split(",")[0] for line in out.splitlines()[:3]] == ["[1/3] gac", "[3/3] poisson", "[2/3] direct"]
+        assert by_encoder(tmp_path) == whole
+        files = {path.name for path in tmp_path.iterdir() if path.suffix not in (".png", ".svg")}
+        assert files == {"results.csv", "report.md", "report.html", "runs", ".lock"}
+        assert not list(tmp_path.rglob("claim-*")) and not list(tmp_path.rglob("checkpoints"))
+
+    def test_sigterm_stops_all_runs_with_checkpoints(self, whole, tmp_path, capsys):
+        command = [*self.ARGUMENTS, "--output", str(tmp_path), "--jobs", "2"]
+        thread = self.when(tmp_path, "direct", lambda process: os.kill(os.getpid(), signal.SIGTERM))
+        assert run_cifar.main(command) == 143
+        thread.join()
+        error = capsys.readouterr().err
+        assert "Traceback" not in error and "Checkpoint saved" in error
+        assert re.fullmatch(r"run_cifar\.py: Received SIGTERM\. .*same command to resume\.", error.splitlines()[-1])
+        assert not list(tmp_path.rglob("claim-*"))
+        assert run_cifar.main(command) == 0
+        assert by_encoder(tmp_path) == whole
+
+    def test_run_that_fails_is_named_and_the_others_go_on(self, tmp_path, capsys):
+        """Images that one encoder does not take."""
+        command = [*self.ARGUMENTS, "--output", str(tmp_path), "--jobs", "2"]
+        run = settings("direct", *self.ARGUMENTS)
+        folder = tmp_path / "runs" / f"direct-seed0-{run.name()}-{run_key(run, load_data(run))['data']}"
+        folder.mkdir(parents=True)
+        (folder / "args.yaml").write_text("[1")
+        assert run_cifar.main(command) == 1
+        out = capsys.readouterr().out
+        assert any(line.startswith("[2/3] direct, seed 0: ") and "damaged" in line for line in out.splitlines())
+        assert set(by_encoder(tmp_path)) == {"gac", "poisson"}
+
+
+def by_encoder(folder):
+    """The rows of a folder that do not depend on time, by encoder."""
+    return {row["encoder"]: row for row in reproducible(folder)}
 
 
 @pytest.mark.medium
@@ -810,6 +902,11 @@ class TestBadInput:
             (["--dataset", "folder"], ["train/<class>"]),
             (["--dataset", "folder", "--data-dir", "/does/not/exist"], ["/does/not/exist"]),
             (["--data-dir", "/anywhere"], ["/anywhere", "digits"]),
+            (["--jobs", "0"], ["--jobs ", "between 1 and ", "0"]),
+            (["--jobs", "9999"], ["--jobs ", "between 1 and ", "9999"]),
+            (["--backend", "daks"], ["--backend ", "'daks'", "did you mean 'dask'"]),
+            (["--address", "tcp://127.0.0.1:1"], ["--address ", "backend=threading"]),
+            (["--backend", "dask"], ["--address ", "backend=dask"]),
         ],
         ids=" ".join,
     )
@@ -823,6 +920,10 @@ class TestBadInput:
     def test_cuda_without_a_gpu_is_refused(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         self.refused(output, capsys, ["--device", "cuda"], ["device ", "'cuda"])
+
+    def test_jobs_are_refused_with_torchrun(self, output, capsys, monkeypatch):
+        monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+        self.refused(output, capsys, ["--jobs", "2"], ["--jobs ", "torchrun"])
 
     def test_missing_gpu_is_refused(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

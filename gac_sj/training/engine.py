@@ -158,7 +158,7 @@ class Training:
         written = started = time.monotonic()
         pending: list[StepResult] = []
         batches = iterate(self.loader)
-        with progress_bar("epoch", len(self.loader), state.batch, self.settings, state, self.world) as progress:
+        with progress_bar("epoch", len(self.loader), self.settings, state, self.world, self.folder) as progress:
             while state.batch < len(self.loader):
                 pending.append(self.step(*next(batches), state))
                 self.callbacks.call("on_step_end", self, pending[-1])
@@ -237,7 +237,7 @@ class Training:
 
         tested = self.step.tested
         self.world.broadcast_(tested.buffers())  # without sync_bn every process has its own statistics
-        bar = progress_bar("test after", len(self.test_loader), 0, self.settings, self.state, self.world)
+        bar = progress_bar("test after", len(self.test_loader), self.settings, self.state, self.world, self.folder)
         draws = draws_of_test(self.settings, epoch, self.world)
         with draws, bar as progress, firing_rates(tested) as rates:
             evaluation = evaluate(tested, guarded(), self.world, self.settings.autocast)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from gac_sj._utils.claims import FolderInUseError, claimed
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import locked, read_text
 from gac_sj._utils.reading import parse_yaml
@@ -17,15 +18,12 @@ from gac_sj.training.settings import Settings
 __all__ = ["FolderInUseError", "check_folder", "check_state", "hold_folder", "is_run_of", "run_key"]
 
 
-class FolderInUseError(UsageError):
-    """Another command uses the folder of a run."""
-
-
 @contextmanager
 def hold_folder(folder: Path, world: DistributedContext) -> Iterator[None]:
     """Hold the folder of a run for its whole life, from before its checkpoint is read until its row is written.
 
-    The hold ends with the first process, however that ends; its workers do not prolong it.
+    The hold is a lock and a claim (:mod:`gac_sj.training.claims`). It ends with the first process, however that ends;
+    its workers do not prolong it. On other machines, a claim that was not released lasts ten minutes.
 
     Args:
         folder: created when needed.
@@ -41,11 +39,9 @@ def hold_folder(folder: Path, world: DistributedContext) -> Iterator[None]:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(folder / ".run.lock", wait=False))
+                held.enter_context(claimed(folder))
             except BlockingIOError as error:
-                raise FolderInUseError(
-                    f"{folder} is in use by another process", "wait for its end or name another output",
-                    argument="output",
-                ) from error  # fmt: skip
+                raise FolderInUseError(f"{folder} is in use by another process") from error
             except OSError as error:
                 raise UsageError(
                     f"{folder} cannot be written ({error.strerror})", "name another folder", argument="output"

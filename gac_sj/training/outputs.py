@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
+from gac_sj._utils.claims import check_claim
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import as_utf8, named_errors, remove_unfinished, write_atomically
 from gac_sj.checkpoint.runs import LABEL_NAMES
@@ -31,12 +32,14 @@ class RunOutputs:
 
     Raises:
         UsageError: Weights & Biases is requested and not installed.
+        FolderInUseError: another process has taken the folder over; so do the methods.
     """
 
     def __init__(self, folder: Path, settings: Settings, data: Data, epoch: int):
         self.folder, self.settings, self.classes = folder, settings, data.train.classes
         self.tensorboard: Any = None
         self.wandb: Any = None
+        check_claim(folder)
         remove_unfinished(folder)  # this start holds the folder
         write_atomically(folder / "args.yaml", settings.dump().encode())
         try:
@@ -64,6 +67,7 @@ class RunOutputs:
         Args:
             history: a row for each epoch so far; the last one is new.
         """
+        check_claim(self.folder)
         text = io.StringIO()
         # callbacks add columns, not to every row
         columns = dict.fromkeys(name for row in history for name in row)
@@ -88,6 +92,7 @@ class RunOutputs:
             model: the network that was tested after the last epoch.
             history: a row for each epoch so far.
         """
+        check_claim(self.folder)
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
         settings = self.settings.at_epoch(history[-1]["epoch"] - 1)  # with the T of these weights
         # no second entry: safetensors would write the two in any order

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gac_sj._utils.claims import check_claim
 from gac_sj._utils.provenance import commit, device_name, versions
 from gac_sj.checkpoint.runs import load_network, read_weights
 from gac_sj.results.schema import NOT_ANALYSED, Measured, as_row
@@ -20,7 +21,7 @@ from gac_sj.training.engine import Training
 from gac_sj.training.folder import hold_folder, run_key
 from gac_sj.training.settings import Settings
 
-__all__ = ["complete", "train"]
+__all__ = ["complete", "is_complete", "train"]
 
 
 def complete(
@@ -53,31 +54,45 @@ def complete(
         NonFiniteLossError: a loss, weight or statistic is not finite.
         CorruptImageError: an image cannot be read.
     """
-    key = run_key(settings, data)
-    weights, checkpoints = folder / "last.safetensors", folder / "checkpoints"
-
-    def to_analyse(row: dict[str, Any]) -> bool:
-        return analysis and not row["analysed_images"] and weights.exists()
+    key, weights, checkpoints = run_key(settings, data), folder / "last.safetensors", folder / "checkpoints"
 
     def find() -> tuple[dict[str, Any] | None, bool]:
-        """The row, and whether something is left to do."""
         row = rows.find(key)
-        return row, row is None or to_analyse(row) or (checkpoints.exists() and not keep_checkpoints)
+        return row, is_complete(row, folder, analysis, keep_checkpoints)
 
-    row, is_unfinished = world.on_first(find)
-    if row is not None and not is_unfinished:
+    def keep(row: dict[str, Any]) -> None:
+        check_claim(folder)
+        rows.replace(row)
+
+    row, is_done = world.on_first(find)
+    if row is not None and is_done:
         return row
     with hold_folder(folder, world):
         row, _ = world.on_first(find)  # another command may have been at it meanwhile
         if row is None:
             row = trained = train(settings, data, world, folder)
-            world.on_first(lambda: rows.add(trained))
-        if world.is_first and to_analyse(row):
+            world.on_first(lambda: keep(trained))
+        if world.is_first and analysis and not row["analysed_images"] and weights.exists():
             model = load_network(settings, read_weights(weights)[1], data.info)
-            rows.replace(row := row | analyse(model, settings, data, world.device))
+            keep(row := row | analyse(model, settings, data, world.device))
         if world.is_first and not keep_checkpoints:
+            check_claim(folder)
             shutil.rmtree(checkpoints, ignore_errors=True)
     return row
+
+
+def is_complete(row: dict[str, Any] | None, folder: Path, analysis: bool, keep_checkpoints: bool) -> bool:
+    """Whether nothing is left to do for a run.
+
+    Args:
+        row: of the run, if there is one.
+        folder: of the run.
+        analysis: see :func:`complete`.
+        keep_checkpoints: see :func:`complete`.
+    """
+    if row is None or ((folder / "checkpoints").exists() and not keep_checkpoints):
+        return False
+    return bool(row["analysed_images"]) or not (analysis and (folder / "last.safetensors").exists())
 
 
 def train(
