@@ -48,7 +48,8 @@ from gac_sj.training.hardware import resolve
 from gac_sj.training.jobs import threads_of_a_job
 from gac_sj.training.run import complete, is_complete
 from gac_sj.training.run_queue import QueuedRun, RunQueue
-from gac_sj.training.settings import Settings, add_arguments, from_command_line, from_file
+from gac_sj.training.settings import Settings
+from gac_sj.training.settings_sources import add_arguments, from_command_line, from_file
 
 #: Recipes of comparisons; a data set may have its own.
 RECIPES = Path(__file__).resolve().parent.parent / "experiments" / "recipes"
@@ -96,7 +97,7 @@ def read_settings(args: argparse.Namespace) -> dict[str, Any]:
         args: of the command line.
 
     Raises:
-        UsageError: see :func:`gac_sj.training.settings.from_file`.
+        UsageError: see :func:`gac_sj.training.settings_sources.from_file`.
     """
     given = from_command_line(args)
     found = from_file(args.config or recipe_for(given.get("dataset"))) | given

@@ -30,7 +30,8 @@ from gac_sj.training.engine import Training
 from gac_sj.training.folder import is_run_of
 from gac_sj.training.hardware import resolve
 from gac_sj.training.run import complete
-from gac_sj.training.settings import Settings, add_arguments, from_args
+from gac_sj.training.settings import Settings
+from gac_sj.training.settings_sources import add_arguments, from_args
 
 
 def build_parser() -> argparse.ArgumentParser:

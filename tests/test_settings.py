@@ -14,7 +14,8 @@ import yaml
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.encoders import DEFAULT_ENCODER, encoder_info
-from gac_sj.training.settings import Settings, add_arguments, from_args
+from gac_sj.training.settings import Settings
+from gac_sj.training.settings_sources import add_arguments, from_args
 
 pytestmark = pytest.mark.one_release
 

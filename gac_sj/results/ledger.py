@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
+from gac_sj._utils.configuration import read_yaml
 from gac_sj.results.run import Run, group
 from gac_sj.results.schema import as_text
 from gac_sj.results.table import markdown_table, mean, values
-from gac_sj.training.settings import Settings, from_file
+from gac_sj.training.settings import Settings
 
 __all__ = ["LEDGER_COLUMNS", "ledger", "read_configs", "still_rising"]
 
@@ -30,9 +32,10 @@ def read_configs(folder: Path) -> dict[Path, dict[str, str]]:
         UsageError: see :class:`gac_sj.training.settings.Settings`.
         ValueError: see :func:`gac_sj._utils.configuration.read_yaml`.
     """
+    names = [field.name for field in fields(Settings)]
     found = {}
     for path in sorted(folder.glob("*.yaml")):
-        settings = Settings(**from_file(path))
+        settings = Settings(**read_yaml(path, names))
         left_out = {"seed", *settings.open}
         found[path] = as_text({name: value for name, value in settings.key().items() if name not in left_out})
     return found

@@ -1,12 +1,11 @@
-"""Every setting of a training run. A YAML file overrides the defaults, and the command line overrides the file."""
+"""Every setting of a training run."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ import torch
 import yaml
 from timm.optim import list_optimizers
 
-from gac_sj._utils import configuration
-from gac_sj._utils.configuration import check, read_yaml, setting
+from gac_sj._utils.configuration import check, setting
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.time_schedule import check_time_schedule, steps_at
 from gac_sj._utils.user_code import is_place
@@ -28,7 +26,7 @@ from gac_sj.models import default_encoder
 from gac_sj.models.builder import OF_TIMM
 from gac_sj.models.kinds import record_network
 
-__all__ = ["Settings", "add_arguments", "from_args", "from_command_line", "from_file"]
+__all__ = ["Settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,51 +269,3 @@ class Settings(Augmentation):
 def _is_recorded(values: Mapping[str, Any]) -> bool:
     """Whether settings name a user's data set as records do: its file without a folder, and the file's digest."""
     return bool(values.get("dataset_source")) and Path(values["dataset"]).name == values["dataset"]
-
-
-def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
-    """Add ``--config`` and an option for every setting.
-
-    Args:
-        parser: the parser of a program.
-        without: names of settings that get no option.
-    """
-    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of settings; the command line overrides it")
-    configuration.add_arguments(parser, Settings, without)
-
-
-def from_file(path: str | Path) -> dict[str, Any]:
-    """The settings that a YAML file gives.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        UsageError: see :func:`gac_sj._utils.configuration.read_yaml`.
-    """
-    return read_yaml(path, NAMES)
-
-
-def from_command_line(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that a command line gives.
-
-    Args:
-        args: what a parser with :func:`add_arguments` has parsed.
-    """
-    return {name: value for name, value in vars(args).items() if name in NAMES}
-
-
-def from_args(args: argparse.Namespace) -> Settings:
-    """The settings of ``--config``, overridden by the command line.
-
-    Args:
-        args: what a parser with :func:`add_arguments` has parsed.
-
-    Raises:
-        UsageError: see :class:`Settings` and :func:`gac_sj._utils.configuration.read_yaml`.
-    """
-    return Settings(**(from_file(args.config) if args.config else {}) | from_command_line(args))
-
-
-#: Of all settings.
-NAMES = tuple(field.name for field in dataclasses.fields(Settings))
