@@ -163,14 +163,19 @@ def create_network(
     config = {"input_size": tuple(shape), **statistics}
     if name in list_networks():
         return timm.create_model(name, pretrained_cfg_overlay=config, **keywords, **options)
-    if name.startswith(PREFIX):
-        model: Any = create_spikingjelly(name, size=tuple(size), **keywords, **options)
-    else:
-        with torch.device("cpu"):  # a user's function need not work on "meta"
-            if is_place(name):
-                model = create_own(name, source or "", size=tuple(size), **keywords, **options)
-            else:
-                model = _create_registered(name, pretrained_cfg_overlay=config, **keywords, **options)
+    try:
+        if name.startswith(PREFIX):
+            model: Any = create_spikingjelly(name, size=tuple(size), **keywords, **options)
+        else:
+            with torch.device("cpu"):  # a user's function need not work on "meta"
+                if is_place(name):
+                    model = create_own(name, source or "", size=tuple(size), **keywords, **options)
+                else:
+                    model = _create_registered(name, pretrained_cfg_overlay=config, **keywords, **options)
+    except UsageError as error:
+        if error.argument is not None:
+            raise
+        raise UsageError(f"cannot be {name!r}: {str(error).rstrip('.')}", argument="model") from error
     check_network(model, name, encoder, T, num_classes, shape)
     crop = DEFAULT_CROP_PCT if max(size) > _WHOLE else 1.0
     defaults = {"crop_pct": crop, "interpolation": "bicubic", "num_classes": num_classes}

@@ -109,12 +109,7 @@ def create_own(
         )
     if any(isinstance(module, Encoder) for module in network.modules()):
         return network
-    try:
-        return AttachedNetwork(network, T, in_chans, encoder, form, **of_encoder)
-    except UsageError as error:
-        if error.argument in options:
-            raise
-        raise UsageError(f"cannot be {name!r}: {str(error).rstrip('.')}", argument="model") from error
+    return AttachedNetwork(network, T, in_chans, encoder, form, **of_encoder)
 
 
 def _form(form: str | None) -> dict[str, str]:
