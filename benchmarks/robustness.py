@@ -35,6 +35,7 @@ from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, 
 from gac_sj.checkpoint.runs import data_info, fingerprint, load_network, read_weights, with_data
 from gac_sj.cli.program import program
 from gac_sj.data import DatasetInfo
+from gac_sj.models.protocols import encoder_of
 from gac_sj.results.robustness import CLEAN, ROBUSTNESS, RUN_COLUMNS
 from gac_sj.results.schema import as_text
 from gac_sj.results.store import Rows
@@ -197,7 +198,7 @@ def measure(
             with pixel_gradient(model) as gradient, seeded(name, model.seed):
                 pixels = ATTACKS[name](model, pixels, target, strength(name, severity))
         elif name == "dropped_steps":
-            steps = dropped_steps(model.network.encoder, strength(name, severity), model.seed)
+            steps = dropped_steps(encoder_of(model), strength(name, severity), model.seed)
         with steps, torch.no_grad():
             correct += int((model(pixels).argmax(1) == target).sum())
     return 100 * correct / len(labels), gradient

@@ -19,7 +19,9 @@ from gac_sj.encoders import (
 from gac_sj.nn import functional
 from gac_sj.nn.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
 from gac_sj.nn.folding import fold_batch_norm
-from gac_sj.nn.neuron import LIFNode, lif_preset
+from gac_sj.nn.neuron import LIFNode
+from gac_sj.nn.plif import ParametricLIFNode
+from gac_sj.nn.presets import lif_preset
 from gac_sj.nn.surrogate import Rectangle, Triangle
 
 __version__ = "0.1.0"
@@ -34,6 +36,7 @@ __all__ = [
     "LIFNode",
     "LatencyCoding",
     "MatchedDirectCoding",
+    "ParametricLIFNode",
     "PoissonCoding",
     "Rectangle",
     "SpatialChannelAttention",

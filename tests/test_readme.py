@@ -32,6 +32,7 @@ TEXT = re.sub(r"^- `[^`]+` \(.*$", "", TEXT, flags=re.MULTILINE)  # a measuremen
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 (OWN_ENCODER,) = (snippet for snippet in SNIPPETS if "register_encoder" in snippet)
 (OWN_DATA,) = (snippet for snippet in SNIPPETS if "import Dataset" in snippet)
+(OWN_NETWORK,) = (snippet for snippet in SNIPPETS if snippet.startswith("# net.py"))
 # commands are in blocks and inside the text
 LINES = [
     line
@@ -113,9 +114,10 @@ def test_every_program_is_shown():
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
     program, *arguments = words
-    if "--import" in words or "--dataset" in words:
+    if {"--import", "--dataset", "--model"} & set(words):
         monkeypatch.chdir(tmp_path)
         Path("affine.py").write_text(OWN_ENCODER, encoding="utf-8")
+        Path("net.py").write_text(OWN_NETWORK, encoding="utf-8")
         Path("mine.py").write_text(OWN_DATA, encoding="utf-8")
     if program == "make":
         makefile = (REPOSITORY / "Makefile").read_text()

@@ -7,9 +7,8 @@ import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import timm
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -19,7 +18,9 @@ from gac_sj._utils.files import read_bytes, read_text
 from gac_sj._utils.reading import parse_json, parse_yaml
 from gac_sj.data import DatasetInfo, dataset_info
 from gac_sj.data.statistics import as_size
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.encoders import encoder_info
+from gac_sj.models.kinds import create_network, pixel_statistics
+from gac_sj.models.protocols import NetworkModule
 from gac_sj.training.settings import Settings
 
 __all__ = [
@@ -48,7 +49,7 @@ def data_info(settings: Settings, classes: int | None = None) -> DatasetInfo:
     return info.for_network(settings.model, classes, size)
 
 
-def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
+def build_model(settings: Settings, info: DatasetInfo) -> NetworkModule:
     """The network of a run; its ``pretrained_cfg`` has the data set's statistics, or those that its encoder needs.
 
     Args:
@@ -56,23 +57,24 @@ def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
         info: its data set, with size and classes (:meth:`gac_sj.data.DatasetInfo.for_network`).
 
     Raises:
-        UsageError: ``model_options``, encoder and form do not fit each other.
+        UsageError: ``model_options``, encoder and form do not fit each other, or the network lacks what
+            :class:`gac_sj.models.protocols.Network` says.
     """
     if info.size is None or info.classes is None:
         info = info.for_network(settings.model, info.classes)
-    options: dict[str, Any] = dict(settings.model_options)
-    if settings.form is not None:
-        options["form"] = settings.form
-    statistics = {"mean": info.mean, "std": info.std, "input_size": info.shape}
+    assert info.size is not None and info.classes is not None  # for_network
+    encoder = encoder_info(str(settings.encoder))
     try:
-        model = timm.create_model(
+        return create_network(
             settings.model,
+            settings.model_source,
             T=settings.T,
-            encoder=settings.encoder,
+            encoder=encoder.name,
+            form=settings.form,
             num_classes=info.classes,
-            in_chans=info.channels,
-            pretrained_cfg_overlay=statistics,
-            **options,
+            shape=info.shape,
+            statistics=pixel_statistics(encoder, info.mean, info.std),
+            options=settings.model_options,
         )
     except UsageError as error:
         if error.argument not in settings.model_options:
@@ -83,7 +85,6 @@ def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
             f"must fit {settings.model}, got {settings.model_options} ({first_sentence(error)})",
             argument="model_options",
         ) from error
-    return cast(EncodedNetwork, model)  # all networks in gac_sj.models.MODULES are
 
 
 def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
@@ -174,7 +175,7 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()[:12]
 
 
-def load_network(settings: Settings, weights: dict[str, Tensor], info: DatasetInfo) -> EncodedNetwork:
+def load_network(settings: Settings, weights: dict[str, Tensor], info: DatasetInfo) -> NetworkModule:
     """The network of a run with its weights, on the CPU.
 
     Args:

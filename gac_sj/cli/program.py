@@ -99,7 +99,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE_OR_MODULE",
-        help="Python code that registers your encoders or defines your data set; may be repeated",
+        help="Python code that registers your encoders or networks, or defines one or a data set; may be repeated",
     )
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import timm
-
 from gac_sj._utils.errors import UsageError
 from gac_sj.data.statistics import AUTO, as_numbers
+from gac_sj.models.kinds import defaults_of
 
 if TYPE_CHECKING:
     from gac_sj.data.datasets import DataSet
@@ -47,6 +46,7 @@ class DatasetInfo:
         source: "FILE:DIGEST" of the file of a user whose function returns it (:mod:`gac_sj.data.own`) and alone knows
             classes, kind and shape; None for the data sets of this package.
         read: the function that reads it; None for a data set that is not loaded by name.
+        natural_size: height and width of its images as they are; None: they differ, or it is ``size``.
     """
 
     name: str
@@ -59,6 +59,7 @@ class DatasetInfo:
     default_folder: str | None = None
     source: str | None = None
     read: ReadDataset | None = field(default=None, repr=False, compare=False)
+    natural_size: tuple[int, int] | None = None
 
     @property
     def channels(self) -> int:
@@ -107,17 +108,16 @@ class DatasetInfo:
         """The record with the size and the number of classes that a network trained on this data set has.
 
         Args:
-            model: timm's name of the network; its defaults replace what is None in the record.
+            model: name of the network; its defaults replace what is None in the record. A network for images of any
+                size gets the natural size, or 224 x 224 pixels.
             classes: number of classes, where it is known; None: the data set's, or the network's default.
             size: height and width that go over the record's and the network's.
 
         Returns:
             A record whose ``size`` and ``classes`` are not None.
         """
-        default = timm.get_pretrained_cfg(model)
-        if default is None:
-            raise LookupError(f"timm has no configuration of {model}.")
+        default = defaults_of(model)
         if classes is None:
-            classes = default.num_classes if self.classes is None else self.classes
-        _, height, width = default.input_size
-        return replace(self, classes=classes, size=size or self.size or (height, width))
+            classes = default.classes if self.classes is None else self.classes
+        size = size or self.size or default.size or self.natural_size or (224, 224)
+        return replace(self, classes=classes, size=size)

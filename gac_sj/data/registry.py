@@ -34,6 +34,7 @@ _CIFAR10 = DatasetInfo(
     folder=f"torchvision's folder of it, or {IMAGE_FOLDER}",
     default_folder="data",
     read=read_cifar,
+    natural_size=(32, 32),
 )
 _GESTURE = DatasetInfo(
     "dvs128_gesture",

@@ -11,7 +11,7 @@ from gac_sj._utils.validation import positive
 from gac_sj.encoders.base import Encoder
 from gac_sj.encoders.registry import BASELINE_ENCODER, register_encoder
 from gac_sj.nn.attention import SpatialChannelAttention
-from gac_sj.nn.neuron import lif_preset
+from gac_sj.nn.presets import lif_preset
 
 __all__ = ["AttendedDirectCoding", "DirectCoding", "MatchedDirectCoding"]
 

@@ -25,6 +25,7 @@ __all__ = [
     "list_encoders",
     "register_encoder",
     "require_source",
+    "source_of",
 ]
 
 #: The encoder of networks whose timm name begins with its name, and of :func:`gac_sj.attach`.
@@ -142,7 +143,7 @@ def register_encoder(
         text = help or (inspect.getdoc(cls) or name).partition("\n")[0].rstrip(".")
         shorts = {word: dict(keywords) for word, keywords in shorthands.items()}
         _REGISTRY[name] = EncoderInfo(
-            name, cls, neuron, forms, MappingProxyType(dict(options)), shorts, in_comparison, text, _source_of(cls)
+            name, cls, neuron, forms, MappingProxyType(dict(options)), shorts, in_comparison, text, source_of(cls)
         )
         return cls
 
@@ -220,8 +221,8 @@ def create_encoder(name: str, **options: Any) -> Encoder:
     return info.cls(**{**info.options, **options})
 
 
-def _source_of(cls: type[Encoder]) -> str | None:
-    """ "FILE:DIGEST" of the file that defines a class (:class:`EncoderInfo`)."""
+def source_of(cls: type | Callable[..., Any]) -> str | None:
+    """ "FILE:DIGEST" of the file that defines a class or function (:class:`EncoderInfo`); None for this package's."""
     if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
         return None
     module = sys.modules.get(cls.__module__)

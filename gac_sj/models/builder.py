@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
@@ -22,7 +21,7 @@ from gac_sj.encoders import (
 )
 from gac_sj.encoders.base import Encoder
 from gac_sj.models.network import EncodedNetwork
-from gac_sj.nn.neuron import LIFNode, lif_preset
+from gac_sj.nn.presets import neuron_factory
 
 __all__ = ["OF_TIMM", "bare_name", "build_encoder", "create", "default_encoder"]
 
@@ -36,20 +35,26 @@ _Network = TypeVar("_Network", bound="EncodedNetwork")
 
 
 def build_encoder(
-    network: type[nn.Module], name: str, form: str | None, neuron: str, options: dict[str, Any], **shape: Any
-) -> tuple[Encoder, Callable[[], LIFNode]]:
+    network: type[nn.Module],
+    name: str,
+    form: str | None,
+    neuron: str | Callable[[], nn.Module],
+    options: dict[str, Any],
+    **shape: Any,
+) -> tuple[Encoder, Callable[[], Any]]:
     """Build a network's encoder, and the function that builds the network's neurons.
 
     Args:
         network: its class, for the message about an unknown keyword.
         name: one of :func:`gac_sj.list_encoders`.
         form: of the encoder; "reference" makes all neurons of the network strict, behind any encoder.
-        neuron: name of the neuron preset, for the encoder as well.
+        neuron: name of the neuron preset, for the encoder as well, or a function that builds a neuron.
         options: further keywords of the encoder: all that the network does not have.
         shape: T, in_channels, channels and stem of the encoder.
 
     Raises:
-        UsageError: an unknown encoder or preset, a form that does not belong to them, or an unknown keyword.
+        UsageError: an unknown encoder or preset, a form that does not belong to them, an unknown keyword, or a function
+            that builds no neuron.
     """
     info = encoder_info(name)
     options = dict(options)
@@ -62,10 +67,10 @@ def build_encoder(
             f"must be None or {REFERENCE_FORM!r} for the encoder {name!r}, which has no forms, got {form!r}",
             argument="form",
         )
-    make_neuron = partial(lif_preset, neuron, strict=form == REFERENCE_FORM)
-    if info.forms:
+    make_neuron = neuron_factory(neuron, strict=form == REFERENCE_FORM)
+    if info.forms and isinstance(neuron, str):
         options["neuron"] = neuron  # a preset's name: the form may change it
-    elif info.neuron == "required":
+    elif info.neuron == "required" or (info.forms and info.cls.takes_neuron(**{**info.options, **options})):
         options["neuron"] = make_neuron()
     return create_encoder(name, **shape, **options), make_neuron
 

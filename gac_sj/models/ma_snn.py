@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -43,7 +44,8 @@ class MASNN(EncodedNetwork):
         img_size: height and width of the frames, or the side of square ones: a multiple of
             ``input_pool * 2 ** (len(channels) - 1)``.
         input_pool: side of the window of the sum; 1 takes frames as they are.
-        neuron: name of the neuron preset, for the encoder as well.
+        neuron: name of the neuron preset (:func:`gac_sj.lif_preset`), for the encoder as well, such as "plif" with a
+            learnable time constant; or a function that builds a neuron, which the encoder uses as it is.
         block_attention: a name in :data:`gac_sj.nn.membrane_attention.ATTENTIONS`, or "none"; the linear layers have
             temporal attention if it contains one.
         block_temporal_reduction: reduction ratio of the temporal attention.
@@ -72,7 +74,7 @@ class MASNN(EncodedNetwork):
         hidden: int = 256,
         img_size: int | tuple[int, int] = 128,
         input_pool: int = 4,
-        neuron: str = "ma_snn",
+        neuron: str | Callable[[], nn.Module] = "ma_snn",
         block_attention: str = "TCSA",
         block_temporal_reduction: int = 5,
         block_channel_reduction: int = 8,

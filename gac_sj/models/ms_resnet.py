@@ -7,6 +7,7 @@ ImageNet networks differ in neuron, initialisation and stem, as the published co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -38,7 +39,8 @@ class MSResNet(EncodedNetwork):
         strides: stride of the first block of each stage.
         stem: "conv3" (3x3), "conv7" (7x7, stride 2) or "three" (three 3x3 with bias, the first with stride 2).
         stem_channels: channels of the encoder's sequence.
-        neuron: name of the neuron preset, for the encoder as well.
+        neuron: name of the neuron preset (:func:`gac_sj.lif_preset`), for the encoder as well, such as "plif" with a
+            learnable time constant; or a function that builds a neuron, which the encoder uses as it is.
         init: "cifar", "kaiming", "ms" or "att" (:func:`gac_sj.models.init.init_weights`).
         downsample: "stride", "avg_shortcut", "max" or "max_branch" (:class:`gac_sj.models.MSBlock`).
         spike_driven: every layer behind the encoder receives spikes: the blocks' shortcuts and the classifier, which
@@ -77,7 +79,7 @@ class MSResNet(EncodedNetwork):
         strides: tuple[int, ...] = (1, 2, 2),
         stem: str = "conv3",
         stem_channels: int = 64,
-        neuron: str = "cifar",
+        neuron: str | Callable[[], nn.Module] = "cifar",
         init: str = "cifar",
         downsample: str = "stride",
         spike_driven: bool = False,
@@ -140,7 +142,7 @@ class MSResNet(EncodedNetwork):
         self.lif = make_neuron()
         self.dropout = layer.Dropout(drop_rate, step_mode="m") if drop_rate else nn.Identity()
         self.head = self.new_head(num_classes)
-        init_weights(self, init, self.lif.v_threshold)
+        init_weights(self, init, getattr(self.lif, "v_threshold", 1.0))
 
     @one_at_a_time
     def forward_features(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_ra
 from gac_sj.analysis import firing_rates
 from gac_sj.analysis.operator_paths import operator_paths
 from gac_sj.checkpoint.runs import build_model
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import NetworkModule
 from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
@@ -33,6 +33,7 @@ from gac_sj.training.evaluation import draws_of_test, evaluate
 from gac_sj.training.finite import NonFiniteLossError, explain_non_finite, non_finite_modules
 from gac_sj.training.folder import check_folder, check_state, run_key
 from gac_sj.training.hardware import resolve
+from gac_sj.training.memory import save_memory
 from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.progress import progress_bar, show_metrics
 from gac_sj.training.settings import Settings
@@ -287,15 +288,12 @@ class Training:
             _logger.info("%s, seed %d: %s", self.settings.encoder, self.settings.seed, text)
 
 
-def _build(settings: Settings, data: Data, world: DistributedContext) -> EncodedNetwork:
+def _build(settings: Settings, data: Data, world: DistributedContext) -> NetworkModule:
     """The network of a run on its device, as the settings of the optimisation want it."""
     model = build_model(settings, data.info).to(world.device)
     if settings.sync_bn:
-        model = cast(EncodedNetwork, convert_sync_batchnorm(model))  # in place
-    if settings.grad_checkpointing:
-        model.set_grad_checkpointing()
-    if settings.spikes_as_bytes:
-        model.set_spikes_as_bytes()
+        convert_sync_batchnorm(model)  # in place
+    save_memory(model, settings)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model

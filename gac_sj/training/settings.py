@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from timm.optim import list_optimizers
@@ -23,8 +22,9 @@ from gac_sj._utils.user_code import is_place
 from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation, dataset_info
 from gac_sj.data.statistics import numbers_text, size_text
 from gac_sj.encoders import encoder_info, list_encoders, require_source
-from gac_sj.models import MODULES, default_encoder
+from gac_sj.models import default_encoder
 from gac_sj.models.builder import OF_TIMM
+from gac_sj.models.kinds import record_network
 
 __all__ = ["Settings", "add_arguments", "from_args", "from_command_line", "from_file"]
 
@@ -40,11 +40,16 @@ class Settings(Augmentation):
         UsageError: an unknown name, a value of the wrong type or out of range, or two that exclude each other.
     """
 
-    model: str = setting("network", "gac_ms_resnet18_cifar", "a network of gac_sj.models")
+    model: str = setting(
+        "network",
+        "gac_ms_resnet18_cifar",
+        "a network of gac_sj, spikingjelly:NAME, FILE.py:FUNCTION, or what --import registers with timm",
+    )
     T: int = setting("network", 4, "time steps", least=1)
     encoder: str | None = setting("network", None, "encoder in the place of the network's own", list_encoders)
     form: str | None = setting("network", None, "form of the encoder; reference: the complete network as published")
     encoder_source: str | None = setting("network", None, "file that defines the encoder, and its digest", option=False)
+    model_source: str | None = setting("network", None, "file that defines the network, and its digest", option=False)
     model_options: dict[str, Any] = setting("network", {}, "further keywords of the network, '{drop_rate: 0.1}'")
 
     dataset: str = setting(
@@ -115,11 +120,8 @@ class Settings(Augmentation):
             object.__setattr__(self, name, numbers_text(name, getattr(self, name)))
         check(self)
         self._resolve_dataset()
-        models = timm.list_models(module=MODULES)
-        if self.model not in models:
-            raise UsageError(
-                f"must be a network of gac_sj, got {self.model!r}", argument="model", options=models, given=self.model
-            )
+        for name, value in zip(("model", "model_source"), record_network(self.model, self.model_source)):
+            object.__setattr__(self, name, value)
         optimisers = list(map(str, list_optimizers()))
         if self.opt not in optimisers:
             raise UsageError(
@@ -174,7 +176,7 @@ class Settings(Augmentation):
 
     def _resolve_dataset(self) -> None:
         """Run the file of a user's data set, unless it was recorded; its name and digest are part of the key."""
-        info = dataset_info(self.dataset, self.dataset_source if _is_recorded(vars(self)) else None)
+        info = dataset_info(self.dataset, self.dataset_source if _is_recorded(vars(self), "dataset") else None)
         object.__setattr__(self, "dataset", info.name)
         object.__setattr__(self, "dataset_source", info.source)
 
@@ -211,8 +213,9 @@ class Settings(Augmentation):
             TypeError: an unknown name.
         """
         values = dict(values)
-        if is_place(str(values.get("dataset"))) and not _is_recorded(values):
-            raise UsageError(f"names {values['dataset']!r} without the digest of its file", argument="dataset")
+        for name in ("model", "dataset"):
+            if is_place(str(values.get(name))) and not _is_recorded(values, name):
+                raise UsageError(f"names {values[name]!r} without the digest of its file", argument=name)
         return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | values)
 
     def key(self) -> dict[str, Any]:
@@ -234,9 +237,9 @@ class Settings(Augmentation):
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
 
-def _is_recorded(values: Mapping[str, Any]) -> bool:
-    """Whether settings name a user's data set as records do: its file without a folder, and the file's digest."""
-    return bool(values.get("dataset_source")) and Path(values["dataset"]).name == values["dataset"]
+def _is_recorded(values: Mapping[str, Any], name: str) -> bool:
+    """Whether settings name a user's network or data set as records do: without a folder, and with the digest."""
+    return bool(values.get(f"{name}_source")) and Path(values[name]).name == values[name]
 
 
 def add_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gac_sj._utils.randomness import seeded
 from gac_sj.data import BatchAugmentation
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import NetworkModule
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.objective import Objective
@@ -37,7 +37,7 @@ class TrainStep:
         UsageError: an augmentation or optimiser that does not fit.
     """
 
-    def __init__(self, model: EncodedNetwork, settings: Settings, data: Data, world: DistributedContext, steps: int):
+    def __init__(self, model: NetworkModule, settings: Settings, data: Data, world: DistributedContext, steps: int):
         self.model, self.settings, self.world = model, settings, world
         self.ema = ModelEmaV3(model, settings.ema, use_warmup=True) if settings.ema is not None else None
         objective: nn.Module = Objective(model, settings)
@@ -53,9 +53,9 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16")
 
     @property
-    def tested(self) -> EncodedNetwork:
+    def tested(self) -> NetworkModule:
         """The network that is tested and saved: the EMA if there is one."""
-        return self.model if self.ema is None else cast(EncodedNetwork, self.ema.module)
+        return self.model if self.ema is None else cast(NetworkModule, self.ema.module)
 
     @property
     def lr(self) -> float:
