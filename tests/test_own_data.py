@@ -551,6 +551,10 @@ class TestSizeAndStatistics:
             assert frames.min() == -0.5 and 0.625 <= frames.max() <= 1  # counts of 0 and 3, interpolated
             assert frames.mean() == pytest.approx((3 / 20 - 1) / 2, abs=0.02)
 
+    def test_networks_for_any_size_get_images_as_they_are(self, mine):
+        data = data_for(f"{mine}:pictures", model="spikingjelly:sew_resnet18", encoder="direct")
+        assert data.size == data.info.size == (10, 12)
+
     def test_resizing_is_mentioned_once(self, mine, caplog):
         caplog.set_level(logging.INFO)
         data_for(f"{mine}:pictures")

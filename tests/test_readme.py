@@ -114,7 +114,7 @@ def test_every_program_is_shown():
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
     program, *arguments = words
-    if "--import" in words or "--dataset" in words or "net.py:small" in words:
+    if {"--import", "--dataset", "--model"} & set(words):
         monkeypatch.chdir(tmp_path)
         for name, text in (("affine", OWN_ENCODER), ("mine", OWN_DATA), ("net", OWN_NETWORK)):
             Path(f"{name}.py").write_text(text, encoding="utf-8")

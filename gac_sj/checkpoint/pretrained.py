@@ -212,10 +212,9 @@ def _of_run(path: Path) -> nn.Module:
         UsageError: the file is damaged, or does not hold weights of a run.
     """
     settings, weights = read_weights(path)
-    model = load_network(settings, weights, data_info(settings, _classes(settings, weights)))
     names = read_label_names(path)
-    if names is not None and len(names) != model.num_classes:
-        raise UsageError(f"{path} has {len(names)} names for {model.num_classes} classes", "give weights of a run")
+    classes = _classes(settings, weights) if names is None else len(names)
+    model = load_network(settings, weights, data_info(settings, classes))
     model.pretrained_cfg.update(
         {} if names is None else {LABEL_NAMES: names, "num_classes": len(names)},  # timm drops names of another number
         interpolation=settings.interpolation,
@@ -225,7 +224,7 @@ def _of_run(path: Path) -> nn.Module:
 
 
 def _classes(settings: Settings, weights: dict[str, Tensor]) -> int | None:
-    """The number of classes that weights are for; None where it is that of the data set."""
+    """The number of classes of weights that do not have their names; None where it is that of the data set."""
     classifier = defaults_of(settings.model).classifier
     if classifier is None and dataset_info(settings.dataset, settings.dataset_source).classes is None:
         with torch.device("meta"):  # of another package: its last matrix

@@ -100,7 +100,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE_OR_MODULE",
-        help="Python code that registers your encoders or networks, or defines what settings name; may be repeated",
+        help="Python code that registers your encoders or networks, or defines one or a data set; may be repeated",
     )
 
 

@@ -109,12 +109,19 @@ class OwnDataset:
             info,
             kind="images" if form.T is None else "frames",
             size=form.size,
+            natural_size=None if form.T is not None else self._size(train),
             mean=(0.0,) * form.channels,
             std=(1.0,) * form.channels,
         ).normalised(**given)
         place = str(Path(self._folder(), self.place))
         sets = [DataSet(Items(parts[name], labels[name], form, place), labels[name], classes, info) for name in parts]
         return sets[0], sets[1]
+
+    @staticmethod
+    def _size(part: Any) -> tuple[int, int]:
+        """Height and width of the first image."""
+        height, width, *_ = np.asarray(as_item(image_and_label(part[0])[0])).shape
+        return height, width
 
     def _folder(self) -> Path:
         """Where the file is that was run."""

@@ -1,9 +1,10 @@
-"""What ``--import`` runs: users' files that register encoders or networks, or define what settings name."""
+"""Files and modules of users that register encoders or networks, or define what records name: what --import runs."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from inspect import isfunction
 from pathlib import Path
 from types import ModuleType
 
@@ -19,9 +20,9 @@ _imported: set[str] = set()
 
 
 def import_plugins(places: Iterable[str]) -> None:
-    """Run files or modules that register encoders, or networks with timm, or (files only) define a network or data set.
+    """Run files or modules that register encoders, or networks with timm, each once in a process.
 
-    Each runs once in a process.
+    A file may also have functions alone, those of networks or data sets (``FILE.py:FUNCTION``) that records name.
 
     Args:
         places: paths of Python files (``affine.py``), or names of importable modules (``package.affine``).
@@ -40,19 +41,14 @@ def import_plugins(places: Iterable[str]) -> None:
         except Exception as error:  # a user's code raises whatever it likes
             unregister_encoders(set(list_encoders()) - before)
             raise _refusal(place, is_file, error) from error
-        registered = set(list_encoders()) - before or _has_registered(module.__name__)
-        if not (registered or (is_file and _defines(module))):
+        if not (set(list_encoders()) - before or _has_registered(module.__name__) or _has_functions(module)):
             raise UsageError(
-                f"cannot use {place}: it registers no encoder and no network, and defines no function or class",
+                f"cannot use {place}: it registers no encoder and no network, and has no function that returns one or "
+                "data sets",
                 "decorate the class of an encoder with @gac_sj.register_encoder(NAME)",
                 argument="import",
             )
         _imported.add(key)
-
-
-def _defines(module: ModuleType) -> bool:
-    """Whether a file defines something that settings can name, such as the function that returns a data set."""
-    return any(getattr(value, "__module__", None) == module.__name__ for value in vars(module).values())
 
 
 def _has_registered(module: str) -> bool:
@@ -60,6 +56,12 @@ def _has_registered(module: str) -> bool:
     homes = [encoder_info(name).cls.__module__ for name in list_encoders()]
     homes += [timm.model_entrypoint(name).__module__ for name in timm.list_models()]
     return any(home == module or home.startswith(f"{module}.") for home in homes)
+
+
+def _has_functions(module: ModuleType) -> bool:
+    """Whether a user's file has functions of its own."""
+    own = (value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__)
+    return getattr(module, "__gac_sj_file__", False) and any(map(isfunction, own))
 
 
 def _refusal(place: str, is_file: bool, error: Exception) -> UsageError:

@@ -197,7 +197,7 @@ class Settings(Augmentation):
 
     def _resolve_dataset(self) -> None:
         """Run the file of a user's data set, unless it was recorded; its name and digest are part of the key."""
-        info = dataset_info(self.dataset, self.dataset_source if _is_recorded(vars(self)) else None)
+        info = dataset_info(self.dataset, self.dataset_source if _is_recorded(vars(self), "dataset") else None)
         object.__setattr__(self, "dataset", info.name)
         object.__setattr__(self, "dataset_source", info.source)
 
@@ -234,8 +234,9 @@ class Settings(Augmentation):
             TypeError: an unknown name.
         """
         values = dict(values)
-        if is_place(str(values.get("dataset"))) and not _is_recorded(values):
-            raise UsageError(f"names {values['dataset']!r} without the digest of its file", argument="dataset")
+        for name in ("model", "dataset"):
+            if is_place(str(values.get(name))) and not _is_recorded(values, name):
+                raise UsageError(f"names {values[name]!r} without the digest of its file", argument=name)
         return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | values)
 
     def at_epoch(self, epoch: int) -> Settings:
@@ -266,6 +267,6 @@ class Settings(Augmentation):
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
 
-def _is_recorded(values: Mapping[str, Any]) -> bool:
-    """Whether settings name a user's data set as records do: its file without a folder, and the file's digest."""
-    return bool(values.get("dataset_source")) and Path(values["dataset"]).name == values["dataset"]
+def _is_recorded(values: Mapping[str, Any], name: str) -> bool:
+    """Whether settings name a user's network or data set as records do: without a folder, and with the digest."""
+    return bool(values.get(f"{name}_source")) and Path(values[name]).name == values[name]
