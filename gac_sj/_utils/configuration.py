@@ -119,9 +119,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         except (ValueError, OverflowError):
             pass
     elif isinstance(value, expected) and (expected is bool) == isinstance(value, bool):
-        if expected is dict:
+        if isinstance(value, dict):
             return _numbered(name, value) if get_args(hint)[0] is int else _plain(name, value)
-        if expected is not list or all(isinstance(item, str) for item in value):
+        if not isinstance(value, list) or all(isinstance(item, str) for item in value):
             return value
     raise UsageError(f"must be {_WORDS[expected]}, got {value!r}", argument=name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -105,7 +106,8 @@ def _read_checkpoint(path: str, settings: Settings, info: DatasetInfo) -> Mappin
 
 def _names_of_head(model: nn.Module, names: set[str]) -> set[str]:
     """Those of the names that belong to the classifier."""
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    find: Any = getattr(model, "get_classifier", lambda: None)
+    classifier = find()
     place = next((name for name, module in model.named_modules() if module is classifier), None)
     return {name for name in names if place and name.startswith(f"{place}.")}
 
