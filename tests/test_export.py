@@ -209,7 +209,9 @@ class TestNIR:
     def test_without_pooling_the_graph_ends_with_spikes(self):
         import nir
 
-        encoder, backbone = split(lively(num_classes=0, global_pool="", drop_path_rate=0.2))
+        model = lively(drop_path_rate=0.2)
+        model.reset_classifier(0, "")
+        encoder, backbone = split(model)
         graph = to_nir(backbone, encoder(torch.randn(1, 3, 16, 16)))
         assert not any(isinstance(node, nir.AvgPool2d) for node in graph.nodes.values())
 
