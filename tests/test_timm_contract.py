@@ -428,6 +428,12 @@ def test_bad_arguments_are_refused(options, words):
         narrow("gac_ms_resnet8_cifar", **options)
 
 
+def test_a_network_without_shortcuts_has_no_stochastic_depth():
+    with pytest.raises(ValueError, match=r"^drop_path_rate .*0 for MASNN.*0\.1"):
+        narrow(EVENTS, drop_path_rate=0.1)
+    assert narrow(EVENTS, drop_path_rate=0.0, drop_rate=0.5).dropout.p == 0.5
+
+
 def test_levels_can_be_chosen_from_the_end_and_by_number():
     model = narrow("gac_ms_resnet8_cifar", features_only=True, out_indices=2, feature_cls="getter")
     assert model.feature_info.module_name() == ["stages.1", "stages.2"]
