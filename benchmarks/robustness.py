@@ -1,6 +1,6 @@
 """Test trained networks on corrupted images, with dropped time steps, and under attack.
 
-    python benchmarks/robustness.py runs/cifar10 --data-dir DIR --output runs/cifar10
+    python benchmarks/robustness.py runs/cifar10 --output runs/cifar10
     python benchmarks/robustness.py a/last.safetensors --corruptions blur pgd --severities 1 5 --output runs/blur
 
 Writes a row for each network, corruption and severity (clean: 0) into robustness.csv of --output. What has a row there
@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_text
@@ -32,14 +31,16 @@ from gac_sj._utils.randomness import derive_seed, seeded
 from gac_sj._utils.validation import positive
 from gac_sj.analysis.attacks import ATTACKS, EPSILONS, PGD_STEPS, OnPixels, pixel_gradient
 from gac_sj.analysis.corruptions import CORRUPTIONS, DROPPED_STEPS, SEVERITIES, corrupt, dropped_steps
-from gac_sj.checkpoint.runs import fingerprint, load_network, read_weights
+from gac_sj.checkpoint.runs import data_info, fingerprint, load_network, read_weights, with_data
 from gac_sj.cli.program import program
-from gac_sj.data import dataset_info
+from gac_sj.data import DatasetInfo
+from gac_sj.models.protocols import encoder_of
 from gac_sj.results.robustness import CLEAN, ROBUSTNESS, RUN_COLUMNS
 from gac_sj.results.schema import as_text
 from gac_sj.results.store import Rows
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
+from gac_sj.training.progress import TimeLeft
 from gac_sj.training.settings import Settings
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
@@ -47,8 +48,12 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "dropped_steps": DROPPED_STEPS,
     **dict.fromkeys(ATTACKS, EPSILONS),
 }
+# Passes through the network of one image, forward and backward as three, so that the time left is right.
+PASSES = {"fgsm": 4, "pgd": 3 * PGD_STEPS + 1}
 # settings that decide which images the test set has
-DATA_SETTINGS = ("dataset", "T", "model", "train_limit", "loader")
+DATA_SETTINGS = (
+    "dataset", "dataset_source", "data_dir", "T", "model", "train_limit", "loader", "img_size", "mean", "std",
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("weights", type=Path, nargs="+", metavar="WEIGHTS", help="last.safetensors, or folders of finished runs")
-    add("--data-dir", help="folder of the data set; digits need none")
+    add("--data-dir", help="folder of the data set (default: that of each run)")
     names = ", ".join(STRENGTHS)
     add("--corruptions", nargs="+", default=list(STRENGTHS), metavar="NAME", help=f"of {names} (default: all)")
     add("--severities", type=int, nargs="+", default=list(SEVERITIES), metavar="N", help="of 1 2 3 4 5 (default: all)")
@@ -113,7 +118,7 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
 
     Args:
         paths: of the weights.
-        data_dir: folder of the data set.
+        data_dir: folder of the data set; None: that of each run.
 
     Raises:
         UsageError: a file that is not of a run, or a run on event frames.
@@ -121,11 +126,8 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
     runs = {}
     for path in paths:
         settings, _ = read_weights(path)
-        info = dataset_info(settings.dataset)
-        if info.is_events:
-            raise UsageError(
-                f"{path} is of a run on {settings.dataset}, whose event frames are not pixels in [0, 1]", "leave it out"
-            )
+        info = data_info(settings)
+        refuse_events(path, info)
         done = epochs_done(path.parent / "summary.csv")
         if done is not None and done < settings.epochs:
             print(
@@ -133,10 +135,18 @@ def read_runs(paths: Iterable[Path], data_dir: str | None) -> dict[Path, Setting
                 file=sys.stderr,
             )
             continue
-        runs[path] = replace(settings, data_dir=None if info.folder is None else data_dir)
+        runs[path] = with_data(settings, path, None if info.folder is None else data_dir)
     if not runs:
         raise UsageError("There are no weights of a finished run", "finish one, or pass others")
     return runs
+
+
+def refuse_events(path: Path, info: DatasetInfo) -> None:
+    """Raise UsageError for weights of a run on event frames; only reading a user's data set shows what it has."""
+    if info.is_events:
+        raise UsageError(
+            f"{path} is of a run on {info.name}, whose event frames are not pixels in [0, 1]", "leave it out"
+        )
 
 
 def epochs_done(summary: Path) -> int | None:
@@ -190,7 +200,7 @@ def measure(
             with pixel_gradient(model) as gradient, seeded(name, model.seed):
                 pixels = ATTACKS[name](model, pixels, target, strength(name, severity))
         elif name == "dropped_steps":
-            steps = dropped_steps(model.network.encoder, strength(name, severity), model.seed)
+            steps = dropped_steps(encoder_of(model), strength(name, severity), model.seed)
         with steps, torch.no_grad():
             correct += int((model(pixels).argmax(1) == target).sum())
     return 100 * correct / len(labels), gradient
@@ -246,11 +256,12 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
         ) from error
     tests = {CLEAN: [0]} | {name: sorted(set(args.severities)) for name in args.corruptions}
     loaded: dict[tuple[Any, ...], Data] = {}
-    total = len(runs) * sum(map(len, tests.values()))
-    with tqdm(total=total, unit="test", leave=False, disable=None) as progress:
+    total = len(runs) * sum(PASSES.get(name, 1) * len(severities) for name, severities in tests.items())
+    with TimeLeft(total) as progress:
         for number, (path, settings) in enumerate(runs.items(), 1):
             place = tuple(getattr(settings, name) for name in DATA_SETTINGS)
             data = loaded[place] = loaded.get(place) or load_data(settings)
+            refuse_events(path, data.info)
             try:
                 network = load_network(settings, read_weights(path)[1], data.info)
             except ValueError as error:
@@ -270,10 +281,13 @@ def add_rows(args: argparse.Namespace, world: DistributedContext) -> None:
                     test["pgd_steps"] = PGD_STEPS if name == "pgd" else ""
                     row = rows.find(test)
                     if row is None:
+                        progress.set_description(f"[{number}/{len(runs)}] {path.parent.name}, {name} {severity}")
                         row = new_row(test, model, images, labels)
                         rows.add(row)
+                        progress.update(PASSES.get(name, 1))
+                    else:  # it took no time
+                        progress.skip(PASSES.get(name, 1))
                     accuracies.append(f"{float(row['accuracy']):.2f}")
-                    progress.update()
                 with progress.external_write_mode():
                     print(f"[{number}/{len(runs)}] {path.parent}, {name}: {' '.join(accuracies)} %", flush=True)
 

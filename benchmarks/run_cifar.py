@@ -4,21 +4,26 @@
     python benchmarks/run_cifar.py --dataset cifar10 --train-limit 10000 --epochs 10 --seeds 0 1 2 --output runs/cifar10
     python benchmarks/run_cifar.py --dataset digits --encoders gac gac:spatial gac:kernel_size=3 --output runs/forms
     python benchmarks/run_cifar.py --dataset digits --encoders gac direct:block_attention=TCSA --output runs/blocks
+    python benchmarks/run_cifar.py --dataset digits --opt adamw --lr 2e-3 --amp bf16 --output runs/adamw
+    python benchmarks/run_cifar.py --config experiments/recipes/timm_cifar10.yaml --output runs/timm
 
-Writes results.csv (a row per encoder and seed: accuracy, and energy, dynamics and speed of the trained network), the
-weights and a report with plots into --output. The same command continues where it was interrupted, also inside an
-epoch; several at the same time share the runs.
+Settings are those of experiments/train.py: of the file --config, or else of the comparison's own recipe
+(experiments/recipes/comparison*.yaml), and the command line overrides them. Writes results.csv (a row per encoder and
+seed: accuracy, and energy, dynamics and speed of the trained network), the weights and a report with plots into
+--output. The same command continues where it was interrupted, also inside an epoch; several at the same time share the
+runs, also on machines that share the folder. With --jobs N one command trains N runs side by side, here or (--backend
+dask or ray) on a cluster.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import shutil
+import os
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,45 +31,51 @@ import torch
 
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj._utils.files import safe_name
-from gac_sj._utils.reading import parse_yaml
-from gac_sj.checkpoint.runs import build_model, load_network, read_weights
+from gac_sj.checkpoint.runs import build_model
 from gac_sj.cli.program import program
-from gac_sj.data import dataset_info
+from gac_sj.data import DATASETS
 from gac_sj.encoders import encoder_info, encoder_label, list_encoders, parse_encoder
 from gac_sj.results import Run
 from gac_sj.results.report import write_report
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
-from gac_sj.training.analysis import analyse
+from gac_sj.training.backends import LOCAL, job_backend
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import InterruptedRunError
-from gac_sj.training.folder import FolderInUseError, hold_folder, run_key
-from gac_sj.training.run import train
+from gac_sj.training.folder import run_key
+from gac_sj.training.hardware import resolve
+from gac_sj.training.jobs import threads_of_a_job
+from gac_sj.training.run import complete, is_complete
+from gac_sj.training.run_queue import QueuedRun, RunQueue
 from gac_sj.training.settings import Settings
+from gac_sj.training.settings_sources import add_arguments, from_command_line, from_file
 
-# enough for direct coding to pass 97 % on the digits; for CIFAR a start, the paper has 250
-DEFAULT_EPOCHS = {"digits": 20, "cifar10": 30, "cifar100": 30, "folder": 30}
+#: Recipes of comparisons; a data set may have its own.
+RECIPES = Path(__file__).resolve().parent.parent / "experiments" / "recipes"
+#: The settings that a comparison varies, or keeps for itself; a file may have them, as that of a run does.
+OF_A_RUN = ("encoder", "form", "encoder_source", "seed", "output")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_cifar.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--dataset", required=True, help=", ".join(DEFAULT_EPOCHS))
-    add("--data-dir", help="torchvision's CIFAR layout, or an image folder: train/<class>/*, test/<class>/*")
-    add("--model", default="ms_resnet8_cifar", help="a network of gac_sj.models (default: %(default)s)")
+    add = parser.add_argument_group("comparison").add_argument
     compared = [name for name in list_encoders() if encoder_info(name).in_comparison]
     add("--encoders", nargs="+", default=compared, metavar="NAME", help=_encoders_help(compared))
-    add("-T", type=int, default=4, help="time steps (default: %(default)s)")
-    add("--model-options", type=options, default={}, metavar="YAML", help="of every network: '{spike_driven: true}'")
-    add("--epochs", type=int, help=f"default: {', '.join(f'{e} for {d}' for d, e in DEFAULT_EPOCHS.items())}")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
-    add("--train-limit", type=int, metavar="N", help="train on N class-balanced images, the same for every seed")
-    add("--eval-every", type=int, default=1, metavar="N", help="test every N epochs and after the last (default: 1)")
-    add("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of rows, weights and report")
+    add("--jobs", type=int, metavar="N", help="runs side by side; they share the cores (default: 1, on a cluster all)")
+    add(
+        "--backend",
+        default=LOCAL,
+        metavar="NAME",
+        help="joblib's, which distributes jobs: %(default)s (default), dask, ray",
+    )
+    add("--address", help="of the cluster, for the backends dask and ray; its machines need the same paths")
+    add("--worker", metavar="LEVEL", help=argparse.SUPPRESS)  # a job of another command, and its log level
+    add_arguments(parser, without=OF_A_RUN)
     return parser
 
 
@@ -79,187 +90,223 @@ def _encoders_help(compared: list[str]) -> str:
     )
 
 
-def options(text: str) -> dict[str, Any]:
-    """Keywords in YAML.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not a mapping.
-    """
-    try:
-        found = parse_yaml(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping; write '{{name: value}}'")
-    return found
-
-
-def settings(args: argparse.Namespace, name: str, seed: int) -> Settings:
-    """The run of one encoder and seed.
+def read_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that all runs share: those of ``--config``, or of the recipe, overridden by the command line.
 
     Args:
         args: of the command line.
+
+    Raises:
+        UsageError: see :func:`gac_sj.training.settings_sources.from_file`.
+    """
+    given = from_command_line(args)
+    found = from_file(args.config or recipe_for(given.get("dataset"))) | given
+    if not (args.config or "warmup_epochs" in given) and isinstance(found["epochs"], int):
+        found["warmup_epochs"] = max(0, min(found["warmup_epochs"], found["epochs"] - 1))
+    return {name: value for name, value in found.items() if name not in OF_A_RUN}
+
+
+def recipe_for(dataset: str | None) -> Path:
+    """The recipe of a data set where no file is given: its own, or that of all others."""
+    own = RECIPES / f"comparison_{dataset}.yaml"
+    return own if dataset in DATASETS and own.exists() else RECIPES / "comparison.yaml"
+
+
+def settings(shared: Mapping[str, Any], name: str, seed: int) -> Settings:
+    """The run of one encoder and seed.
+
+    Args:
+        shared: settings of all runs (:func:`read_settings`).
         name: of the encoder, with its options.
         seed: of the run.
 
     Raises:
-        UsageError: an unknown data set or encoder, or see :class:`Settings`.
+        UsageError: an unknown encoder, or see :class:`Settings`.
     """
-    if args.dataset not in DEFAULT_EPOCHS:
-        raise UsageError(
-            f"must be a data set of this benchmark, got {args.dataset!r}",
-            argument="dataset",
-            options=DEFAULT_EPOCHS,
-            given=args.dataset,
-        )
-    encoder, form, model_options = parse_encoder(name)
-    epochs = DEFAULT_EPOCHS[args.dataset] if args.epochs is None else args.epochs
-    plain = not dataset_info(args.dataset).symmetric
-    return Settings(
-        dataset=args.dataset,
-        data_dir=args.data_dir,
-        train_limit=args.train_limit,
-        loader="resident",
-        model=args.model,
-        encoder=encoder,
-        form=form,
-        model_options=model_options | args.model_options,
-        T=args.T,
-        crop="none" if plain else "pad",
-        hflip=0.0 if plain else 0.5,
-        epochs=epochs,
-        batch_size=64,
-        lr=0.1,
-        momentum=0.9,
-        weight_decay=5e-4,
-        warmup_epochs=min(1, epochs - 1) if epochs > 0 else 0,
-        eval_every=args.eval_every,
-        seed=seed,
-    )
+    encoder, form, options = parse_encoder(name)
+    options |= shared.get("model_options") or {}
+    return Settings(**shared | dict(encoder=encoder, form=form, model_options=options, seed=seed))
 
 
 @contextmanager
-def options_of(name: str, args: argparse.Namespace) -> Iterator[None]:
-    """Name ``--encoders`` in an error about keywords that were given there, not by ``--model-options``.
+def options_of(name: str, shared: Mapping[str, Any]) -> Iterator[None]:
+    """Name ``--encoders`` in an error about keywords that were given there, not by ``model_options``.
 
     Args:
         name: of the encoder, with its options.
-        args: of the command line.
+        shared: settings of all runs.
     """
     try:
         yield
     except UsageError as error:
-        if error.argument != "model_options" or args.model_options:
+        if error.argument != "model_options" or shared.get("model_options"):
             raise
         raise UsageError(f"cannot be {name!r}: {str(error).rstrip('.')}", argument="encoders") from error
 
 
-def compare(args: argparse.Namespace, world: DistributedContext) -> None:
+def folder_of(run: Settings, data: Data, output: Path) -> Path:
+    """The folder of a run below the command's."""
+    name = encoder_label(run.encoder, run.form, run.model_options).replace(":", "-")
+    return output / "runs" / safe_name(f"{name}-seed{run.seed}-{run.name()}-{data.fingerprint()}")
+
+
+def fill_in(runs: list[Settings], data: Data, output: Path, rows: Rows, device: torch.device) -> list[Settings]:
+    """The runs with values for what is open, the same for all: those of runs that are there, or the fastest.
+
+    Args:
+        runs: of equal settings but for encoder and seed.
+        data: of the runs.
+        output: folder of the command.
+        rows: of all runs.
+        device: that they run on.
+    """
+
+    runs = [data.resolved(run) for run in runs]
+
+    def filled(values: Settings) -> list[Settings]:
+        return [replace(run, **{name: getattr(values, name) for name in runs[0].open}) for run in runs]
+
+    def exist(values: Settings) -> bool:
+        return any(rows.find(run_key(run, data)) or folder_of(run, data, output).exists() for run in filled(values))
+
+    return filled(resolve(runs[0], device, exist))
+
+
+def compare(args: argparse.Namespace, shared: Mapping[str, Any], world: DistributedContext) -> None:
     """Train what has no row yet, write the report and print its table.
 
     Args:
         args: of the command line.
+        shared: settings of all runs.
         world: the processes of the run.
 
     Raises:
         UsageError: settings that do not fit, or an output that cannot be written.
         InterruptedRunError: a signal came.
         FloatingPointError: a loss is not finite.
+        ExitError: some runs that were distributed are unfinished.
     """
     runs = {}
     for seed in args.seeds:
         for name in args.encoders:
-            with options_of(name, args):
-                runs.setdefault((run := settings(args, name, seed)).name(), run)
-    try:
-        rows = world.on_first(lambda: Rows(args.output / "results.csv", RUNS))
-    except OSError as error:
-        raise UsageError(
-            f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
-        ) from error
-    first = next(iter(runs.values()))
-    with world.local_main_process_first():
-        data = load_data(first)
-    for run in runs.values():  # a network that cannot be built is reported before any work
-        with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), args):
-            build_model(run, data.info)
-    waiting, told = list(enumerate(runs.values(), 1)), set()
-    while waiting:
-        left = []
-        for number, run in waiting:
-            try:
-                complete(run, f"[{number}/{len(runs)}] ", args.output, rows, data, world)
-            except FolderInUseError as error:
-                left.append((number, run))
-                if world.is_first and number not in told:
-                    print(f"[{number}/{len(runs)}] {error.problem}; it comes last.", flush=True)
-                told.add(number)
-        if left == waiting:
-            time.sleep(1)  # until another command has the row, or ends without it
-        waiting = left
-    if world.is_first:
-        found = [Run.from_row(rows.find(run_key(run, data))) for run in runs.values()]
+            with options_of(name, shared):
+                runs.setdefault((run := settings(shared, name, seed)).name(), run)
+    with jobs_of(args, world) as jobs:
+        try:
+            rows = world.on_first(lambda: Rows(args.output / "results.csv", RUNS))
+        except OSError as error:
+            raise UsageError(
+                f"{args.output} cannot be written ({first_sentence(error)})", "name another folder", argument="output"
+            ) from error
+        with world.local_main_process_first():
+            data = load_data(next(iter(runs.values())))
+        filled = world.on_first(lambda: fill_in([*runs.values()], data, args.output, rows, world.device))
+        for run in filled:  # a network that cannot be built is reported before any work
+            with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), shared):
+                build_model(run, data.info)
+        unfinished = work(args, filled, jobs, rows, data, world)
+    found = [Run.from_row(row) for run in filled if (row := rows.find(run_key(run, data)))]
+    if world.is_first and found and not args.worker:
         print(write_report(args.output, found))
+    if unfinished:
+        raise ExitError(
+            f"{len(unfinished)} of {len(runs)} runs are unfinished ({'; '.join(unfinished)}); the same command "
+            "continues them.",
+            1,
+        )
 
 
-def complete(run: Settings, number: str, output: Path, rows: Rows, data: Data, world: DistributedContext) -> None:
-    """Do what a run still lacks: its training, row and analysis; then print its accuracy.
+@contextmanager
+def jobs_of(args: argparse.Namespace, world: DistributedContext) -> Iterator[tuple[int, int] | None]:
+    """Have the runs of a command distributed inside the block.
 
     Args:
-        run: its settings.
-        number: which of how many runs it is.
-        output: folder of the command.
-        rows: of all runs.
-        data: of the run.
-        world: its processes.
+        args: of the command line.
+        world: the processes of each run.
+
+    Yields:
+        The number of jobs and the threads of each; None if this process does all runs itself.
 
     Raises:
-        FolderInUseError: another command is at it.
-        UsageError: see :class:`gac_sj.training.engine.Training`.
-        InterruptedRunError: a signal came.
-        FloatingPointError: a loss is not finite.
+        UsageError: a number out of range, or see :func:`gac_sj.training.backends.job_backend`.
     """
-    name = encoder_label(run.encoder, run.form, run.model_options)
-    title = f"{number}{name}, seed {run.seed}"
-    key = run_key(run, data)
-    folder = output / "runs" / safe_name(f"{name.replace(':', '-')}-seed{run.seed}-{run.name()}-{key['data']}")
-    weights, checkpoints = folder / "last.safetensors", folder / "checkpoints"
+    if args.worker or (args.jobs in (None, 1) and args.backend == LOCAL and args.address is None):
+        yield None
+        return
+    if world.size > 1 or torch.distributed.is_torchelastic_launched():
+        raise UsageError(
+            "cannot be used with torchrun, whose processes share each run", "leave one of the two out", argument="jobs"
+        )
+    with job_backend(args.backend, args.address) as cores:
+        jobs = cores if args.jobs is None else args.jobs
+        if not 1 <= jobs <= cores:
+            raise UsageError(f"must be between 1 and {cores}, the number of cores, got {jobs}", argument="jobs")
+        yield jobs, threads_of_a_job(jobs, cores)
 
-    def find() -> tuple[dict[str, Any] | None, bool]:
-        """The row, and whether nothing is left to do; rows without an analysis were made before there was one."""
-        row = rows.find(key)
-        done = row and not checkpoints.exists() and (row["analysed_images"] or not weights.exists())
-        return row, bool(done)
 
-    row, is_done = world.on_first(find)
-    if not is_done:
-        with hold_folder(folder, world):
-            row, _ = world.on_first(find)  # another command may have been at it meanwhile
-            if row is None:
-                try:
-                    row = train(run, data, world, folder)
-                except (FloatingPointError, OSError) as error:
-                    raise type(error)(f"{title}: {error}") from error
-                world.on_first(lambda: rows.add(row))
-                title += f" ({row['train_seconds']} s)"
-            if world.is_first and not row["analysed_images"] and weights.exists():
-                model = load_network(run, read_weights(weights)[1], data.info)
-                rows.replace(row := row | analyse(model, run, data, world.device))
-            if world.is_first:
-                shutil.rmtree(checkpoints, ignore_errors=True)
-    if world.is_first:
-        if not row["analysed_images"]:
-            title += " (not analysed: its weights are gone)"
-        print(f"{title}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} %", flush=True)
+def work(
+    args: argparse.Namespace,
+    runs: list[Settings],
+    jobs: tuple[int, int] | None,
+    rows: Rows,
+    data: Data,
+    world: DistributedContext,
+) -> list[str]:
+    """Complete the runs of a command, or those that its parent asks for.
+
+    Args:
+        args: of the command line.
+        runs: all of them.
+        jobs: see :func:`jobs_of`.
+        rows: of all runs.
+        data: of all runs.
+        world: the processes of each run.
+
+    Returns:
+        The titles of unfinished runs.
+    """
+    by_name, queued = {run.name(): run for run in runs}, []
+    for number, (name, run) in enumerate(by_name.items(), 1):
+        row, folder = rows.find(run_key(run, data)), folder_of(run, data, args.output)
+        title = f"[{number}/{len(runs)}] {encoder_label(run.encoder, run.form, run.model_options)}, seed {run.seed}"
+        queued.append(QueuedRun(name, title, folder, is_complete(row, folder, analysis=True, keep_checkpoints=False)))
+    titles = {run.name: run.title for run in queued}
+
+    def complete_run(name: str) -> str:
+        run = by_name[name]
+        try:
+            row = complete(
+                run, data, world, folder_of(run, data, args.output), rows, analysis=True, keep_checkpoints=False
+            )
+        except (FloatingPointError, OSError) as error:
+            raise type(error)(f"{titles[name]}: {error}") from error
+        lacking = "" if row["analysed_images"] else " (not analysed: its weights are gone)"
+        return (
+            f"{titles[name]} ({row['train_seconds']} s){lacking}: test accuracy {row['accuracy_last']} %, best "
+            f"{row['accuracy_best']} %"
+        )
+
+    queue = RunQueue(queued, complete_run, world.is_first)
+    if args.worker:
+        queue.serve()
+    elif jobs:
+        # machines of a cluster might choose otherwise
+        chosen = ("--amp", runs[0].amp, f"--{'' if runs[0].channels_last else 'no-'}channels-last")
+        return queue.side_by_side(args.output, (os.path.abspath(__file__), *args.command_line, *chosen), *jobs)
+    else:
+        queue.one_by_one()
+    return []
 
 
 @program(build_parser, "interrupted; the same command continues.")
 def main(args: argparse.Namespace) -> None:
     # without a progress bar, a line for each epoch
-    logging.basicConfig(level=logging.WARNING if sys.stderr.isatty() else logging.INFO, format="%(message)s")
+    level = args.worker or ("WARNING" if sys.stderr.isatty() else "INFO")
+    logging.basicConfig(level=level, format="%(message)s")
+    shared = read_settings(args)
     try:
-        with distributed_context(args.device) as world:
-            compare(args, world)
+        with distributed_context(Settings(**shared).device) as world:
+            compare(args, shared, world)
     except InterruptedRunError as error:
         raise ExitError(f"{error} Finished runs are in {args.output / 'results.csv'}.", error.exit_code) from error
 

@@ -2,10 +2,12 @@
 
     python experiments/compare.py runs/cifar10_gac_T4 runs/cifar10_direct_T4
     python experiments/compare.py runs/mine/results.csv:gac:reference runs/mine/results.csv:direct
+    python experiments/compare.py runs/bf16:gac runs/float32:gac --over amp channels_last
 
 A and B are files of rows, or folders that hold result.csv or results.csv; :ENCODER, as report.py names it, selects
-rows. Both must have the same settings but for model, encoder and form. Prints the difference A - B of every seed, and
-its mean with a 95 % confidence interval (Student's t, which takes the differences as normally distributed).
+rows. Both must have the same settings but for model, encoder, form and those of --over. Prints the difference A - B of
+every seed, and its mean with a 95 % confidence interval (Student's t, which takes the differences as normally
+distributed).
 """
 
 from __future__ import annotations
@@ -79,13 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("a", metavar="A", help="FILE or FOLDER, followed by :ENCODER if it has several")
     parser.add_argument("b", metavar="B", help="the same")
+    parser.add_argument("--over", nargs="+", default=[], metavar="SETTING", help="in which A and B may differ too")
     return parser
 
 
 @program(build_parser)
 def main(args: argparse.Namespace) -> None:
     a, b = read_set(args.a), read_set(args.b)
-    text = report(pair(a, b))
+    text = report(pair(a, b, args.over))
     for name, runs, place in (("A", a, args.a), ("B", b, args.b)):
         print(f"{name}: {runs[0].settings['model']}, {runs[0].label}, {len(runs)} seeds ({place})")
     print(f"\n{text}")

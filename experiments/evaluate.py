@@ -1,6 +1,6 @@
 """Test the weights of a run.
 
-    python experiments/evaluate.py runs/cifar10_gac_T4/seed0/last.safetensors --data-dir DIR
+    python experiments/evaluate.py runs/cifar10_gac_T4/seed0/last.safetensors
 
 Prints top-1, top-5, the accuracy when only the first steps are read, and the accuracy of every class. --output DIR
 gets evaluation.json and confusion.csv (rows: true class, columns: predicted class).
@@ -13,13 +13,12 @@ import csv
 import io
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from gac_sj._utils.files import write_atomically
-from gac_sj.checkpoint.runs import load_network, read_weights
+from gac_sj.checkpoint.runs import load_network, read_weights, with_data
 from gac_sj.cli.program import program
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
@@ -32,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("weights", type=Path, help="last.safetensors or best.safetensors of a run")
-    parser.add_argument("--data-dir", help="folder of the data set")
+    parser.add_argument("--data-dir", help="folder of the data set (default: that of the run)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="for evaluation.json and confusion.csv")
     return parser
@@ -83,7 +82,7 @@ def write(folder: Path, evaluation: Evaluation, classes: tuple[str, ...]) -> Non
 def main(args: argparse.Namespace) -> None:
     settings, weights = read_weights(args.weights)
     with distributed_context(args.device) as world:
-        evaluation, classes = measure(replace(settings, data_dir=args.data_dir), weights, world)
+        evaluation, classes = measure(with_data(settings, args.weights, args.data_dir), weights, world)
         if world.is_first:
             print(report(evaluation, classes))
             if args.output:

@@ -1,7 +1,7 @@
 """Draw figures of finished runs, as PNG and SVG: from their rows, or of the network that one of them has left.
 
     python experiments/figures.py rows runs/cifar10 --output figures
-    python experiments/figures.py network runs/cifar10_gac_T4/seed0/last.safetensors --data-dir DIR --output figures
+    python experiments/figures.py network runs/cifar10_gac_T4/seed0/last.safetensors --output figures
 
 rows: learning curves, accuracy against T and against energy, firing rates by layer and step, if the rows have the data;
 one figure for all runs that differ in nothing but encoder and seed. network: for one test image the encoder's output
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import safe_name
 from gac_sj.analysis import figures, firing_rates
-from gac_sj.analysis.grad_cam import grad_cam
-from gac_sj.checkpoint.runs import load_network, read_weights
+from gac_sj.analysis.grad_cam import default_layer, grad_cam
+from gac_sj.checkpoint.runs import load_network, read_weights, with_data
 from gac_sj.cli.program import program
 from gac_sj.encoders import BASELINE_ENCODER, create_encoder, encoder_label
+from gac_sj.models.protocols import encoder_of
 from gac_sj.results import Run, group, load
 from gac_sj.results.figures import KINDS
 from gac_sj.training.build import Data, load_data
@@ -71,7 +72,13 @@ def of_rows(runs: Sequence[Run]) -> Iterator[Drawn]:
 
 @torch.no_grad()
 def of_network(
-    model: nn.Module, settings: Settings, data: Data, world: DistributedContext, number: int, layer: str, count: int
+    model: nn.Module,
+    settings: Settings,
+    data: Data,
+    world: DistributedContext,
+    number: int,
+    layer: str | None,
+    count: int,
 ) -> Iterator[Drawn]:
     """Every figure of a trained network.
 
@@ -81,7 +88,7 @@ def of_network(
         data: of its run.
         world: of the device.
         number: of the test image that is shown.
-        layer: for Grad-CAM.
+        layer: for Grad-CAM; None: :func:`gac_sj.analysis.grad_cam.default_layer`.
         count: test images that firing rates are measured on.
 
     Raises:
@@ -93,6 +100,7 @@ def of_network(
         raise UsageError(f"must be one of the test images 0 to {len(data.test) - 1}, got {number}", argument="image")
     single = replace(data, test=replace(data.test, index=(data.test.index[number],)))
     images, labels = next(iter(single.testing(settings, model, world)))
+    layer = layer or default_layer(model, images)
     maps = grad_cam(model, images, layer)  # before anything is written, as it knows whether the layer exists
     label = encoder_label(settings.encoder, settings.form, settings.model_options)
     image = picture(images, model)
@@ -103,7 +111,7 @@ def of_network(
         figures.set_heading(figure, about + addition)
         return figure
 
-    encoder = model.encoder
+    encoder = encoder_of(model)
     sizes = {"T": settings.T, "in_channels": encoder.in_channels, "channels": encoder.channels}
     baseline = create_encoder(BASELINE_ENCODER, **sizes, stem=encoder.stem).eval()
     coders = {BASELINE_ENCODER: baseline} | {settings.encoder: encoder}
@@ -179,9 +187,11 @@ def build_parser() -> argparse.ArgumentParser:
     rows.add_argument("places", nargs="+", type=Path, metavar="DIR_OR_CSV", help="folders of runs, or files of rows")
     network = kinds.add_parser("network", help="figures of a trained network")
     network.add_argument("weights", type=Path, help="last.safetensors or best.safetensors of a run")
-    network.add_argument("--data-dir", help="folder of the data set")
+    network.add_argument("--data-dir", help="folder of the data set (default: that of the run)")
     network.add_argument("--image", type=int, default=0, metavar="N", help="number of the test image (default: 0)")
-    network.add_argument("--layer", default="lif", metavar="NAME", help="for Grad-CAM (default: the last neuron, lif)")
+    network.add_argument(
+        "--layer", metavar="NAME", help="for Grad-CAM (default: the last neuron with an output of pixels, such as lif)"
+    )
     network.add_argument("--images", type=int, default=500, metavar="N", help="for firing rates (default: 500)")
     network.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
     for command in (rows, network):
@@ -195,9 +205,9 @@ def main(args: argparse.Namespace) -> None:
         write(of_rows(load(*args.places).runs), args.output)
         return
     settings, weights = read_weights(args.weights)
-    changes = {"data_dir": args.data_dir, "loader": "standard", "workers": 0}
+    changes = {"loader": "standard", "workers": 0}
     with distributed_context(args.device) as world:
-        settings = Settings(**vars(settings) | changes)
+        settings = replace(with_data(settings, args.weights, args.data_dir), **changes)
         data = load_data(settings)
         model = load_network(settings, weights, data.info).to(world.device)
         torch.manual_seed(settings.seed)  # for encoders that draw

@@ -11,6 +11,7 @@ resumes a run that was killed.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import sys
 from pathlib import Path
@@ -18,16 +19,19 @@ from pathlib import Path
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.user_code import load_from_file
 from gac_sj.analysis import summarize
+from gac_sj.checkpoint.runs import data_info
 from gac_sj.cli.program import program
-from gac_sj.data import dataset_info
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.build import generate_data, load_data
+from gac_sj.training.continuation import continue_finished
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
-from gac_sj.training.folder import hold_folder, run_key
-from gac_sj.training.run import train
-from gac_sj.training.settings import Settings, add_arguments, from_args
+from gac_sj.training.folder import is_run_of
+from gac_sj.training.hardware import resolve
+from gac_sj.training.run import complete
+from gac_sj.training.settings import Settings
+from gac_sj.training.settings_sources import add_arguments, from_args
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be trained; write nothing")
+    parser.add_argument("--analyse", action="store_true", help="measure energy, dynamics and firing rates after it too")
     add_arguments(parser)
     return parser
 
@@ -54,11 +59,12 @@ def preview(settings: Settings, world: DistributedContext) -> str:
     try:
         data = load_data(settings, download=False)
     except (ValueError, OSError) as error:
-        if dataset_info(settings.dataset).is_events:
+        info = data_info(settings)
+        if info.is_events or info.source is not None:
             raise
         note = f"The data set cannot be read, so generated images are used instead: {error}\n"
         data = generate_data(settings)
-    training = Training(settings, data, world)
+    training = Training(resolve(settings, world.device), data, world)
     training.loader.set_epoch(0)
     images, labels = next(iter(training.loader))
     images, soft = training.step.augment(images, labels, 0)
@@ -96,16 +102,15 @@ def main(args: argparse.Namespace) -> None:
             print(preview(settings, world))
             return
         folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
+        given = settings
+        settings, folder = world.on_first(lambda: continue_finished(given, folder))
         with world.local_main_process_first():
             data = load_data(settings)
-        key = run_key(settings, data)
-        row = world.on_first(lambda: open_rows(folder).find(key))
-        if row is None:
-            with hold_folder(folder, world):
-                row = world.on_first(lambda: open_rows(folder).find(key))  # it may have been finished meanwhile
-                if row is None:
-                    row = train(settings, data, world, folder)
-                    world.on_first(lambda: open_rows(folder).add(row))
+        settings = resolve(data.resolved(settings), world.device, functools.partial(is_run_of, folder))
+        rows = world.on_first(lambda: open_rows(folder))
+        row = complete(settings, data, world, folder, rows, args.analyse)
+        if args.analyse and not row["analysed_images"] and world.is_first:
+            print(f"{folder}: not analysed, because its weights are gone.", file=sys.stderr)
         if world.is_first:
             print(
                 f"{folder}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} % after epoch "

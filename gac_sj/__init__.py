@@ -16,11 +16,15 @@ from gac_sj.encoders import (
     list_encoders,
     register_encoder,
 )
+from gac_sj.models.time_steps import resize_time_steps
 from gac_sj.nn import functional
 from gac_sj.nn.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
 from gac_sj.nn.folding import fold_batch_norm
-from gac_sj.nn.neuron import LIFNode, lif_preset
+from gac_sj.nn.neuron import LIFNode
+from gac_sj.nn.plif import ParametricLIFNode
+from gac_sj.nn.presets import lif_preset
 from gac_sj.nn.surrogate import Rectangle, Triangle
+from gac_sj.nn.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 
 __version__ = "0.1.0"
 
@@ -34,14 +38,17 @@ __all__ = [
     "LIFNode",
     "LatencyCoding",
     "MatchedDirectCoding",
+    "ParametricLIFNode",
     "PoissonCoding",
     "Rectangle",
     "SpatialChannelAttention",
+    "SyncBatchNorm",
     "TemporalAttention",
     "Triangle",
     "WeightedPhaseCoding",
     "attach",
     "checkpoint",
+    "convert_sync_batchnorm",
     "create_encoder",
     "export",
     "fold_batch_norm",
@@ -50,5 +57,6 @@ __all__ = [
     "list_encoders",
     "models",
     "register_encoder",
+    "resize_time_steps",
     "summarize",
 ]

@@ -12,7 +12,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.encoders import DEFAULT_ENCODER, Encoder, EncoderInfo, create_encoder, encoder_info
 from gac_sj.encoders.find_stem import FoundStem, class_name, find_stem, is_neuron_or_memory
 from gac_sj.encoders.stem import is_time_invariant
-from gac_sj.nn.neuron import lif_preset
+from gac_sj.nn.presets import lif_preset
 
 __all__ = ["Attached", "attach"]
 

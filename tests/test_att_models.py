@@ -122,7 +122,8 @@ def test_networks_are_registered_and_accepted_by_settings():
 def test_benchmark_compares_attention_in_blocks_with_attention_in_the_encoder():
     """Rows that differ only in encoder and options belong to one table."""
     args = run_cifar.build_parser().parse_args(["--dataset", "digits", "--output", "unused"])
-    runs = [run_cifar.settings(args, name, 0) for name in ("direct:block_attention=TCSA", "gac", "direct")]
+    shared = run_cifar.read_settings(args)
+    runs = [run_cifar.settings(shared, name, 0) for name in ("direct:block_attention=TCSA", "gac", "direct")]
     assert encoder_label(runs[0].encoder, runs[0].form, runs[0].model_options) == "direct:block_attention=TCSA"
     assert {(run.model, run.lr, run.epochs) for run in runs} == {("ms_resnet8_cifar", 0.1, 20)}
     data = load_data(runs[0])

@@ -286,6 +286,10 @@ for name, value in values.items():
         (changed if place == "settings" else changed[place])[name] = value
         run.write_bytes(save(tensors, {"settings": json.dumps(changed)}))
         attempt(f"{place} {name}", main, ["predict", str(image), "--weights", str(run)])
+for dataset, source in ((f"{bait}.py:f", None), (f"{bait.name}.py:f", f"{bait.name}.py:0123456789ab")):
+    changed = settings.key() | {"dataset": dataset, "dataset_source": source, "mean": "0.5", "std": "0.5"}
+    run.write_bytes(save(tensors, {"settings": json.dumps(changed)}))
+    attempt(f"{dataset} {source}", main, ["predict", str(image), "--weights", str(run)])
 (weights / "config.json").write_text(json.dumps(config))
 """
 

@@ -372,7 +372,7 @@ class TestSingleImages:
 
 class TestFrames:
     def many(self, how, frames, count=60):
-        transform = pickle.loads(pickle.dumps(train_transform(how, (32, 32), (0.0, 0.0), frames=True)))
+        transform = pickle.loads(pickle.dumps(train_transform(how, frames.shape[-2:], (0.0, 0.0), frames=True)))
         return torch.stack([transform(frames) for _ in range(count)])
 
     def test_all_steps_alike(self):

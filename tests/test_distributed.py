@@ -19,7 +19,7 @@ from test_resume import BATCHES, FORKS, RUN, SCRIPT, finish, started, steps, wai
 from test_training import CPU, SMALL, Known, assert_same_run, digits, known, last_state, table
 
 from gac_sj.checkpoint.runs import build_model
-from gac_sj.training import checkpoints, engine, outputs
+from gac_sj.training import checkpoints, network, outputs
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
 from gac_sj.training.evaluation import evaluate
@@ -67,7 +67,7 @@ class Calls(list):
 
 def train(world, folder, **changes):
     settings, calls = Settings(**FIVE_STEPS | changes), Calls()
-    with mock.patch.object(engine, "build_model", doubled):
+    with mock.patch.object(network, "build_model", doubled):
         training = Training(settings, digits("standard", 80), world, folder, [calls])
     evaluation, _ = training.run()
     weights = {name: value.clone() for name, value in training.model.state_dict().items()}

@@ -30,7 +30,8 @@ from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
 from gac_sj.training.evaluation import Evaluation
 from gac_sj.training.folder import run_key
-from gac_sj.training.settings import Settings, add_arguments, from_args
+from gac_sj.training.settings import Settings
+from gac_sj.training.settings_sources import add_arguments, from_args
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 

@@ -521,14 +521,15 @@ class TestRowsCommand:
         assert names(tmp_path / "out") == {"learning_curves"}
         printed = capsys.readouterr().out
         assert "accuracy_against_T is left out: all runs have T = 2.\n" in printed
-        assert "accuracy_against_energy is left out: no run has an analysis of their energy.\n" in printed
-        assert "firing_rates_by_step is left out: no run has an analysis of their firing rates.\n" in printed
+        how = "(train.py --analyse makes it).\n"
+        assert f"accuracy_against_energy is left out: no run has an analysis of their energy {how}" in printed
+        assert f"firing_rates_by_step is left out: no run has an analysis of their firing rates {how}" in printed
 
     def test_rows_of_which_some_are_analysed(self, tmp_path, capsys, unrendered):
         path = write_rows(tmp_path / "results.csv", encoders=["gac"])
         write_rows(path, encoders=["direct"], analysed=False)
         assert command.main(["rows", str(path), "--output", str(tmp_path / "out")]) == 0
-        assert "energy.svg; 2 runs do not have an analysis of their energy.\n" in capsys.readouterr().out
+        assert "energy.svg; 2 runs do not have an analysis of their energy (" in capsys.readouterr().out
 
     def test_only_what_differs_in_the_encoder_alone_shares_a_figure(self, tmp_path):
         def grouped(**second):

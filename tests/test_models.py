@@ -350,9 +350,8 @@ def test_reference_form_makes_every_neuron_strict():
         (dict(strides=[0, 0, 0]), "^strides .*0"),
         (dict(drop_rate=5), "^drop_rate .*at least 0 and less than 1.*5"),
         (dict(num_classes=-1), "^num_classes .*-1"),
-        (dict(features_only=True), "^features_only .*forward_features"),
         (dict(colour="red"), "^colour is a keyword of neither MSResNet nor its encoder 'gac'; .* drop_rate, .*gain"),
-        (dict(drop_path_rate=0.1), "^drop_path_rate .*did you mean 'drop_rate'"),
+        (dict(drop_paths_rate=0.1), "^drop_paths_rate .*did you mean 'drop_path_rate'"),
         (dict(depth=2, encoder="direct"), "^depth is a keyword of neither MSResNet nor its encoder 'direct'"),
         (dict(in_channels=1), "^in_channels .*did you mean 'in_chans'"),
         (dict(step_mode="s"), "^step_mode "),
@@ -412,7 +411,9 @@ def test_firing_rates_count_spikes_over_all_calls():
 
 @pytest.mark.medium
 @pytest.mark.parametrize("method,most", [("set_grad_checkpointing", 0.5), ("set_spikes_as_bytes", 0.85)])
-@pytest.mark.parametrize("options", [{}, dict(drop_rate=0.3), dict(encoder="direct", spike_driven=True)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, dict(drop_rate=0.3, drop_path_rate=0.5), dict(encoder="direct", spike_driven=True)], ids=str
+)
 def test_memory_options_save_memory_and_keep_the_results(method, most, options):
     torch.manual_seed(0)
     model, results, kept = small(**options), [], []
@@ -456,7 +457,7 @@ def test_values_other_than_spikes_are_not_kept_as_bytes():
 
 @pytest.mark.parametrize(
     "name,arguments",
-    [("gac_ms_resnet8_cifar", ("T", "downsample", "spike_driven", "drop_rate")), ("ma_snn", ("T", "img_size"))],
+    [("gac_ms_resnet8_cifar", ("T", "downsample", "drop_rate", "drop_path_rate")), ("ma_snn", ("T", "img_size"))],
 )
 def test_arguments_are_fixed_at_construction(name, arguments):
     with torch.device("meta"):

@@ -133,7 +133,7 @@ def test_config_records_defaults(tmp_path):
     assert content["architecture"] == "gac_ms_resnet8_cifar"
     assert (content["num_classes"], content["num_features"]) == (10, 64)
     assert content["model_args"] == {
-        "T": 4, "encoder": "gac", "form": "low_threshold", "in_chans": 3, "num_classes": 10,
+        "T": 4, "encoder": "gac", "form": "low_threshold", "in_chans": 3, "num_classes": 10, "global_pool": "avg",
     }  # fmt: skip
     assert content["pretrained_cfg"]["mean"] == [0.4914, 0.4822, 0.4465]
 
@@ -254,7 +254,7 @@ class TestSaving:
 
     def test_unsaved_properties_are_not_changes(self, tmp_path):
         """Synchronised BatchNorms and half precision are not saved; the drop paths of timm's own networks are."""
-        save_pretrained(torch.nn.SyncBatchNorm.convert_sync_batchnorm(build()).half(), tmp_path / "net")
+        save_pretrained(gac_sj.convert_sync_batchnorm(build()).half(), tmp_path / "net")
         loaded = load_pretrained(tmp_path / "net")
         assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
         convnext = timm.create_model("test_convnext", drop_path_rate=0.1)

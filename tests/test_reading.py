@@ -22,6 +22,7 @@ def nested(levels):
     [
         ("", None),
         ("{a: 1, b: [x, 1.5, true, null]}", {"a": 1, "b": ["x", 1.5, True, None]}),
+        ("{0: 1, -3: {20: x}}", {"0": 1, "-3": {"20": "x"}}),  # as JSON has it
         ("day: 2024-05-01", {"day": "2024-05-01"}),  # as on the command line
         ("at: 2001-12-14 21:59:43.10", {"at": "2001-12-14 21:59:43.10"}),
         ("a: &x {lr: 1}\nb: {<<: *x, T: 2}\nc: *x", {"a": {"lr": 1}, "b": {"lr": 1, "T": 2}, "c": {"lr": 1}}),
@@ -47,7 +48,7 @@ def bomb(levels):
         ("a: 1\n---\na: 2", "single document"),
         ("~: 1", "key None, which must be text"),
         ("{on: 1}", "key True"),
-        ("{x: {3: 1}}", "key 3"),
+        ("{x: {3.5: 1}}", "key 3.5"),
         ("? [a]\n: 1", "unhashable"),
         ("a: !!set {b}", "tag tag:yaml.org,2002:set"),
         ("a: !!binary aGk=", "tag .*binary"),

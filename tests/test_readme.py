@@ -31,6 +31,8 @@ TEXT = "".join((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES
 TEXT = re.sub(r"^- `[^`]+` \(.*$", "", TEXT, flags=re.MULTILINE)  # a measurement, headed by its sub-command alone
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 (OWN_ENCODER,) = (snippet for snippet in SNIPPETS if "register_encoder" in snippet)
+(OWN_DATA,) = (snippet for snippet in SNIPPETS if "import Dataset" in snippet)
+(OWN_NETWORK,) = (snippet for snippet in SNIPPETS if snippet.startswith("# net.py"))
 # commands are in blocks and inside the text
 LINES = [
     line
@@ -54,10 +56,9 @@ def parse(monkeypatch):
         raise ParsedError(original(parser, args, namespace))
 
     def run(main, arguments):
-        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-        with pytest.raises(ParsedError) as parsed:
+        with monkeypatch.context() as patch, pytest.raises(ParsedError) as parsed:
+            patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
             main(arguments)
-        monkeypatch.undo()
         return parsed.value.args[0]
 
     return run
@@ -113,9 +114,10 @@ def test_every_program_is_shown():
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
     program, *arguments = words
-    if "--import" in words:
+    if {"--import", "--dataset", "--model"} & set(words):
         monkeypatch.chdir(tmp_path)
-        Path("affine.py").write_text(OWN_ENCODER, encoding="utf-8")
+        for name, text in (("affine", OWN_ENCODER), ("mine", OWN_DATA), ("net", OWN_NETWORK)):
+            Path(f"{name}.py").write_text(text, encoding="utf-8")
     if program == "make":
         makefile = (REPOSITORY / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in arguments)
@@ -135,9 +137,10 @@ def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
             assert (REPOSITORY / word).exists()
     args = parse(importlib.import_module(Path(script).stem).main, arguments)
     if script == "benchmarks/run_cifar.py":
+        shared = run_cifar.read_settings(args)
         for name in args.encoders:
             for seed in args.seeds:
-                run_cifar.settings(args, name, seed)
+                run_cifar.settings(shared, name, seed)
 
 
 @pytest.mark.one_release

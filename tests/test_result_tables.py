@@ -64,7 +64,7 @@ class TestTables:
         accuracy, *rest = tables(*seeds("gac", [60, 61]))
         for table in rest[:2]:
             assert set(list(cells(table, "gac").values())[2:]) == {"-"} and table.is_empty
-            assert "Not analysed" in table.note
+            assert "train.py --analyse" in table.note
         assert not accuracy.is_empty
 
     def test_partly_analysed(self):

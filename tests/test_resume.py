@@ -82,7 +82,8 @@ def finish(*processes):
     """Exit codes, and what was said on standard error."""
     for process in processes:
         process.join(120)
-    return [process.exitcode for process in processes], [Path(f"{p.log}.err").read_text() for p in processes]
+    errors = [Path(f"{process.log}.err") for process in processes]  # one that was killed early has none
+    return [process.exitcode for process in processes], [path.read_text() if path.exists() else "" for path in errors]
 
 
 def whole_run(folder, *arguments):

@@ -13,6 +13,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -32,12 +33,14 @@ from gac_sj.data import DATASETS, DataSet, ResidentTrainingLoader
 from gac_sj.encoders import DEFAULT_FORM, FORMS, encoder_info, encoder_label, list_encoders
 from gac_sj.results import report
 from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, RUNS
-from gac_sj.training import analysis, build, engine
+from gac_sj.training import analysis, build, engine, hardware
+from gac_sj.training import run as run_module
 from gac_sj.training.build import Data, load_data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.evaluation import evaluate
 from gac_sj.training.finite import NonFiniteLossError
 from gac_sj.training.folder import run_key
+from gac_sj.training.hardware import resolve
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -66,7 +69,7 @@ def write_folder(root, seed=0, classes=("ant", "cat"), train=32, test=2):
 def settings(encoder="direct", *arguments, seed=0):
     """The settings of a run, on digits unless the arguments name other data."""
     args = run_cifar.build_parser().parse_args([*DIGITS, "--output", "unused", *arguments])
-    return run_cifar.settings(args, encoder, seed)
+    return resolve(run_cifar.settings(run_cifar.read_settings(args), encoder, seed), HERE.device)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr(run_cifar, "train", lambda *args: pytest.fail("it trains"))
+    monkeypatch.setattr(run_module, "train", lambda *args: pytest.fail("it trains"))
 
 
 @pytest.fixture
@@ -106,7 +109,7 @@ def trained(monkeypatch, no_plots):
         found |= {"accuracy_by_steps": "[1.0]", "firing_rates": "{}"}
         return run_key(run, data) | dict.fromkeys(MEASURED_COLUMNS, "1") | NOT_ANALYSED | found
 
-    monkeypatch.setattr(run_cifar, "train", train)
+    monkeypatch.setattr(run_module, "train", train)
     return calls
 
 
@@ -382,7 +385,7 @@ class TestResume:
         assert table(tmp_path / "results.csv") == rows and "abacus" in (tmp_path / "report.md").read_text()
 
     def test_command_continues_after_an_interruption_between_runs(self, trained, tmp_path, monkeypatch, capsys):
-        original = run_cifar.train
+        original = run_module.train
 
         def train(*args):
             if len(trained) == 1:
@@ -390,13 +393,13 @@ class TestResume:
             return original(*args)
 
         command = [*DIGITS, "--encoders", "gac", "direct", "--seeds", "0", "1", "--output", str(tmp_path)]
-        monkeypatch.setattr(run_cifar, "train", train)
+        monkeypatch.setattr(run_module, "train", train)
         assert run_cifar.main(command) == 130
         assert capsys.readouterr().err == "run_cifar.py: interrupted; the same command continues.\n"
         (first,) = table(tmp_path / "results.csv")
         assert (first["encoder"], first["seed"]) == ("gac", "0")
 
-        monkeypatch.setattr(run_cifar, "train", original)
+        monkeypatch.setattr(run_module, "train", original)
         trained.clear()
         assert run_cifar.main(command) == 0
         assert [(run.encoder, run.seed) for run, _, _ in trained] == [("direct", 0), ("gac", 1), ("direct", 1)]
@@ -417,12 +420,12 @@ class TestResume:
                 others.pop()()
                 stack.close()
 
-            monkeypatch.setattr(run_cifar.time, "sleep", end_of_the_other)
+            monkeypatch.setattr(time, "sleep", end_of_the_other)
             yield command, others
 
     def test_a_run_of_another_command_comes_last(self, shared, trained, tmp_path, capsys):
         command, others = shared
-        row = run_cifar.train(settings("gac"), load_data(settings("gac")), HERE, tmp_path) | {"accuracy_last": 12.5}
+        row = run_module.train(settings("gac"), load_data(settings("gac")), HERE, tmp_path) | {"accuracy_last": 12.5}
         trained.clear()
         others.append(lambda: run_cifar.Rows(tmp_path / "results.csv", RUNS).add(row))
         assert run_cifar.main(command) == 0
@@ -498,14 +501,14 @@ class TestResume:
         [(NonFiniteLossError("The loss is nan at step 7; lower it."), 1), (OSError(28, "No space left"), 2)],
     )
     def test_failing_run_is_named_and_earlier_rows_stay(self, error, code, trained, tmp_path, monkeypatch, capsys):
-        original = run_cifar.train
+        original = run_module.train
 
         def train(run, *args):
             if run.seed == 1:
                 raise error
             return original(run, *args)
 
-        monkeypatch.setattr(run_cifar, "train", train)
+        monkeypatch.setattr(run_module, "train", train)
         command = [*DIGITS, "--encoders", "gac:reference", "--seeds", "0", "1", "--output", str(tmp_path)]
         assert run_cifar.main(command) == code
         assert capsys.readouterr().err == f"run_cifar.py: [2/2] gac:reference, seed 1: {error}\n"
@@ -590,6 +593,97 @@ class TestKilled:
         assert sum(map(len, passes)) < 12, "it starts again from the beginning"
 
 
+@pytest.mark.one_release
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="it needs two cores")
+class TestJobs:
+    """Runs side by side, in processes of their own, write the rows of a command without them."""
+
+    ARGUMENTS = [*DIGITS, "--epochs", "12", "--encoders", "gac", "direct", "poisson", "--seeds", "0"]
+
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch):
+        for name in ("OMP_NUM_THREADS", "PYTHONWARNINGS"):
+            monkeypatch.setenv(name, ENVIRONMENT[name])
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def whole(cls, tmp_path_factory):
+        """The rows of a command without jobs, by encoder, and its report."""
+        folder = tmp_path_factory.mktemp("whole")
+        assert run_cifar.main([*cls.ARGUMENTS, "--output", str(folder)]) == 0
+        return by_encoder(folder)
+
+    def when(self, folder, encoder, action):
+        """Do something with the process of a run once it has a checkpoint; the thread to join."""
+
+        def wait():
+            deadline = time.monotonic() + 120
+            while not list(folder.glob(f"runs/{encoder}-seed0-*/checkpoints/epoch*.pt")):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            (claim,) = folder.glob(f"runs/{encoder}-seed0-*/claim-1.json")
+            action(json.loads(claim.read_text())["process"])
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        return thread
+
+    def test_killed_worker_ends_one_run(self, whole, tmp_path, capsys):
+        command = [*self.ARGUMENTS, "--output", str(tmp_path)]
+        thread = self.when(tmp_path, "direct", lambda process: os.kill(process, signal.SIGKILL))
+        assert run_cifar.main([*command, "--jobs", "2"]) == 1
+        thread.join()
+        out, error = capsys.readouterr()
+        assert "[2/3] direct, seed 0: its process was killed (SIGKILL)." in out.splitlines()
+        assert error.splitlines()[-1] == (
+            "run_cifar.py: 1 of 3 runs are unfinished ([2/3] direct, seed 0); the same command continues them."
+        )
+        assert "Traceback" not in error
+        assert by_encoder(tmp_path) == {name: whole[name] for name in ("gac", "poisson")}
+        assert "| poisson | 1 |" in (tmp_path / "report.md").read_text()
+        (checkpoints,) = tmp_path.rglob("checkpoints")
+        done = max(int(path.name[5:10]) for path in checkpoints.iterdir())
+
+        assert run_cifar.main([*command, "--jobs", "2"]) == 0
+        out, error = capsys.readouterr()
+        assert f"direct, seed 0: epoch {done + 2}/12" in error and f"direct, seed 0: epoch {done}/12" not in error
+        assert [line.split(",")[0] for line in out.splitlines()[:3]] == ["[1/3] gac", "[3/3] poisson", "[2/3] direct"]
+        assert by_encoder(tmp_path) == whole
+        files = {path.name for path in tmp_path.iterdir() if path.suffix not in (".png", ".svg")}
+        assert files == {"results.csv", "report.md", "report.html", "runs", ".lock"}
+        assert not list(tmp_path.rglob("claim-*")) and not list(tmp_path.rglob("checkpoints"))
+
+    def test_sigterm_stops_all_runs_with_checkpoints(self, whole, tmp_path, capsys):
+        command = [*self.ARGUMENTS, "--output", str(tmp_path), "--jobs", "2"]
+        thread = self.when(tmp_path, "direct", lambda process: os.kill(os.getpid(), signal.SIGTERM))
+        assert run_cifar.main(command) == 143
+        thread.join()
+        error = capsys.readouterr().err
+        assert "Traceback" not in error and "Checkpoint saved" in error
+        assert re.fullmatch(r"run_cifar\.py: Received SIGTERM\. .*same command to resume\.", error.splitlines()[-1])
+        assert not list(tmp_path.rglob("claim-*"))
+        assert run_cifar.main(command) == 0
+        assert by_encoder(tmp_path) == whole
+
+    def test_run_that_fails_is_named_and_the_others_go_on(self, tmp_path, capsys):
+        """Images that one encoder does not take."""
+        command = [*self.ARGUMENTS, "--output", str(tmp_path), "--jobs", "2"]
+        run = settings("direct", *self.ARGUMENTS)
+        folder = tmp_path / "runs" / f"direct-seed0-{run.name()}-{run_key(run, load_data(run))['data']}"
+        folder.mkdir(parents=True)
+        (folder / "args.yaml").write_text("[1")
+        assert run_cifar.main(command) == 1
+        out = capsys.readouterr().out
+        assert any(line.startswith("[2/3] direct, seed 0: ") and "damaged" in line for line in out.splitlines())
+        assert set(by_encoder(tmp_path)) == {"gac", "poisson"}
+
+
+def by_encoder(folder):
+    """The rows of a folder that do not depend on time, by encoder."""
+    return {row["encoder"]: row for row in reproducible(folder)}
+
+
 @pytest.mark.medium
 @pytest.mark.usefixtures("no_plots")
 class TestRecipe:
@@ -649,9 +743,7 @@ class TestRecipe:
     def test_defaults_are_all_images_and_the_data_sets_epochs(self, trained, tmp_path):
         run_cifar.main(["--dataset", "digits", "--seeds", "0", "--output", str(tmp_path)])
         assert [run.encoder for run, _, _ in trained] == ENCODERS_IN_COMPARISON
-        assert {(run.epochs, run.T, len(data.train)) for run, data, _ in trained} == {
-            (run_cifar.DEFAULT_EPOCHS["digits"], 4, 1437)
-        }
+        assert {(run.epochs, run.T, len(data.train)) for run, data, _ in trained} == {(20, 4, 1437)}
 
     @pytest.mark.parametrize(
         "dataset, crop, hflip", [("digits", "none", 0), ("cifar10", "pad", 0.5), ("folder", "pad", 0.5)]
@@ -659,6 +751,40 @@ class TestRecipe:
     def test_augmentation_depends_on_the_data_set(self, dataset, crop, hflip):
         run = settings("direct", "--dataset", dataset)
         assert (run.crop, run.crop_padding, run.hflip) == (crop, 4, hflip)
+
+
+class TestSettings:
+    """Where settings come from: a file or the recipe, then the command line; what is open is chosen once for all."""
+
+    def read(self, *arguments):
+        return run_cifar.read_settings(run_cifar.build_parser().parse_args([*arguments, "--output", "unused"]))
+
+    def test_every_setting_is_taken(self):
+        given = ["--opt", "adamw", "--lr", "0.002", "--batch-size", "32", "--amp", "bf16", "--ema", "0.9", "--compile"]
+        run = settings("gac", *given)
+        assert (run.opt, run.lr, run.batch_size, run.amp, run.ema, run.compile) == (
+            "adamw", 0.002, 32, "bf16", 0.9, True,
+        )  # fmt: skip
+
+    def test_a_file_stands_for_the_recipe_and_the_command_line_is_over_it(self, tmp_path):
+        config = tmp_path / "mine.yaml"
+        config.write_text("dataset: digits\nopt: adamw\nepochs: 3\nencoder: poisson\nseed: 7\n")
+        found = self.read("--config", str(config), "--epochs", "4")
+        assert found == {"dataset": "digits", "opt": "adamw", "epochs": 4}
+        run = run_cifar.settings(found, "direct", 1)
+        assert (run.encoder, run.seed, run.loader) == ("direct", 1, "standard")
+
+    def test_a_short_comparison_has_a_short_warm_up_unless_it_is_given(self):
+        assert [self.read("--epochs", n)["warmup_epochs"] for n in ("1", "2", "9")] == [0, 1, 1]
+        assert self.read("--epochs", "9", "--warmup-epochs", "3")["warmup_epochs"] == 3
+
+    def test_a_comparison_keeps_what_was_open_when_it_was_begun(self, trained, tmp_path, monkeypatch):
+        command = [*DIGITS, "--amp", "auto", "--seeds", "0", "--output", str(tmp_path)]
+        for encoders, has in ((["gac"], True), (["gac", "direct"], False)):  # the second command on another machine
+            monkeypatch.setattr(hardware, "has_bfloat16", lambda device, has=has: has)
+            assert run_cifar.main([*command, "--encoders", *encoders]) == 0
+        assert [run.amp for run, _, _ in trained] == ["bf16", "bf16"]
+        assert {row["amp"] for row in table(tmp_path / "results.csv")} == {"bf16"}
 
 
 class TestImages:
@@ -735,7 +861,7 @@ class TestBadInput:
         """A folder with results."""
         folder = tmp_path / "out"
         run_cifar.main([*DIGITS, "--encoders", "gac", "--seeds", "0", "--output", str(folder)])
-        monkeypatch.setattr(run_cifar, "train", lambda *args: pytest.fail("it trains"))
+        monkeypatch.setattr(run_module, "train", lambda *args: pytest.fail("it trains"))
         return folder
 
     def refused(self, output, capsys, arguments, words):
@@ -776,6 +902,11 @@ class TestBadInput:
             (["--dataset", "folder"], ["train/<class>"]),
             (["--dataset", "folder", "--data-dir", "/does/not/exist"], ["/does/not/exist"]),
             (["--data-dir", "/anywhere"], ["/anywhere", "digits"]),
+            (["--jobs", "0"], ["--jobs ", "between 1 and ", "0"]),
+            (["--jobs", "9999"], ["--jobs ", "between 1 and ", "9999"]),
+            (["--backend", "daks"], ["--backend ", "'daks'", "did you mean 'dask'"]),
+            (["--address", "tcp://127.0.0.1:1"], ["--address ", "backend=threading"]),
+            (["--backend", "dask"], ["--address ", "backend=dask"]),
         ],
         ids=" ".join,
     )
@@ -789,6 +920,10 @@ class TestBadInput:
     def test_cuda_without_a_gpu_is_refused(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         self.refused(output, capsys, ["--device", "cuda"], ["device ", "'cuda"])
+
+    def test_jobs_are_refused_with_torchrun(self, output, capsys, monkeypatch):
+        monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+        self.refused(output, capsys, ["--jobs", "2"], ["--jobs ", "torchrun"])
 
     def test_missing_gpu_is_refused(self, output, capsys, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -840,4 +975,4 @@ def test_help_lists_encoders_forms_and_data_sets(capsys):
     with pytest.raises(SystemExit, match="0"):
         run_cifar.main(["--help"])
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (*list_encoders(), *FORMS, *run_cifar.DEFAULT_EPOCHS, "--import"))
+    assert all(name in printed for name in (*list_encoders(), *FORMS, *DATASETS, "--import"))

@@ -14,17 +14,19 @@ import yaml
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.encoders import DEFAULT_ENCODER, encoder_info
-from gac_sj.training.settings import Settings, add_arguments, from_args
+from gac_sj.training.settings import Settings
+from gac_sj.training.settings_sources import add_arguments, from_args
 
 pytestmark = pytest.mark.one_release
 
 DEFAULT_FORM = encoder_info(DEFAULT_ENCODER).default_form
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-BOOLEANS = [name for name, field in FIELDS.items() if field.type == "bool"]
+BOOLEANS = [name for name, field in FIELDS.items() if field.type in ("bool", "bool | None")]
 #: what says where and how a run is read, run and written
 PLACES = {"data_dir", "workers", "device", "output", "checkpoint_minutes", "keep_checkpoints", "wandb"}
 PLACES |= {"grad_checkpointing", "spikes_as_bytes"}  # of activations in memory
 PLACES |= {"log_firing_rates", "callback"}  # they observe
+PLACES |= {"continue_from"}
 
 
 def read(*arguments):
@@ -49,7 +51,12 @@ def another(name):
         "encoder": "direct",
         "form": "reference",
         "model_options": {"drop_rate": 0.1},
+        "T_schedule": {0: 1, 2: 4},
+        "freeze": ["encoder.*", "head.weight"],
         "dataset": "digits",
+        "img_size": "64x96",
+        "mean": "0.5,0.25",
+        "std": "0.5,0.25",
         "crop": "none",
         "interpolation": "bicubic",
         "erasing_mode": "const",
@@ -57,11 +64,12 @@ def another(name):
         "opt": "adamw",
         "loss": "tet",
         "amp": "bf16",
+        "channels_last": True,
         "batch_size": 62,
         "accumulate": 2,
         "mix_probability": 0.5,
         "device": "cpu",
-        "callback": ("mine.py:Log",),
+        "callback": ["mine.py:Log"],
     }
     default = FIELDS[name].default
     if name in special:
@@ -119,7 +127,7 @@ REFUSED = {
     "list": ("--config list.yaml", ["--config list.yaml", "name: value"]),
     "empty": ("--config empty.yaml", ["--config empty.yaml", "name: value"]),
     "unknown_key": ("--config unknown.yaml", ["--config unknown.yaml", "learning_rate, lrs;"]),
-    "key_of_another_type": ("--config number.yaml", ["--config number.yaml", "key 3"]),
+    "key_of_another_type": ("--config number.yaml", ["--config number.yaml", "settings: 3;"]),
     "linked_to_itself": ("--config link.yaml", ["--config link.yaml", "symbolic links"]),
     "a_pipe": ("--config pipe.yaml", ["--config pipe.yaml", "regular file"]),
     "a_set": ("--config set.yaml", ["--config set.yaml", "tag:yaml.org,2002:set"]),
@@ -219,7 +227,7 @@ def test_help_shows_every_setting_with_its_default_and_choices(capsys):
     for name, field in FIELDS.items():
         if not field.metadata["option"]:
             continue
-        default = {} if field.default is dataclasses.MISSING else field.default
+        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
         start = text.index(f"{option(name)}{', --no-' if name in BOOLEANS else ' VALUE'}")
         assert f"(default: {default})" in text[start:]
         assert all(choice in text[start:] for choice in field.metadata["choices"]())
@@ -237,7 +245,10 @@ def test_every_boolean_can_be_switched_both_ways(name, tmp_path):
     assert getattr(read("-c", on, f"--no-{dashed}"), name) is False
 
 
-@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.metadata["option"]])
+# init_from is a place whose content belongs to the key: tests/test_fine_tuning.py
+@pytest.mark.parametrize(
+    "name", [name for name, field in FIELDS.items() if field.metadata["option"] and name != "init_from"]
+)
 def test_every_setting_is_an_option_and_part_of_the_key_unless_it_is_a_place(name, tmp_path):
     # 62 images are even and more than one part
     base = {"batch_size": 64} | ({"mixup": 0.2} if name.startswith("mix_") else {})
@@ -251,10 +262,10 @@ def test_every_setting_is_an_option_and_part_of_the_key_unless_it_is_a_place(nam
     assert read("-c", write(tmp_path / "args.yaml", changed.dump())) == changed
     config = write(tmp_path / "base.yaml", default.dump())
     given = [option(name), yaml.safe_dump(value, default_flow_style=True).split("\n")[0]]
+    if isinstance(value, list):
+        given = [option(name), *value]
     if isinstance(value, bool):
         given = [option(name) if value else f"--no{option(name)[1:]}"]
-    if isinstance(value, tuple):
-        given = [option(name), *value]
     if name == "model":  # the dump names the encoder, which the model would decide
         given += ["--encoder", "null", "--form", "null"]
     if name == "encoder":

@@ -17,7 +17,7 @@ from speeds.passes import MODES, Pass, Variant
 from torch import nn
 
 from gac_sj import GatedAttentionCoding
-from gac_sj.nn.neuron import lif_preset
+from gac_sj.nn.presets import lif_preset
 from gac_sj.ops.lif import reference
 from gac_sj.results import load
 from gac_sj.results.speed import speed_sentences, speed_table

@@ -298,7 +298,6 @@ class Rectified(nn.BatchNorm2d):
     [
         lambda: nn.BatchNorm1d(8),
         lambda: layer.BatchNorm3d(8),
-        lambda: nn.SyncBatchNorm(8),
         lambda: nn.LazyBatchNorm2d(),
         lambda: layer.ThresholdDependentBatchNorm2d(1.0, 1.0, 8),
         lambda: Rectified(8),

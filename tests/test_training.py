@@ -32,7 +32,7 @@ from torch import nn
 
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import load_datasets, read_images
-from gac_sj.training import engine
+from gac_sj.training import engine, network
 from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import DistributedContext
@@ -163,7 +163,7 @@ class Linear(nn.Module):
 @pytest.fixture
 def linear(monkeypatch):
     """Runs train the linear map, plainly: no augmentation, no momentum, no decay."""
-    monkeypatch.setattr(engine, "build_model", lambda settings, info: Linear(settings.T))
+    monkeypatch.setattr(network, "build_model", lambda settings, info: Linear(settings.T))
     return dict(T=1, crop="none", hflip=0.0, momentum=0.0, weight_decay=0.0)
 
 
@@ -367,6 +367,22 @@ def test_weight_decay_excludes_vectors_on_request(decay_all):
     plain = {name for name, p in training.model.named_parameters() if p.dim() < 2}
     assert plain and len(plain) < len(decays)
     assert decays == {name: 0.0 if name in plain and not decay_all else 0.1 for name in decays}
+
+
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_the_gate_decays_unless_it_is_spared(decay_all):
+    """Independent of ``decay_all``, and in runs from before the setting it decayed."""
+    assert Settings().decay_gate
+    training = prepare(decay_gate=False, decay_all=decay_all, weight_decay=0.1)
+    names = {parameter: name for name, parameter in training.model.named_parameters()}
+    spared = {
+        names[p] for group in training.step.optimizer.param_groups if not group["weight_decay"] for p in group["params"]
+    }
+    assert {name for name in spared if names and "gau" in name} == {name for name in names.values() if "gau" in name}
+    assert any("head" in name for name in names.values() if name not in spared)
+    vectors = {name for name, p in training.model.named_parameters() if p.dim() < 2}
+    assert spared - vectors == training.model.no_weight_decay()
+    assert (spared >= vectors) == (not decay_all)
 
 
 def test_another_optimiser():

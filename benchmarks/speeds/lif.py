@@ -7,7 +7,8 @@ import argparse
 import torch
 from torch import Tensor, nn
 
-from gac_sj.nn.neuron import LIFNode, lif_preset
+from gac_sj.nn.neuron import LIFNode
+from gac_sj.nn.presets import lif_preset
 from gac_sj.ops.dispatch import choose
 from gac_sj.ops.lif import reference
 from speeds.checking import distance, require_equal

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -17,15 +18,15 @@ from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_text
 from gac_sj._utils.reading import parse_yaml, require_plain
 
-__all__ = ["add_arguments", "check", "plain_type", "read_yaml", "setting"]
+__all__ = ["add_arguments", "check", "default_of", "plain_type", "read_yaml", "setting"]
 
 _WORDS = {
     int: "an integer",
     float: "a number",
     bool: "true or false",
     str: "a string",
+    list: "a list of strings",
     dict: "a mapping",
-    tuple: "a list of strings",
 }
 
 
@@ -38,24 +39,38 @@ def setting(
     most: float = float("inf"),
     key: bool = True,
     option: bool = True,
+    absent: Any = dataclasses.MISSING,
 ) -> Any:
     """A field of a settings dataclass.
 
     Args:
         group: heading in ``--help``.
-        default: value where none is given; a dict is copied.
+        default: value where none is given; a dict or list is copied.
         help: text in ``--help``.
         choices: allowed values, or a function that returns them; empty: any.
         least: smallest number; None: any.
         most: largest number.
         key: whether the result depends on the setting.
         option: whether it is an option of the command line.
+        absent: the value of records that were written before the setting existed; MISSING: the default.
     """
+    absent = default if absent is dataclasses.MISSING else absent
     allowed = choices if callable(choices) else partial(tuple, tuple(choices))
-    metadata = dict(group=group, help=help, choices=allowed, least=least, most=most, key=key, option=option)
-    if isinstance(default, dict):
+    metadata = dict(
+        group=group, help=help, choices=allowed, least=least, most=most, key=key, option=option, absent=absent
+    )
+    if isinstance(default, dict | list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a setting.
+
+    Args:
+        field: made by :func:`setting`.
+    """
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check(settings: Any) -> None:
@@ -103,17 +118,28 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             return float(value)  # YAML 1.1 reads 1e-3 as a string
         except (ValueError, OverflowError):
             pass
-    elif expected is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            return tuple(value)
     elif isinstance(value, expected) and (expected is bool) == isinstance(value, bool):
-        if expected is dict:
-            try:
-                require_plain(value)
-            except ValueError as error:
-                raise UsageError(f"must be a mapping of plain values ({error})", argument=name) from error
-        return value
+        if isinstance(value, dict):
+            return _numbered(name, value) if get_args(hint)[0] is int else _plain(name, value)
+        if not isinstance(value, list) or all(isinstance(item, str) for item in value):
+            return value
     raise UsageError(f"must be {_WORDS[expected]}, got {value!r}", argument=name)
+
+
+def _plain(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        require_plain(value)
+    except ValueError as error:
+        raise UsageError(f"must be a mapping of plain values ({error})", argument=name) from error
+    return value
+
+
+def _numbered(name: str, value: dict[Any, Any]) -> dict[int, Any]:
+    """The mapping with integers as keys, which are text in JSON and as this package reads YAML."""
+    try:
+        return {int(key) if isinstance(key, str) else operator.index(key): item for key, item in value.items()}
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"must be a mapping of integers, got {value!r}", argument=name) from error
 
 
 def read_yaml(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
@@ -152,36 +178,35 @@ def _read_yaml(path: Path, known: set[str], readers: tuple[Path, ...]) -> dict[s
     return (_read_yaml(path.parent / base, known, (*readers, path.resolve())) if base else {}) | settings
 
 
-def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
+def add_arguments(parser: argparse.ArgumentParser, cls: type, without: Collection[str] = ()) -> None:
     """Add an option for every setting; options that are not given do not appear in the parsed arguments.
 
     Args:
         parser: gets a group of options for each group of settings.
         cls: a settings dataclass.
+        without: names of settings that get no option.
     """
     hints = get_type_hints(cls)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         about = field.metadata
-        if not about["option"]:
+        if not about["option"] or field.name in without:
             continue
         if about["group"] not in groups:
             groups[about["group"]] = parser.add_argument_group(about["group"])
-        default = {} if field.default is dataclasses.MISSING else field.default
         listed = ", ".join(about["choices"]())
         choices = f": {listed}" if listed else ""
         option: dict[str, Any] = {
             "dest": field.name,
             "default": argparse.SUPPRESS,
-            "help": f"{about['help']}{choices} (default: {default})".replace("%", "%%"),
+            "help": f"{about['help']}{choices} (default: {default_of(field)})".replace("%", "%%"),
         }
         expected, _ = plain_type(hints[field.name])
         if expected is bool:
             option["action"] = argparse.BooleanOptionalAction
-        elif expected is tuple:
-            option |= {"metavar": "VALUE", "action": "append"}
         else:
-            option |= {"metavar": "VALUE", "type": _text if expected is str else _value}
+            option |= {"metavar": "VALUE", "type": _text if expected in (str, list) else _value}
+            option |= {"nargs": "+", "action": "extend"} if expected is list else {}
         names = ["-T"] if field.name == "T" else [f"--{field.name.replace('_', '-')}"]
         groups[about["group"]].add_argument(*names, **option)
 

@@ -21,6 +21,7 @@ from gac_sj._utils.errors import UsageError
 
 __all__ = [
     "as_utf8",
+    "fingerprint",
     "locked",
     "named_errors",
     "read_bytes",
@@ -140,6 +141,18 @@ def read_bytes(path: Path) -> bytes:
     """
     with _opened(path) as file:
         return file.read()
+
+
+def fingerprint(path: Path) -> str:
+    """First 12 hex digits of the SHA-256 of a file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return hashlib.sha256(read_bytes(path)).hexdigest()[:12]
 
 
 def require_file(path: Path) -> None:

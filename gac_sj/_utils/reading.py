@@ -14,7 +14,7 @@ _DEPTH, _VALUES = 32, 100_000
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values (:func:`require_plain`) of one YAML document; a date without quotes is text.
+    """Plain values (:func:`require_plain`) of one YAML document; a date without quotes, or an integer key, is text.
 
     Args:
         text: the document.
@@ -109,6 +109,10 @@ class _PlainLoader(yaml.SafeLoader):
         if self.values > _VALUES:
             raise yaml.YAMLError(f"it has more than {_VALUES:,} values")
         return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        return {str(key) if type(key) is int else key: value for key, value in mapping.items()}
 
 
 _PlainLoader.yaml_implicit_resolvers = {

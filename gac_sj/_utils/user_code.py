@@ -6,17 +6,59 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.files import require_file
+from gac_sj._utils.files import read_bytes, require_file
 
-__all__ = ["SESSION", "load_from_file", "run_file", "source_of"]
+__all__ = ["SESSION", "class_source", "is_place", "load_from_file", "loaded_before", "run_file", "source_of"]
 
 #: In the place of the file's name for classes that were typed into an interactive session.
 SESSION = "interactive"
+
+
+def is_place(text: str) -> bool:
+    """Whether a text reads ``FILE.py:NAME``."""
+    file, _, name = text.rpartition(":")
+    return file.endswith(".py") and name.isidentifier()
+
+
+def source_of(file: str | Path) -> str:
+    """ "FILE:DIGEST" of a file, without its folder, with the first 12 hex digits of its SHA-256.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return f"{Path(file).name}:{hashlib.sha256(read_bytes(Path(file))).hexdigest()[:12]}"
+
+
+def loaded_before(place: str, source: str, subject: str) -> Any:
+    """What a name stands for in a file that this process has run already, as weights and settings need it.
+
+    Args:
+        place: ``FILE.py:NAME`` without a folder.
+        source: the recorded :func:`source_of` its file.
+        subject: what the name stands for, for messages, such as "network".
+
+    Raises:
+        UsageError: no file of that name was run, or another version of it.
+    """
+    file, _, name = place.rpartition(":")
+    paths = [module.__file__ for module in list(sys.modules.values()) if getattr(module, "__gac_sj_file__", False)]
+    found = {source_of(path): path for path in paths if path is not None and Path(path).name == file}
+    if source in found:
+        return load_from_file(f"{found[source]}:{name}", subject)
+    recorded = source.rpartition(":")[2]
+    if found:
+        raise UsageError(
+            f"The {subject} {place!r} was defined in {file} with SHA-256 {recorded}, and the {file} that was given has "
+            f"{' and '.join(other.rpartition(':')[2] for other in found)}",
+            f"give the {file} that was used",
+        )
+    raise UsageError(f"The {subject} {place!r} is defined in {file}, which was not given", f"add --import {file}")
 
 
 def load_from_file(place: str, argument: str) -> Any:
@@ -85,11 +127,11 @@ def run_file(path: Path) -> ModuleType:
     return module
 
 
-def source_of(cls: type) -> str | None:
-    """ "FILE:DIGEST" of the file that defines a class, with the first 12 hex digits of its SHA-256; None for gac_sj's.
+def class_source(cls: type | Callable[..., Any]) -> str | None:
+    """ "FILE:DIGEST" of the file that defines a class or function (:func:`source_of`); None for those of gac_sj.
 
     Args:
-        cls: the class; of an importable module the module's name stands for the file's.
+        cls: the class or function; of an importable module the module's name stands for the file's.
     """
     if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
         return None

@@ -19,6 +19,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
 from gac_sj.analysis.inputs import input_spec
 from gac_sj.analysis.modes import in_mode
+from gac_sj.nn.neuron import is_neuron
 
 __all__ = ["ATTACKS", "EPSILONS", "PGD_STEPS", "OnPixels", "fgsm", "pgd", "pixel_gradient"]
 
@@ -129,6 +130,8 @@ def _gradient(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
     """The gradient of the cross-entropy, summed over the images, with respect to the pixels."""
     pixels = pixels.detach().requires_grad_()
     with in_mode(model, training=False), torch.enable_grad():
+        for module in filter(is_neuron, model.modules()):
+            module.train()  # those of SpikingJelly 0.0.0.0.14 have the same spikes in evaluation, without gradient
         loss = F.cross_entropy(model(pixels), labels, reduction="sum")
         gradient = torch.autograd.grad(loss, pixels, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.analysis.modes import in_mode
 from gac_sj.nn.neuron import is_neuron, reset_states
 
-__all__ = ["GradCAM", "grad_cam"]
+__all__ = ["GradCAM", "default_layer", "grad_cam"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,42 @@ def grad_cam(model: nn.Module, images: Tensor, layer: str, classes: Tensor | Seq
         handle.remove()
     weighted = (gradient.mean((-2, -1), keepdim=True) * activation.detach()).sum(2)
     return GradCAM(weighted.relu(), weighted.mean(0).relu(), targets)
+
+
+@torch.no_grad()
+def default_layer(model: nn.Module, images: Tensor) -> str:
+    """The name of the neuron that runs last of those that output ``[T, N, C, h, w]``.
+
+    Args:
+        model: any network; its mode and its states are restored.
+        images: as the network takes them.
+
+    Raises:
+        UsageError: no neuron has such an output.
+    """
+    found: list[str] = []
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() == 5:
+                found.append(name)
+
+        return hook
+
+    neurons = ((name, module) for name, module in model.named_modules() if is_neuron(module))
+    handles = [module.register_forward_hook(record(name)) for name, module in neurons]
+    try:
+        with in_mode(model, training=False), _restored_states(model):
+            reset_states(model)
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise UsageError(
+            f"must be named, because no neuron of {type(model).__name__} outputs [T, N, C, h, w]", argument="layer"
+        )
+    return found[-1]
 
 
 @contextmanager

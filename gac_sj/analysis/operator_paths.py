@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from gac_sj.nn.neuron import is_plain_lif
-from gac_sj.ops.dispatch import choose, why_not_numbers
+from gac_sj.nn.neuron import LIFNode, is_plain_lif
+from gac_sj.ops.dispatch import choose
+from gac_sj.ops.lif import why_not_dynamics
 
 __all__ = ["operator_paths"]
 
@@ -24,8 +25,11 @@ def operator_paths(modules: Iterable[nn.Module], x: Tensor, steps: int) -> Count
     Raises:
         ValueError: ``GAC_SJ_OPS`` requests a path that does not exist or is not available.
     """
-    return Counter(
-        choose("lif", x, node.surrogate_function, steps=steps, unsupported=why_not_numbers(*node.dynamics))
-        for node in modules
-        if is_plain_lif(node)
-    )
+
+    def path(node: LIFNode) -> str:
+        unsupported, only_kernels = why_not_dynamics(node.dynamics)
+        return choose(
+            "lif", x, node.surrogate_function, steps=steps, unsupported=unsupported, only_kernels=only_kernels
+        )
+
+    return Counter(path(node) for node in modules if is_plain_lif(node))

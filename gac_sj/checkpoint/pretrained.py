@@ -22,21 +22,30 @@ from safetensors.torch import load, save
 from timm.models._hub import HF_SAFE_WEIGHTS_NAME as WEIGHTS
 from timm.models._hub import download_from_hf, save_config_for_hf
 from timm.utils import unwrap_model
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_bytes, read_text
 from gac_sj._utils.reading import parse_json
+from gac_sj._utils.weights_source import HUB
 from gac_sj.checkpoint.config import problem
-from gac_sj.checkpoint.runs import load_network, read_weights
+from gac_sj.checkpoint.runs import (
+    LABEL_NAMES,
+    build_model,
+    data_info,
+    load_network,
+    read_label_names,
+    read_weights,
+)
 from gac_sj.data import dataset_info
 from gac_sj.encoders import find_encoder, require_source
+from gac_sj.models.kinds import defaults_of
+from gac_sj.training.settings import Settings
 
 __all__ = ["load_pretrained", "save_pretrained"]
 
 CONFIG = "config.json"
-HUB = "hf-hub:"
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[str] | None = None) -> None:
@@ -197,16 +206,28 @@ def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def _of_run(path: Path) -> nn.Module:
-    """The network of a run, with the statistics and the resizing of its test images; its class names are not known.
+    """The network of a run, with the statistics and the resizing of its test images, and the names of its classes.
 
     Raises:
         UsageError: the file is damaged, or does not hold weights of a run.
     """
     settings, weights = read_weights(path)
-    default = timm.get_pretrained_cfg(settings.model)
-    classes = len(weights.get(f"{default.classifier}.weight", ())) if default else 0
-    model = load_network(settings, weights, dataset_info(settings.dataset).for_network(settings.model, classes))
+    names = read_label_names(path)
+    classes = _classes(settings, weights) if names is None else len(names)
+    model = load_network(settings, weights, data_info(settings, classes))
     model.pretrained_cfg.update(
-        interpolation=settings.interpolation, crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"]
+        {} if names is None else {LABEL_NAMES: names, "num_classes": len(names)},  # timm drops names of another number
+        interpolation=settings.interpolation,
+        crop_pct=settings.crop_fraction or model.pretrained_cfg["crop_pct"],
     )
     return model
+
+
+def _classes(settings: Settings, weights: dict[str, Tensor]) -> int | None:
+    """The number of classes of weights that do not have their names; None where it is that of the data set."""
+    classifier = defaults_of(settings.model).classifier
+    if classifier is None and dataset_info(settings.dataset, settings.dataset_source).classes is None:
+        with torch.device("meta"):  # of another package: its last matrix
+            shapes = build_model(settings, data_info(settings)).state_dict()
+        classifier = [name for name, value in shapes.items() if value.dim() == 2][-1].removesuffix(".weight")
+    return None if classifier is None else len(weights.get(f"{classifier}.weight", ()))

@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import timm
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.files import read_bytes
-from gac_sj._utils.reading import parse_json
-from gac_sj.data import DatasetInfo
-from gac_sj.models.network import EncodedNetwork
+from gac_sj._utils.files import fingerprint, read_bytes, read_text
+from gac_sj._utils.reading import parse_json, parse_yaml
+from gac_sj.data import DatasetInfo, dataset_info
+from gac_sj.data.statistics import as_size
+from gac_sj.encoders import encoder_info
+from gac_sj.models.kinds import create_network, pixel_statistics
+from gac_sj.models.protocols import NetworkModule
 from gac_sj.training.settings import Settings
 
-__all__ = ["build_model", "fingerprint", "load_network", "read_weights"]
+__all__ = [
+    "LABEL_NAMES", "build_model", "data_info", "fingerprint", "load_network", "read_label_names", "read_weights",
+    "with_data",
+]  # fmt: skip
 
+#: The entry of a file of weights, among the settings, that has the names of the classes.
+LABEL_NAMES = "label_names"
 #: Settings that weights do not decide: where and how a run is read, run and written.
 PLACES = {field.name for field in dataclasses.fields(Settings) if not field.metadata["key"]}
 
 
-def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
+def data_info(settings: Settings, classes: int | None = None) -> DatasetInfo:
+    """What the data set of a run is for its network, with the size, mean and std of its settings where they are known.
+
+    Args:
+        settings: settings of the run.
+        classes: number of classes, where it is known.
+
+    Raises:
+        UsageError: there is not one mean or std for each channel.
+    """
+    size = None if settings.img_size is None else as_size(settings.img_size)
+    info = dataset_info(settings.dataset, settings.dataset_source).normalised(settings.mean, settings.std)
+    return info.for_network(settings.model, classes, size)
+
+
+def build_model(settings: Settings, info: DatasetInfo) -> NetworkModule:
     """The network of a run; its ``pretrained_cfg`` has the data set's statistics, or those that its encoder needs.
 
     Args:
@@ -33,23 +56,24 @@ def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
         info: its data set, with size and classes (:meth:`gac_sj.data.DatasetInfo.for_network`).
 
     Raises:
-        UsageError: ``model_options``, encoder and form do not fit each other.
+        UsageError: ``model_options``, encoder and form do not fit each other, or the network lacks what
+            :class:`gac_sj.models.protocols.Network` says.
     """
     if info.size is None or info.classes is None:
         info = info.for_network(settings.model, info.classes)
-    options: dict[str, Any] = dict(settings.model_options)
-    if settings.form is not None:
-        options["form"] = settings.form
-    statistics = {"mean": info.mean, "std": info.std, "input_size": info.shape}
+    assert info.size is not None and info.classes is not None  # for_network
+    encoder = encoder_info(str(settings.encoder))
     try:
-        model = timm.create_model(
+        return create_network(
             settings.model,
+            settings.model_source,
             T=settings.T,
-            encoder=settings.encoder,
+            encoder=encoder.name,
+            form=settings.form,
             num_classes=info.classes,
-            in_chans=info.channels,
-            pretrained_cfg_overlay=statistics,
-            **options,
+            shape=info.shape,
+            statistics=pixel_statistics(encoder, info.mean, info.std),
+            options=settings.model_options,
         )
     except UsageError as error:
         if error.argument not in settings.model_options:
@@ -60,7 +84,6 @@ def build_model(settings: Settings, info: DatasetInfo) -> EncodedNetwork:
             f"must fit {settings.model}, got {settings.model_options} ({first_sentence(error)})",
             argument="model_options",
         ) from error
-    return cast(EncodedNetwork, model)  # all networks in gac_sj.models.MODULES are
 
 
 def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
@@ -76,13 +99,9 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
     try:
         content = read_bytes(path)
         weights = load(content)
-        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        if "settings" not in header.get("__metadata__", {}):
-            raise ValueError("it has no settings")
-        settings = parse_json(header["__metadata__"]["settings"])
-        if not isinstance(settings, dict):
-            raise ValueError("its settings are not a mapping")
-        return Settings(**{name: value for name, value in settings.items() if name not in PLACES}), weights
+        settings = _recorded(content)
+        settings.pop(LABEL_NAMES, None)
+        return Settings.recorded({name: value for name, value in settings.items() if name not in PLACES}), weights
     except UsageError as error:
         raise UsageError(f"{path} cannot be used: {str(error).rstrip('.')}") from error
     except (OSError, SafetensorError, TypeError, ValueError) as error:
@@ -91,19 +110,59 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
         ) from error
 
 
-def fingerprint(path: Path) -> str:
-    """First 12 hex digits of the SHA-256 of a file.
-
-    Args:
-        path: the file.
+def _recorded(content: bytes) -> dict[str, Any]:
+    """The settings in the header of a file of weights, and the names of the classes among them.
 
     Raises:
-        OSError: it cannot be read.
+        ValueError: it has none.
     """
-    return hashlib.sha256(read_bytes(path)).hexdigest()[:12]
+    header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    if "settings" not in header.get("__metadata__", {}):
+        raise ValueError("it has no settings")
+    settings = parse_json(header["__metadata__"]["settings"])
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are not a mapping")
+    return settings
 
 
-def load_network(settings: Settings, weights: dict[str, Tensor], info: DatasetInfo) -> EncodedNetwork:
+def read_label_names(path: Path) -> list[str] | None:
+    """The names of the classes in a file of weights that :func:`read_weights` accepts.
+
+    Args:
+        path: last.safetensors or best.safetensors.
+
+    Returns:
+        The names in order; None for weights that were saved without them.
+
+    Raises:
+        UsageError: they are not a list of names.
+    """
+    found = _recorded(read_bytes(path)).get(LABEL_NAMES)
+    if not (found is None or (isinstance(found, list) and all(isinstance(name, str) for name in found))):
+        raise UsageError(f"{path} has names of classes that are not text", "give the last.safetensors of a run")
+    return found
+
+
+def with_data(settings: Settings, weights: Path, data_dir: str | None) -> Settings:
+    """The settings of a run with the folder of its data: a given one, or that of the ``args.yaml`` beside its weights.
+
+    An ``args.yaml`` that is missing, damaged or of another data set, or a folder that is gone, counts for nothing.
+
+    Args:
+        settings: of the run (:func:`read_weights`).
+        weights: the file that they were read from.
+        data_dir: what a user has given.
+    """
+    if data_dir is None:
+        with suppress(OSError, ValueError):
+            found = parse_yaml(read_text(weights.parent / "args.yaml"))
+            if isinstance(found, dict) and found.get("dataset") == settings.dataset:
+                place = found.get("data_dir")
+                data_dir = place if isinstance(place, str) and Path(place).exists() else None
+    return replace(settings, data_dir=data_dir)
+
+
+def load_network(settings: Settings, weights: dict[str, Tensor], info: DatasetInfo) -> NetworkModule:
     """The network of a run with its weights, on the CPU.
 
     Args:

@@ -8,15 +8,17 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.layers import to_2tuple
 from torch import nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.reading import parse_yaml
+from gac_sj._utils.user_code import is_place
 from gac_sj.checkpoint import load_pretrained
-from gac_sj.encoders import list_encoders
-from gac_sj.models import MODULES
+from gac_sj.encoders import BASELINE_ENCODER, encoder_info, list_encoders
 from gac_sj.models.builder import OF_TIMM
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.kinds import MODULES, PREFIX, create_network, pixel_statistics, record_network
+from gac_sj.models.protocols import NetworkModule, missing_parts
 
 __all__ = [
     "WEIGHTS",
@@ -38,7 +40,9 @@ WEIGHTS = "a folder of gac-sj convert, hf-hub:NAME, or last.safetensors of a run
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Declare a network, by name or with its weights, and the options of one by name."""
-    parser.add_argument("network", help=f"a name (gac-sj models), or weights: {WEIGHTS}")
+    parser.add_argument(
+        "network", help=f"a name (gac-sj models, spikingjelly:NAME, FILE.py:FUNCTION), or weights: {WEIGHTS}"
+    )
     add_options(parser)
 
 
@@ -86,23 +90,25 @@ def names(pattern: str = "*") -> list[str]:
     return timm.list_models(pattern, module=MODULES)
 
 
-def build(name: str, **keywords: Any) -> EncodedNetwork:
-    """Build a network of this package with random weights, the same at every call.
+def build(name: str, **keywords: Any) -> NetworkModule:
+    """Build a network with random weights, the same at every call.
 
     Args:
-        name: timm's.
-        keywords: of the network.
+        name: of any kind (:mod:`gac_sj.models.kinds`).
+        keywords: of the network and its encoder. Networks of other packages have T = 4, 1,000 classes and images of
+            3 x 224 x 224 pixels unless ``in_chans`` and ``img_size`` say otherwise.
 
     Raises:
         UsageError: an unknown name, or keywords that do not fit.
     """
-    if name not in (known := names()):
-        raise UsageError(f"must be a network of gac_sj, got {name!r}", argument="model", options=known, given=name)
+    name, source = record_network(name)
     torch.manual_seed(0)
     try:
-        return cast(EncodedNetwork, timm.create_model(name, **keywords))
+        if name in names():
+            return cast(NetworkModule, timm.create_model(name, **keywords))
+        return _build_other(name, source, **keywords)
     except UsageError as error:
-        if error.argument is None or error.argument in OWN_OPTIONS:
+        if error.argument in (None, "model", *OWN_OPTIONS):
             raise
         raise UsageError(f"{name} cannot be built: {str(error).rstrip('.')}") from error
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
@@ -110,7 +116,33 @@ def build(name: str, **keywords: Any) -> EncodedNetwork:
         raise UsageError(f"{name} cannot be built with {given}: {first_sentence(error)}") from error
 
 
-def open_network(args: argparse.Namespace) -> tuple[EncodedNetwork, bool]:
+def _build_other(
+    name: str,
+    source: str | None,
+    T: int = 4,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    img_size: int | tuple[int, int] = 224,
+    encoder: str = BASELINE_ENCODER,
+    form: str | None = None,
+    **options: Any,
+) -> NetworkModule:
+    """A network of another package or of a user."""
+    info = encoder_info(encoder)
+    return create_network(
+        name,
+        source,
+        T=T,
+        encoder=encoder,
+        form=info.default_form if form is None else form,
+        num_classes=num_classes,
+        shape=(in_chans, *to_2tuple(img_size)),
+        statistics=pixel_statistics(info, (0.5,) * in_chans, (0.5,) * in_chans),
+        options=options,
+    )
+
+
+def open_network(args: argparse.Namespace) -> tuple[NetworkModule, bool]:
     """The network of a command with :func:`add_network`, in evaluation mode, and whether it has trained weights.
 
     Args:
@@ -121,7 +153,7 @@ def open_network(args: argparse.Namespace) -> tuple[EncodedNetwork, bool]:
         OSError: weights that cannot be read.
     """
     keywords = options(args)
-    if args.network in names():
+    if args.network in names() or args.network.startswith(PREFIX) or is_place(args.network):
         return build(args.network, **keywords).eval(), False
     if not is_there(args.network):
         raise UsageError(
@@ -138,20 +170,21 @@ def is_there(source: str) -> bool:
     return ":" in source or Path(source).exists()
 
 
-def open_weights(source: str) -> EncodedNetwork:
-    """Load a network of this package with its weights, in evaluation mode.
+def open_weights(source: str) -> NetworkModule:
+    """Load a network with its weights, in evaluation mode.
 
     Args:
         source: see :func:`gac_sj.checkpoint.load_pretrained`.
 
     Raises:
-        UsageError: weights that cannot be loaded, or of a network of another package.
+        UsageError: weights that cannot be loaded, or of a network that lacks what
+            :class:`gac_sj.models.protocols.Network` says.
         OSError: weights that cannot be read.
     """
     model = load_pretrained(source)
-    if not isinstance(model, EncodedNetwork):
+    if missing_parts(model):
         raise UsageError(f"{source} holds a {type(model).__name__}, not a network of gac_sj", "pass weights of one")
-    return model
+    return cast(NetworkModule, model)
 
 
 def parameters(model: nn.Module) -> int:

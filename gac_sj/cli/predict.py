@@ -22,7 +22,7 @@ from torch import Tensor
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.cli.networks import WEIGHTS, open_weights
 from gac_sj.data.image_files import read_image
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import NetworkModule, encoder_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,14 +42,16 @@ def run(args: argparse.Namespace) -> None:
         OSError: weights that cannot be read.
     """
     model = open_weights(args.weights)
-    if model.encoder.in_channels not in (1, 3) or not model.num_classes:
+    channels = encoder_of(model).in_channels
+    classes = getattr(model, "num_classes", model.pretrained_cfg["num_classes"])
+    if channels not in (1, 3) or not classes:
         raise UsageError(
-            f"{args.weights} must be a classifier of grey or colour images, got a network of "
-            f"{model.encoder.in_channels} channels and {model.num_classes} classes"
+            f"{args.weights} must be a classifier of grey or colour images, got a network of {channels} channels and "
+            f"{classes} classes"
         )
     transform = create_transform(**resolve_input_data_config(model), is_training=False)
     for path in args.images:
-        image = _read(path, "L" if model.encoder.in_channels == 1 else "RGB")
+        image = _read(path, "L" if channels == 1 else "RGB")
         torch.manual_seed(0)
         steps = model.forward_sequence(transform(image).unsqueeze(0))[:, 0]
         print("\n".join(_table(path, evidence(steps), model)), flush=True)
@@ -70,7 +72,7 @@ def _read(path: Path, mode: str) -> Image.Image:
         raise UsageError(f"The image {path} cannot be read ({first_sentence(error)})", "replace or omit it") from error
 
 
-def _table(path: Path, probabilities: Tensor, model: EncodedNetwork) -> Iterator[str]:
+def _table(path: Path, probabilities: Tensor, model: NetworkModule) -> Iterator[str]:
     T, classes = probabilities.shape
     given = model.pretrained_cfg.get("label_names") or {}
     names = {int(label): name for label, name in (given.items() if isinstance(given, dict) else enumerate(given))}

@@ -33,7 +33,7 @@ def program(
 
     Returns:
         The decorator. The decorated function takes the arguments of the command line (None: those of this process) and
-        returns the exit status.
+        returns the exit status. What it decorates finds them as they were given in ``command_line``.
     """
 
     def decorate(run: Callable[[argparse.Namespace], int | None]) -> Callable[..., int]:
@@ -49,6 +49,7 @@ def program(
                     parser = build_parser()  # its choices and defaults now include what was registered
                 _add_import(parser)
                 args = parser.parse_args(arguments)
+                args.command_line = list(sys.argv[1:] if arguments is None else arguments)
                 return run(args) or 0
             except KeyboardInterrupt:
                 return _fail(parser, interrupted, 130)
@@ -99,7 +100,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE_OR_MODULE",
-        help="Python code that registers your encoders; may be repeated",
+        help="Python code that registers your encoders or networks, or defines one or a data set; may be repeated",
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from spikingjelly.activation_based import neuron
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile
 
@@ -26,7 +26,7 @@ from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.analysis.modes import in_mode
 from gac_sj.analysis.operator_paths import operator_paths
 from gac_sj.cli.networks import add_network, open_network
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import encoder_of
 from gac_sj.ops.dispatch import choose
 
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     energy = measure_energy(model, [images])
     print(replace(summary, name=args.network, firing_rates=rates))
     print()
-    print("\n".join(_costs(energy, model.T)))
+    print("\n".join(_costs(energy, encoder_of(model).T)))
     print("\n".join(_operators(model, images, launched)))
     statistics = "" if trained else "; untrained, with their BatchNorm statistics"
     print(f"firing rates and energy: of {generated}, not of a data set{statistics}")
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"\n{energy}")
 
 
-def _take_statistics(model: EncodedNetwork, images: Tensor) -> None:
+def _take_statistics(model: nn.Module, images: Tensor) -> None:
     """Give the BatchNorms the statistics of these images in the place of their initial ones."""
     norms: list[Any] = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     before = [norm.momentum for norm in norms]
@@ -94,15 +94,16 @@ def _costs(energy: Energy, T: int) -> Iterator[str]:
     )
 
 
-def _operators(model: EncodedNetwork, images: Tensor, launched: set[str]) -> Iterator[str]:
+def _operators(model: nn.Module, images: Tensor, launched: set[str]) -> Iterator[str]:
     """Where neurons run, as :mod:`gac_sj.ops.dispatch` decides for the device of the images."""
     nodes = {name: module for name, module in model.named_modules() if isinstance(module, neuron.BaseNode)}
     yield f"operators on {images.device.type}:"
     if "gac_sj::gated_lif" in launched:
-        node = nodes.pop("encoder.neuron")
-        path = choose("gated_lif", images, node.surrogate_function, steps=model.T)
+        encoder = encoder_of(model)
+        name = next(name for name, node in nodes.items() if node is encoder.neuron)
+        path = choose("gated_lif", images, nodes.pop(name).surrogate_function, steps=encoder.T)
         yield f"  gated_lif: fused, the encoder's neuron and gate in one kernel (path {path})"
-    paths = operator_paths(nodes.values(), images, model.T)
+    paths = operator_paths(nodes.values(), images, encoder_of(model).T)
     for path, count in paths.items():
         fused = "not fused, the definition" if path == "torch" else "fused, all steps in one kernel"
         yield f"  lif: {fused} (path {path}), {count} neurons"

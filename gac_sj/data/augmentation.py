@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, cast
 
@@ -65,7 +66,7 @@ def train_transform(
 
     Args:
         augmentation: what to do.
-        size: height and width of the result; frames keep theirs.
+        size: height and width of the result.
         mean: per channel, of values in [0, 1]; fills what a geometric operation leaves empty.
         frames: whether items are frames of events.
 
@@ -78,7 +79,7 @@ def train_transform(
             frames.
     """
     if frames:
-        return _frames_transform(augmentation)
+        return _frames_transform(augmentation, size)
     try:
         timm_transform = create_transform(
             size,
@@ -107,8 +108,8 @@ def train_transform(
     return transforms.Compose([_Fit(size, augmentation.interpolation), *crop, *rest])
 
 
-def _frames_transform(augmentation: Augmentation) -> Callable[[Any], Tensor]:
-    """Pad, crop and flip frames ``[T, C, H, W]``, all steps alike."""
+def _frames_transform(augmentation: Augmentation, size: tuple[int, int]) -> Callable[[Any], Tensor]:
+    """Resize, pad, crop and flip frames ``[T, C, H, W]``, all steps alike."""
     defaults = Augmentation()
     images_only = ["auto_augment", "color_jitter", "mixup", "cutmix", "random_erasing", "cutout"]
     given = [name for name in images_only if getattr(augmentation, name) != getattr(defaults, name)]
@@ -121,7 +122,9 @@ def _frames_transform(augmentation: Augmentation) -> Callable[[Any], Tensor]:
             argument=given[0],
         )
     crop = [_PadAndCrop(augmentation.crop_padding)] if augmentation.crop == "pad" else []
-    return transforms.Compose([as_frames, *crop, transforms.RandomHorizontalFlip(augmentation.hflip)])
+    return transforms.Compose(
+        [partial(as_frames, size=size), *crop, transforms.RandomHorizontalFlip(augmentation.hflip)]
+    )
 
 
 def _posterize(image: Image, bits: int, **_: Any) -> Image:

@@ -13,7 +13,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj.data.image_files import convert
 from gac_sj.data.info import DatasetInfo
+from gac_sj.data.statistics import evenly
 
 __all__ = ["CorruptImageError", "DataSet"]
 
@@ -59,6 +61,11 @@ class DataSet(Dataset[tuple[Any, int]]):
         return self.info.channels
 
     @property
+    def mode(self) -> str:
+        """Pillow's mode of the images that the network receives: "L" (grey) or "RGB"."""
+        return "L" if self.channels == 1 else "RGB"
+
+    @property
     def is_events(self) -> bool:
         """Whether items are sequences of event frames, not images."""
         return self.info.is_events
@@ -86,6 +93,28 @@ class DataSet(Dataset[tuple[Any, int]]):
             raise CorruptImageError(problem, "replace it or remove it") from error
         return image, int(label)
 
+    def pixels(self, item: int) -> np.ndarray:
+        """An item as an array: the bytes of an image ``[C, H, W]``, or frames ``[T, C, H, W]`` in float32.
+
+        Args:
+            item: its number in this set.
+
+        Raises:
+            CorruptImageError: it cannot be read.
+        """
+        image, _ = self[item]
+        if self.is_events:
+            return np.asarray(image, np.float32)
+        pixels = np.asarray(convert(image, self.mode))
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+    def item_bytes(self) -> int:
+        """The size of the first item's array (:meth:`pixels`); 1 if it cannot be read."""
+        try:
+            return self.pixels(0).nbytes
+        except CorruptImageError:
+            return 1
+
     def balanced(self, limit: int) -> DataSet:
         """The first items of each class; numbers of items differ by at most one between classes.
 
@@ -109,7 +138,11 @@ class DataSet(Dataset[tuple[Any, int]]):
         return replace(self, index=tuple(self.index[place] for place in sorted(chosen)))
 
     def fingerprint(self) -> str:
-        """First 12 hex digits of the SHA-256 of labels and pixels in memory, or of labels, names and sizes of files."""
+        """First 12 hex digits of the SHA-256 of labels and pixels in memory, or of labels, names and sizes of files.
+
+        Of a user's data set, the labels of all items count, and the pixels of all or of a large sample
+        (:func:`gac_sj.data.statistics.evenly`).
+        """
         items = None if isinstance(self.index, range) else self.index  # rows of results hold this digest
         digest = hashlib.sha256(repr((self.labels, self.classes, items)).encode())
         if self.files:
@@ -120,6 +153,14 @@ class DataSet(Dataset[tuple[Any, int]]):
                 except OSError:  # such as a link to itself; reading the item says so
                     size = "unreadable"
                 digest.update(f"{path.parent.name}/{path.name} {size}\n".encode(errors="surrogateescape"))
+        elif self.info.source is not None:
+            for item in evenly(range(len(self)), self.item_bytes()):
+                try:
+                    pixels = self.pixels(item)
+                except CorruptImageError:  # reading the item says so
+                    digest.update(b"unreadable")
+                else:
+                    digest.update(str(pixels.shape).encode() + pixels.tobytes())
         elif isinstance(data := getattr(self.source, "data", None), np.ndarray):
             digest.update(data.tobytes())
         return digest.hexdigest()[:12]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -133,10 +134,14 @@ def _first_tenths(frames: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(sorted(parts[0])), tuple(sorted(parts[1]))
 
 
-def as_frames(frames: Any) -> Tensor:
+def as_frames(frames: Any, size: tuple[int, int] | None = None) -> Tensor:
     """Event counts as float32.
 
     Args:
-        frames: an array ``[T, 2, H, W]``.
+        frames: an array ``[T, C, H, W]``.
+        size: height and width of the result, to which other frames are resized (bilinear, with antialiasing).
     """
-    return torch.as_tensor(frames, dtype=torch.float32)
+    frames = torch.as_tensor(frames, dtype=torch.float32)
+    if size is None or frames.shape[-2:] == size:
+        return frames
+    return F.interpolate(frames, size, mode="bilinear", antialias=True)

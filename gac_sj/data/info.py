@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import timm
+from gac_sj._utils.errors import UsageError
+from gac_sj.data.statistics import AUTO, as_numbers
+from gac_sj.models.kinds import defaults_of
 
 if TYPE_CHECKING:
     from gac_sj.data.datasets import DataSet
@@ -41,8 +43,10 @@ class DatasetInfo:
         size: height and width that a network receives; None: images are resized to what the network expects.
         folder: what its folder holds; None for a data set that needs no folder.
         default_folder: the folder where none is given; None: it must be given.
-        symmetric: whether a shifted or mirrored item keeps its class.
+        source: "FILE:DIGEST" of the file of a user whose function returns it (:mod:`gac_sj.data.own`) and alone knows
+            classes, kind and shape; None for the data sets of this package.
         read: the function that reads it; None for a data set that is not loaded by name.
+        natural_size: height and width of its images as they are; None: they differ, or it is ``size``.
     """
 
     name: str
@@ -53,8 +57,9 @@ class DatasetInfo:
     size: tuple[int, int] | None = None
     folder: str | None = None
     default_folder: str | None = None
-    symmetric: bool = True
+    source: str | None = None
     read: ReadDataset | None = field(default=None, repr=False, compare=False)
+    natural_size: tuple[int, int] | None = None
 
     @property
     def channels(self) -> int:
@@ -77,20 +82,42 @@ class DatasetInfo:
         """Whether items are sequences of event frames, not images."""
         return self.kind == "frames"
 
-    def for_network(self, model: str, classes: int | None = None) -> DatasetInfo:
+    def normalised(self, mean: str | None, std: str | None) -> DatasetInfo:
+        """The record with other statistics (:mod:`gac_sj.data.statistics`).
+
+        Args:
+            mean: numbers as text; None and "auto" leave the record's.
+            std: the same.
+
+        Raises:
+            UsageError: there is not one number for each channel.
+        """
+        texts = {"mean": mean, "std": std}
+        given: dict[str, Any] = {
+            name: as_numbers(text) for name, text in texts.items() if text is not None and text != AUTO
+        }
+        for name, values in given.items():
+            if self.channels and len(values) != self.channels:
+                raise UsageError(
+                    f"must have {self.channels} numbers, one for each channel of {self.name!r}, got {len(values)}",
+                    argument=name,
+                )
+        return replace(self, **given)
+
+    def for_network(self, model: str, classes: int | None = None, size: tuple[int, int] | None = None) -> DatasetInfo:
         """The record with the size and the number of classes that a network trained on this data set has.
 
         Args:
-            model: timm's name of the network; its defaults replace what is None in the record.
+            model: name of the network; its defaults replace what is None in the record. A network for images of any
+                size gets the natural size, or 224 x 224 pixels.
             classes: number of classes, where it is known; None: the data set's, or the network's default.
+            size: height and width that go over the record's and the network's.
 
         Returns:
             A record whose ``size`` and ``classes`` are not None.
         """
-        default = timm.get_pretrained_cfg(model)
-        if default is None:
-            raise LookupError(f"timm has no configuration of {model}.")
+        default = defaults_of(model)
         if classes is None:
-            classes = default.num_classes if self.classes is None else self.classes
-        _, height, width = default.input_size
-        return replace(self, classes=classes, size=self.size or (height, width))
+            classes = default.classes if self.classes is None else self.classes
+        size = size or self.size or default.size or self.natural_size or (224, 224)
+        return replace(self, classes=classes, size=size)

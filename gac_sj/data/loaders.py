@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,22 +22,26 @@ __all__ = ["EvaluationLoader", "Loader", "TrainingLoader", "evaluation_loader", 
 
 
 class OnDevice:
-    """Batches of a plain loader, moved to the device; timm's prefetching casts to bytes, which event counts exceed.
+    """Batches of a plain loader, normalised on the device; timm's prefetching casts to bytes, which counts exceed.
 
     Args:
         loader: a loader of frames.
         device: where its batches go.
+        mean: per channel, of counts.
+        std: per channel, of counts.
     """
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device):
+    def __init__(self, loader: DataLoader[Any], device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]):
         self.loader, self.device = loader, device
+        self.mean, self.std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for frames, labels in self.loader:
-            yield frames.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            frames = frames.to(self.device, non_blocking=True).sub_(self.mean).div_(self.std)
+            yield frames, labels.to(self.device, non_blocking=True)
 
 
 class Loader:
@@ -144,8 +149,8 @@ def training_loader(
         dataset: the items.
         batch_size: images in a batch of one process.
         transform: from an item to bytes ``[C, H, W]``, or to frames (:func:`gac_sj.data.train_transform`).
-        mean: per channel, of values in [0, 1].
-        std: per channel, of values in [0, 1].
+        mean: per channel, of values in [0, 1], or of counts.
+        std: per channel, of values in [0, 1], or of counts.
         device: of the batches.
         seed: seed of order and augmentation.
         repeats: as for :class:`gac_sj.data.EpochSampler`.
@@ -168,7 +173,7 @@ def training_loader(
         persistent_workers=workers > 0,
     )
     if dataset.is_events:
-        return TrainingLoader(OnDevice(batches, device), samples, sampler)
+        return TrainingLoader(OnDevice(batches, device, mean, std), samples, sampler)
     prefetching = PrefetchLoader(batches, tuple(mean), tuple(std), channels=dataset.channels, device=device)
     return TrainingLoader(prefetching, samples, sampler)
 
@@ -192,9 +197,9 @@ def evaluation_loader(
     Args:
         dataset: the items.
         batch_size: images in a batch of one process.
-        size: height and width of the images for the network; frames keep theirs.
-        mean: per channel, of values in [0, 1].
-        std: per channel, of values in [0, 1].
+        size: height and width of the images for the network.
+        mean: per channel, of values in [0, 1], or of counts.
+        std: per channel, of values in [0, 1], or of counts.
         device: of the batches.
         workers: processes that read images; 0: the main process reads them.
         skip_corrupt: replace an item that cannot be read by the next readable one.
@@ -203,14 +208,15 @@ def evaluation_loader(
         rank: number of this process.
         world_size: number of processes.
     """
-    samples = Samples(dataset, as_frames if dataset.is_events else None, skip_corrupt=skip_corrupt)
+    transform = partial(as_frames, size=size) if dataset.is_events else None
+    samples = Samples(dataset, transform, skip_corrupt=skip_corrupt)
     images = len(range(rank, len(dataset), world_size))
     if dataset.is_events:
         share = OrderedDistributedSampler(dataset, world_size, rank)
         frames: DataLoader[Any] = DataLoader(
             samples, batch_size, sampler=share, num_workers=workers, collate_fn=collate_frames
         )
-        return EvaluationLoader(OnDevice(frames, device), samples, images)
+        return EvaluationLoader(OnDevice(frames, device, mean, std), samples, images)
     batches = create_loader(
         cast(Any, samples),  # typed for timm's own data sets; it sets the transform and reads items
         (dataset.channels, *size),

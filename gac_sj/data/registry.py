@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.user_code import is_place
 from gac_sj.data.datasets import DataSet
 from gac_sj.data.events import read_cifar10_dvs, read_gesture
 from gac_sj.data.images import IMAGE_FOLDER, read_cifar, read_digits, read_image_folder, read_synthetic
 from gac_sj.data.info import DatasetInfo
 from gac_sj.data.moving_shapes import read_moving_shapes
+from gac_sj.data.own import own_info
 
 __all__ = ["DATASETS", "DEFAULT_DATASET", "dataset_info", "load_datasets"]
 
@@ -32,6 +34,7 @@ _CIFAR10 = DatasetInfo(
     folder=f"torchvision's folder of it, or {IMAGE_FOLDER}",
     default_folder="data",
     read=read_cifar,
+    natural_size=(32, 32),
 )
 _GESTURE = DatasetInfo(
     "dvs128_gesture",
@@ -49,9 +52,7 @@ _GESTURE = DatasetInfo(
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
-        DatasetInfo(
-            "digits", mean=(0.3053,), std=(0.3760,), classes=10, size=(8, 8), symmetric=False, read=read_digits
-        ),
+        DatasetInfo("digits", mean=(0.3053,), std=(0.3760,), classes=10, size=(8, 8), read=read_digits),
         _CIFAR10,
         replace(_CIFAR10, name="cifar100", mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761), classes=100),
         replace(_FOLDER, name="imagenet"),
@@ -64,17 +65,21 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
-def dataset_info(name: str) -> DatasetInfo:
+def dataset_info(name: str, source: str | None = None) -> DatasetInfo:
     """The record of a data set.
 
     Args:
-        name: a key of :data:`DATASETS`.
+        name: a key of :data:`DATASETS`, or ``FILE.py:FUNCTION`` for a user's (:mod:`gac_sj.data.own`).
+        source: the recorded name and digest of a user's file that was run before; None: it is run now.
 
     Raises:
-        UsageError: there is no such data set; the message lists the names.
+        UsageError: there is no such data set; the message lists the names. Or see :func:`gac_sj.data.own.own_info`.
     """
+    if is_place(name):
+        return own_info(name, source)
     if name not in DATASETS:
-        raise UsageError(f"must be a data set, got {name!r}", argument="dataset", options=DATASETS, given=name)
+        options = [*DATASETS, "FILE.py:FUNCTION"]
+        raise UsageError(f"must be a data set, got {name!r}", argument="dataset", options=options, given=name)
     return DATASETS[name]
 
 
@@ -84,7 +89,7 @@ def load_datasets(
     """Training and test set.
 
     Args:
-        dataset: a key of :data:`DATASETS`, or a record.
+        dataset: a name (:func:`dataset_info`), or a record.
         data_dir: its folder (:attr:`DatasetInfo.folder`); None for data sets that need none or have a default.
         T: frames per recording of an event data set.
         download: whether CIFAR may be downloaded, and recordings be cut into frames.
@@ -99,6 +104,6 @@ def load_datasets(
     if info.folder is None and data_dir is not None:
         raise UsageError(f"must not be given for {info.name!r}, got {data_dir}", "leave it out", argument="data_dir")
     folder = info.default_folder if data_dir is None else data_dir
-    if info.folder is not None and folder is None:
+    if info.folder is not None and folder is None and info.source is None:
         raise UsageError(f"must be given for {info.name!r}: {info.folder}", argument="data_dir")
     return info.read(info, None if folder is None else Path(folder), T, download)

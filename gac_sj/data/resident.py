@@ -19,19 +19,20 @@ from gac_sj.data.sampler import EpochSampler
 __all__ = ["ResidentEvaluationLoader", "ResidentTrainingLoader", "read_images"]
 
 
-def read_images(dataset: DataSet, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def read_images(dataset: DataSet, size: tuple[int, int], of_one_size: bool = False) -> tuple[Tensor, Tensor]:
     """All images, the shorter side resized and the centre cut out.
 
     Args:
         dataset: a data set of images.
         size: height and width of the result.
+        of_one_size: refuse images of several sizes.
 
     Returns:
         Images as bytes ``[n, C, *size]`` and labels ``[n]``.
 
     Raises:
         CorruptImageError: an image cannot be read.
-        UsageError: the data set has frames.
+        UsageError: the data set has frames, or images of several sizes.
     """
     if dataset.is_events:
         raise UsageError(
@@ -40,9 +41,17 @@ def read_images(dataset: DataSet, size: tuple[int, int]) -> tuple[Tensor, Tensor
             argument="loader",
         )
     fit = v2.Compose([v2.PILToTensor(), v2.Resize(min(size), antialias=True), v2.CenterCrop(size)])
-    mode = "L" if dataset.channels == 1 else "RGB"
     images, labels = zip(*(dataset[item] for item in range(len(dataset))))
-    return torch.stack([fit(convert(image, mode)) for image in images]), torch.tensor(labels)
+    other = next((item for item, image in enumerate(images) if image.size != images[0].size), None)
+    if of_one_size and other is not None:
+        (width, height), (first_width, first_height) = images[other].size, images[0].size
+        raise UsageError(
+            f"must not be 'resident' for images of several sizes, such as {first_width} x {first_height} pixels "
+            f"(number 0 of {dataset.info.name!r}) and {width} x {height} (number {other})",
+            "use loader=standard, which resizes each of them, or give img_size, the size that all get",
+            argument="loader",
+        )
+    return torch.stack([fit(convert(image, dataset.mode)) for image in images]), torch.tensor(labels)
 
 
 class _ResidentImages:

@@ -22,8 +22,9 @@ from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive
 from gac_sj.encoders.stem import conv_bn, forward_once, forward_sequence, is_time_invariant, use_multi_step
 from gac_sj.nn.neuron import PlainMemories, reset_states
+from gac_sj.nn.sync_batchnorm import RefusesTorchSyncBatchNorm
 
-__all__ = ["AttentionMaps", "Encoder"]
+__all__ = ["AttentionMaps", "Encoder", "attention_weights"]
 
 
 class AttentionMaps(NamedTuple):
@@ -40,7 +41,7 @@ class AttentionMaps(NamedTuple):
     spatial_channel: Tensor | None
 
 
-class Encoder(PlainMemories, base.MemoryModule):
+class Encoder(RefusesTorchSyncBatchNorm, PlainMemories, base.MemoryModule):
     """Base class of all encoders, with the contract of this module. A subclass implements :meth:`encode`.
 
     Args:
@@ -90,7 +91,7 @@ class Encoder(PlainMemories, base.MemoryModule):
         """Encode images or a sequence, whose shape has been checked, as ``[T, N, channels, H, W]``."""
         raise NotImplementedError(f"{self._get_name()} must implement encode.")
 
-    #: names of its child modules that are attention; their energy is reported separately
+    #: names of its child modules that are attention: their energy is reported separately, weight decay may spare them
     attention_names: ClassVar[tuple[str, ...]] = ()
 
     #: keywords with which an encoder that can do without a neuron is built without one
@@ -160,3 +161,18 @@ class Encoder(PlainMemories, base.MemoryModule):
 
     def extra_repr(self) -> str:
         return f"T={self.T}, step_mode={self.step_mode}"
+
+
+def attention_weights(network: nn.Module) -> set[str]:
+    """Names of the weights of the attention (the gate) in all encoders of a network.
+
+    Args:
+        network: an encoder, or a network with any number of them.
+    """
+    return {
+        name
+        for prefix, encoder in network.named_modules()
+        if isinstance(encoder, Encoder)
+        for part in encoder.attention_names
+        for name, _ in getattr(encoder, part).named_parameters(".".join(filter(None, (prefix, part))))
+    }

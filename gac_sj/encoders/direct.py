@@ -11,7 +11,7 @@ from gac_sj._utils.validation import positive
 from gac_sj.encoders.base import Encoder
 from gac_sj.encoders.registry import BASELINE_ENCODER, register_encoder
 from gac_sj.nn.attention import SpatialChannelAttention
-from gac_sj.nn.neuron import lif_preset
+from gac_sj.nn.presets import lif_preset
 
 __all__ = ["AttendedDirectCoding", "DirectCoding", "MatchedDirectCoding"]
 
@@ -130,6 +130,7 @@ class AttendedDirectCoding(Encoder):
         UsageError: an unknown attention, or a SpikingJelly whose layer cannot be called (0.0.0.0.14).
     """
 
+    temporal_reduction = fixed()
     attention_names = ("attention",)
 
     def __init__(
@@ -145,7 +146,8 @@ class AttendedDirectCoding(Encoder):
         step_mode: str = "m",
     ):
         super().__init__(T, in_channels, channels, stem=stem, step_mode=step_mode)
-        temporal_reduction = min(T, positive("temporal_reduction", temporal_reduction))
+        self.temporal_reduction = positive("temporal_reduction", temporal_reduction)
+        temporal_reduction = min(T, temporal_reduction)
         channel_reduction = min(channels, positive("channel_reduction", channel_reduction))
         if attention == "temporal_wise":
             self.attention = attention_layer("TemporalWiseAttention", T, reduction=temporal_reduction)

@@ -13,7 +13,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.encoders.stem import is_plain_sequential
 from gac_sj.ops.shortcuts import does_only
 
-__all__ = ["FoundStem", "class_name", "find_stem", "is_neuron_or_memory"]
+__all__ = ["FoundStem", "class_name", "find_stem", "has_known_stem", "is_neuron_or_memory"]
 
 _SPIKINGJELLY = "spikingjelly.activation_based"
 
@@ -60,7 +60,7 @@ def find_stem(network: nn.Module, at: str | None, until: str | None) -> FoundSte
     Raises:
         UsageError: the network is not known and no name is given, a name does not fit, or the modules are not a stem.
     """
-    names, neuron = _split(network, at or _known_stem(network), until)
+    names, neuron = _split(network, at or _require_known_stem(network), until)
     layers = tuple(child for name in names for child in _layers(network.get_submodule(name)))
     return FoundStem(tuple(names), neuron, layers, *_channels(layers))
 
@@ -81,12 +81,25 @@ def _has_neuron(module: nn.Module) -> bool:
     return any(map(is_neuron_or_memory, module.modules()))
 
 
-def _known_stem(network: nn.Module) -> str:
+def has_known_stem(network: nn.Module) -> bool:
+    """Whether a network is one of SpikingJelly's models whose stem is known."""
+    return _known_stem(network) is not None
+
+
+def _known_stem(network: nn.Module) -> str | None:
+    """The name of the stem's first module; None if the network is not a known model."""
     classes = {cls.__name__ for cls in type(network).__mro__ if cls.__module__.startswith(f"{_SPIKINGJELLY}.model.")}
     modules = dict(network.named_modules())
     for at, models in STEMS.items():
         if at in modules and classes.intersection(models):
             return at
+    return None
+
+
+def _require_known_stem(network: nn.Module) -> str:
+    at = _known_stem(network)
+    if at is not None:
+        return at
     children = [f"{name} ({class_name(child)})" for name, child in network.named_children()]
     raise UsageError(
         f"{class_name(network)} is not a network whose stem is known; its first children are "

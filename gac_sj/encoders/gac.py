@@ -14,7 +14,8 @@ from gac_sj.encoders.base import AttentionMaps, Encoder
 from gac_sj.encoders.registry import DEFAULT_ENCODER, REFERENCE_FORM, register_encoder
 from gac_sj.nn import functional
 from gac_sj.nn.attention import BOTH, SPATIAL, TEMPORAL, GatedAttentionUnit
-from gac_sj.nn.neuron import LIFNode, is_plain_lif, lif_preset
+from gac_sj.nn.neuron import LIFNode, is_plain_lif
+from gac_sj.nn.presets import lif_preset
 from gac_sj.ops.dispatch import KERNELS, choose, why_not_numbers
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.ops.shortcuts import does_only

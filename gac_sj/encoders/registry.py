@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.user_code import SESSION, source_of
+from gac_sj._utils.user_code import SESSION, class_source
 from gac_sj.encoders.base import Encoder
 
 __all__ = [
@@ -138,7 +138,7 @@ def register_encoder(
         text = help or (inspect.getdoc(cls) or name).partition("\n")[0].rstrip(".")
         shorts = {word: dict(keywords) for word, keywords in shorthands.items()}
         _REGISTRY[name] = EncoderInfo(
-            name, cls, neuron, forms, MappingProxyType(dict(options)), shorts, in_comparison, text, source_of(cls)
+            name, cls, neuron, forms, MappingProxyType(dict(options)), shorts, in_comparison, text, class_source(cls)
         )
         return cls
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import write_atomically
 from gac_sj.nn.neuron import is_neuron, reset_states
+from gac_sj.nn.plif import ParametricLIFNode
 
 __all__ = ["as_numbers", "check_writable", "import_extra", "run_example", "write"]
 
@@ -75,6 +76,10 @@ def as_numbers(network: nn.Module, *names: str) -> list[str]:
         Names of the tensors with more elements, which stay.
     """
     more = []
+    if "tau" in names:
+        for path, module in list(network.named_modules()):
+            if type(module) is ParametricLIFNode:
+                network.set_submodule(path, module.fixed())
     for path, module in network.named_modules():
         for name in names if is_neuron(module) else ():
             held = {**vars(module), **dict(module.named_parameters()), **dict(module.named_buffers())}

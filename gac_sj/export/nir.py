@@ -234,8 +234,9 @@ def _classify_pixels(model: MSResNet, example: Tensor) -> nn.Module:
         parts["head"] = head = layer.Conv2d(features, classes, 1, step_mode="m")
         head.weight = nn.Parameter(model.head.weight.detach()[..., None, None])
         head.bias = model.head.bias
-    parts["pool"] = layer.AvgPool2d((height, width), step_mode="m")
-    parts["flatten"] = layer.Flatten(step_mode="m")
+    if model.global_pool:
+        parts["pool"] = layer.AvgPool2d((height, width), step_mode="m")
+        parts["flatten"] = layer.Flatten(step_mode="m")
     return nn.Sequential(parts)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
@@ -21,8 +20,9 @@ from gac_sj.encoders import (
     encoder_info,
 )
 from gac_sj.encoders.base import Encoder
+from gac_sj.models.features import FeatureMaps, feature_options
 from gac_sj.models.network import EncodedNetwork
-from gac_sj.nn.neuron import LIFNode, lif_preset
+from gac_sj.nn.presets import neuron_factory
 
 __all__ = ["OF_TIMM", "bare_name", "build_encoder", "create", "default_encoder"]
 
@@ -36,20 +36,26 @@ _Network = TypeVar("_Network", bound="EncodedNetwork")
 
 
 def build_encoder(
-    network: type[nn.Module], name: str, form: str | None, neuron: str, options: dict[str, Any], **shape: Any
-) -> tuple[Encoder, Callable[[], LIFNode]]:
+    network: type[nn.Module],
+    name: str,
+    form: str | None,
+    neuron: str | Callable[[], nn.Module],
+    options: dict[str, Any],
+    **shape: Any,
+) -> tuple[Encoder, Callable[[], Any]]:
     """Build a network's encoder, and the function that builds the network's neurons.
 
     Args:
         network: its class, for the message about an unknown keyword.
         name: one of :func:`gac_sj.list_encoders`.
         form: of the encoder; "reference" makes all neurons of the network strict, behind any encoder.
-        neuron: name of the neuron preset, for the encoder as well.
+        neuron: name of the neuron preset, for the encoder as well, or a function that builds a neuron.
         options: further keywords of the encoder: all that the network does not have.
         shape: T, in_channels, channels and stem of the encoder.
 
     Raises:
-        UsageError: an unknown encoder or preset, a form that does not belong to them, or an unknown keyword.
+        UsageError: an unknown encoder or preset, a form that does not belong to them, an unknown keyword, or a function
+            that builds no neuron.
     """
     info = encoder_info(name)
     options = dict(options)
@@ -62,10 +68,10 @@ def build_encoder(
             f"must be None or {REFERENCE_FORM!r} for the encoder {name!r}, which has no forms, got {form!r}",
             argument="form",
         )
-    make_neuron = partial(lif_preset, neuron, strict=form == REFERENCE_FORM)
-    if info.forms:
+    make_neuron = neuron_factory(neuron, strict=form == REFERENCE_FORM)
+    if info.forms and isinstance(neuron, str):
         options["neuron"] = neuron  # a preset's name: the form may change it
-    elif info.neuron == "required":
+    elif info.neuron == "required" or (info.forms and info.cls.takes_neuron(**{**info.options, **options})):
         options["neuron"] = make_neuron()
     return create_encoder(name, **shape, **options), make_neuron
 
@@ -103,7 +109,7 @@ def bare_name(variant: str) -> str:
 def create(
     cls: type[_Network], variant: str, defaults: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]
 ) -> _Network:
-    """Build a network as timm does.
+    """Build a network as timm does; with ``features_only=True``, :class:`gac_sj.models.features.FeatureMaps` around it.
 
     Args:
         cls: of the network.
@@ -113,11 +119,12 @@ def create(
         kwargs: keywords that the user gave, timm's own included.
 
     Raises:
-        UsageError: ``features_only``, or an encoder that is not registered.
+        UsageError: a ``feature_cls`` that cannot run the network, or an encoder that is not registered.
     """
-    given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
     if kwargs.get("features_only"):
-        raise UsageError(f"is not supported by {variant}", "call its forward_features", argument="features_only")
+        kwargs = dict(kwargs)
+        kwargs["feature_cfg"] = feature_options(kwargs)
+    given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
     kwargs = defaults | {"encoder": default_encoder(variant)} | kwargs
     info = encoder_info(kwargs["encoder"])
     if info.needs_unit_range:
@@ -125,12 +132,12 @@ def create(
         channels = kwargs.get("in_chans", 3)
         overlay = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
         kwargs["pretrained_cfg_overlay"] = (kwargs.get("pretrained_cfg_overlay") or {}) | overlay
-    model: _Network = build_model_with_cfg(cls, variant, pretrained, **kwargs)
+    built: _Network = build_model_with_cfg(cls, variant, pretrained, **kwargs)
+    model: _Network = built.model if isinstance(built, FeatureMaps) else built
     # timm writes both into a folder of weights, and today's defaults may change
-    model.in_chans = model.encoder.in_channels
-    size = getattr(model, "img_size", None)
-    if size is not None:  # after the loading, which compares the size that the weights were made for
-        model.pretrained_cfg["input_size"] = (model.pretrained_cfg["input_size"][0], *size)
+    built.in_chans = model.in_chans = model.encoder.in_channels
+    # after the loading, which compares the size that the weights were made for
+    model.describe_size(built.pretrained_cfg)
     form = {} if model.encoder.form is None else {"form": model.encoder.form}
-    model._model_args = {"T": model.T, "encoder": info.name} | form | given
-    return model
+    built._model_args = {"T": model.T, "encoder": info.name} | form | given
+    return built

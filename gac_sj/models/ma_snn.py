@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,12 +12,12 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import BASELINE_ENCODER, Encoder
 from gac_sj.models.builder import build_encoder, create
-from gac_sj.models.network import EncodedNetwork, SpikingBlock
-from gac_sj.models.threads import one_at_a_time
+from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.resizing import resize_linear
+from gac_sj.models.spiking_block import SpikingBlock
 from gac_sj.nn import membrane_attention
 from gac_sj.nn.neuron import LIFNode
 
@@ -43,7 +43,8 @@ class MASNN(EncodedNetwork):
         img_size: height and width of the frames, or the side of square ones: a multiple of
             ``input_pool * 2 ** (len(channels) - 1)``.
         input_pool: side of the window of the sum; 1 takes frames as they are.
-        neuron: name of the neuron preset, for the encoder as well.
+        neuron: name of the neuron preset (:func:`gac_sj.lif_preset`), for the encoder as well, such as "plif" with a
+            learnable time constant; or a function that builds a neuron, which the encoder uses as it is.
         block_attention: a name in :data:`gac_sj.nn.membrane_attention.ATTENTIONS`, or "none"; the linear layers have
             temporal attention if it contains one.
         block_temporal_reduction: reduction ratio of the temporal attention.
@@ -53,6 +54,8 @@ class MASNN(EncodedNetwork):
         in_chans: channels of the frames.
         encoder: as in :class:`gac_sj.models.MSResNet`.
         form: as in :class:`gac_sj.models.MSResNet`.
+        drop_rate: dropout before the classifier, with one mask for all steps.
+        global_pool: "avg": flatten and the first linear layer; "" (with ``num_classes=0``) returns feature maps.
         encoder_options: as in :class:`gac_sj.models.MSResNet`.
 
     Shapes:
@@ -64,15 +67,13 @@ class MASNN(EncodedNetwork):
         TypeError: a keyword that the encoder does not have.
     """
 
-    img_size = fixed()
-
     def __init__(
         self,
         channels: tuple[int, ...] = (64, 128, 128),
         hidden: int = 256,
         img_size: int | tuple[int, int] = 128,
         input_pool: int = 4,
-        neuron: str = "ma_snn",
+        neuron: str | Callable[[], nn.Module] = "ma_snn",
         block_attention: str = "TCSA",
         block_temporal_reduction: int = 5,
         block_channel_reduction: int = 8,
@@ -81,23 +82,21 @@ class MASNN(EncodedNetwork):
         in_chans: int = 2,
         encoder: str = BASELINE_ENCODER,
         form: str | None = None,
+        drop_rate: float = 0.0,
+        global_pool: str = "avg",
         **encoder_options: Any,
     ):
-        super().__init__(T, num_classes)
+        super().__init__(T, num_classes, global_pool, drop_rate)
         channels = positives("channels", channels)
-        self.img_size = positives("img_size", to_2tuple(img_size))
-        divisor = positive("input_pool", input_pool) * 2 ** (len(channels) - 1)
-        if len(self.img_size) != 2 or any(side % divisor for side in self.img_size):
-            raise UsageError(
-                f"must be a multiple of {divisor}, since {input_pool} x {input_pool} pixels are summed and 2 x 2 "
-                f"averaged {len(channels) - 1} times, got {img_size}",
-                "change it or input_pool",
-                argument="img_size",
-            )
+        self.input_pool = positive("input_pool", input_pool)
+        self.feature_info = [
+            dict(num_chs=width, reduction=input_pool * 2**at, module=f"stages.{at - 1}" if at else "encoder")
+            for at, width in enumerate(channels)
+        ]
+        self.img_size = self._divisible(img_size)
         positive("block_temporal_reduction", block_temporal_reduction)
         positive("block_channel_reduction", block_channel_reduction)
-        self.num_features = channels[-1]
-        self.head_hidden_size = positive("hidden", hidden)
+        self.units = positive("hidden", hidden)
         self.encoder, make_neuron = build_encoder(
             type(self),
             encoder,
@@ -125,20 +124,44 @@ class MASNN(EncodedNetwork):
         self.lif = make_neuron()
 
         self._make_neuron = make_neuron
-        temporal = "TA" if "T" in block_attention else "none"
-        self._attention = partial(membrane_attention.block_attention, temporal, T, 1, block_temporal_reduction)
-        pixels = self.img_size[0] * self.img_size[1] // divisor**2
-        self.hidden = self._linear(channels[-1] * pixels, hidden)
+        self._temporal = "TA" if "T" in block_attention else "none", block_temporal_reduction
+        self.hidden = self._hidden()
+        self.dropout = self.new_dropout()
         self.head = self.new_head(num_classes)
 
     def _linear(self, features: int, units: int) -> nn.Module:
-        return MALinear(features, units, self._attention(), self._make_neuron())
+        name, reduction = self._temporal
+        attention = membrane_attention.block_attention(name, self.T, 1, reduction)
+        return MALinear(features, units, attention, self._make_neuron())
+
+    def _hidden(self) -> nn.Module:
+        height, width = self.map_size(self.img_size)
+        return self._linear(self.num_features * height * width, self.units) if self.global_pool else nn.Identity()
 
     def new_head(self, num_classes: int) -> nn.Module:
         return self._linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
 
-    @one_at_a_time
-    def forward_features(self, x: Tensor) -> Tensor:
+    def _divisible(self, img_size: int | Sequence[int]) -> tuple[int, int]:
+        size = positives("img_size", to_2tuple(img_size))
+        divisor = self.feature_info[-1]["reduction"]
+        if len(size) != 2 or any(side % divisor for side in size):
+            raise UsageError(
+                f"must be a multiple of {divisor}, since {self.input_pool} x {self.input_pool} pixels are summed and "
+                f"2 x 2 averaged {len(self.feature_info) - 1} times, got {img_size}",
+                "change it or input_pool",
+                argument="img_size",
+            )
+        return size[0], size[1]
+
+    def map_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the last feature maps."""
+        return img_size[0] // self.feature_info[-1]["reduction"], img_size[1] // self.feature_info[-1]["reduction"]
+
+    @property
+    def head_hidden_size(self) -> int:
+        return self.units if self.global_pool else self.num_features
+
+    def encode(self, x: Tensor) -> Tensor:
         # without its encoder it accepts sequences of other sizes
         if isinstance(self.encoder, Encoder) and tuple(x.shape[-2:]) != self.img_size:
             raise UsageError(
@@ -146,13 +169,48 @@ class MASNN(EncodedNetwork):
                 f"{' x '.join(map(str, x.shape[-2:]))}",
                 f"build it with img_size={tuple(x.shape[-2:])} or resize them",
             )
-        return self.lif(self.attention(self.forward_stages(x)))
+        return super().encode(x)
+
+    def fire(self, x: Tensor) -> Tensor:
+        return super().fire(self.attention(x))
 
     def pool(self, features: Tensor) -> Tensor:
-        return self.hidden(features.flatten(2))
+        return self.hidden(features.flatten(2)) if self.global_pool else features
 
     def _logits(self, features: Tensor) -> Tensor:
-        return self.head(self.pool(features))
+        return self.head(self.dropout(self.pool(features)))
+
+    def remove_last_neuron(self) -> None:
+        super().remove_last_neuron()
+        self.attention = nn.Identity()
+
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
+        name = "head.linear" if self.num_classes else "head"
+        return name if name_only else self.get_submodule(name)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """As in :class:`EncodedNetwork`; without pooling the first linear layer goes too, with it a new one comes."""
+        before = self.global_pool
+        super().reset_classifier(num_classes, global_pool)
+        if self.global_pool != before:
+            self.hidden = self.placed(self._hidden())
+
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
+        """Set the size of the frames. The first linear layer's weights are resized as images, bilinearly, and scaled,
+        so that frames which are the same at every pixel keep their output.
+
+        Args:
+            img_size: height and width of the frames, or the side of square ones. Set it before an optimiser is built.
+
+        Raises:
+            UsageError: it is not a multiple of what the constructor asks for.
+        """
+        before, size = self.map_size(self.img_size), self._divisible(img_size)
+        if isinstance(self.hidden, MALinear) and size != self.img_size:
+            linear = self.hidden.linear
+            weight = resize_linear(linear.weight.detach(), before, self.map_size(size))
+            linear.weight, linear.in_features = nn.Parameter(weight), weight.shape[1]
+        super().set_input_size(size)
 
 
 class MABlock(SpikingBlock):
@@ -197,7 +255,7 @@ default_cfgs = generate_default_cfgs(
             num_classes=11,
             input_size=(2, 128, 128),
             fixed_input_size=True,
-            pool_size=None,
+            pool_size=(8, 8),
             mean=(0.0, 0.0),
             std=(1.0, 1.0),
             crop_pct=1.0,
@@ -215,10 +273,14 @@ def ma_snn(pretrained: bool = False, **kwargs: Any) -> MASNN:
 
 
 def _for_task(weights: dict[str, Tensor], model: MASNN) -> dict[str, Tensor]:
-    """Drop the head's BatchNorm if it has other classes, as timm drops ``head.linear``."""
-    own = model.state_dict()
-    return {
+    """Drop the head's BatchNorm if it has other classes, as timm drops ``head.linear``; fit the first linear layer."""
+    own, first = model.state_dict(), "hidden.linear.weight"
+    kept = {
         name: value
         for name, value in weights.items()
         if not (name.startswith("head.norm.") and name in own and value.shape != own[name].shape)
     }
+    if first in own and first in kept:  # pretrained_cfg knows the frames that it was made for
+        before = model.map_size(model.pretrained_cfg["input_size"][1:])
+        kept[first] = resize_linear(kept[first], before, model.map_size(model.img_size))
+    return kept

@@ -9,7 +9,8 @@ from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
-from gac_sj.models.network import SpikingBlock
+from gac_sj.models.drop_path import DropPath
+from gac_sj.models.spiking_block import SpikingBlock
 from gac_sj.nn.neuron import LIFNode
 
 __all__ = ["MSBlock"]
@@ -33,6 +34,7 @@ class MSBlock(SpikingBlock):
         spike_driven: a convolutional shortcut receives the first neuron's spikes, not the membrane potential, and
             averages pixels behind its convolution, which gives the same result (ours).
         attention: applied to the branch before the sum, shape kept; None: none.
+        drop_path: probability with which a sample loses the branch in training, at all steps.
 
     Shapes:
         ``[T, N, in_channels, H, W] -> [T, N, channels, H / stride, W / stride]``.
@@ -53,6 +55,7 @@ class MSBlock(SpikingBlock):
         downsample: str = "stride",
         spike_driven: bool = False,
         attention: nn.Module | None = None,
+        drop_path: float = 0.0,
     ):
         super().__init__()
         if downsample not in DOWNSAMPLING:
@@ -88,9 +91,10 @@ class MSBlock(SpikingBlock):
                 max_pool() if downsample == "max" else nn.Identity(),
             )
         self.attention = nn.Identity() if attention is None else attention
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         spikes = self.lif1(x)
         y = self.pool(self.bn1(self._convolve(self.conv1, spikes, self.lif1)))
-        y = self.attention(self.bn2(self._convolve(self.conv2, self.lif2(y), self.lif2)))
+        y = self.drop_path(self.attention(self.bn2(self._convolve(self.conv2, self.lif2(y), self.lif2))))
         return y + (self._convolve(self.shortcut, spikes, self.lif1) if self.spike_shortcut else self.shortcut(x))

@@ -7,10 +7,9 @@ ImageNet networks differ in neuron, initialisation and stem, as the published co
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
-from spikingjelly.activation_based import layer
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -18,12 +17,12 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive, positives
 from gac_sj.encoders import DEFAULT_ENCODER
-from gac_sj.encoders.stem import conv_bn
 from gac_sj.models.builder import build_encoder, create
+from gac_sj.models.drop_path import drop_path_rates
 from gac_sj.models.init import init_weights
 from gac_sj.models.ms_block import MSBlock
-from gac_sj.models.network import EncodedNetwork
-from gac_sj.models.threads import one_at_a_time
+from gac_sj.models.network import EncodedNetwork, image_size
+from gac_sj.models.stems import REDUCTION, build_stem
 from gac_sj.nn import membrane_attention
 
 __all__ = ["MSResNet"]
@@ -36,9 +35,10 @@ class MSResNet(EncodedNetwork):
         blocks: number of blocks per stage.
         channels: channels per stage.
         strides: stride of the first block of each stage.
-        stem: "conv3" (3x3), "conv7" (7x7, stride 2) or "three" (three 3x3 with bias, the first with stride 2).
+        stem: "conv3", "conv7" or "three" (:func:`gac_sj.models.stems.build_stem`).
         stem_channels: channels of the encoder's sequence.
-        neuron: name of the neuron preset, for the encoder as well.
+        neuron: name of the neuron preset (:func:`gac_sj.lif_preset`), for the encoder as well, such as "plif" with a
+            learnable time constant; or a function that builds a neuron, which the encoder uses as it is.
         init: "cifar", "kaiming", "ms" or "att" (:func:`gac_sj.models.init.init_weights`).
         downsample: "stride", "avg_shortcut", "max" or "max_branch" (:class:`gac_sj.models.MSBlock`).
         spike_driven: every layer behind the encoder receives spikes: the blocks' shortcuts and the classifier, which
@@ -56,6 +56,11 @@ class MSResNet(EncodedNetwork):
         form: "reference" builds the network of the published code exactly: the published encoder, and neurons that
             fire only above the threshold. Other forms belong to encoders that have them; None: the encoder's default.
         drop_rate: dropout before the classifier, with one mask for all steps.
+        drop_path_rate: stochastic depth: probability with which a sample loses the branch of the last block in
+            training, at all steps; that of the other blocks falls linearly to 0 at the first.
+        global_pool: "avg"; "" (with ``num_classes=0``) returns feature maps.
+        img_size: height and width of the images, or the side of square ones, which timm's data pipeline will deliver;
+            the network takes any.
         encoder_options: further keywords of the encoder, such as ``gain``, ``output``, ``kernel_size``.
 
     Shapes:
@@ -68,7 +73,7 @@ class MSResNet(EncodedNetwork):
             input of another shape; a keyword that neither the network nor its encoder has.
     """
 
-    downsample, spike_driven, drop_rate = fixed(), fixed(), fixed()
+    downsample, spike_driven, drop_path_rate = fixed(), fixed(), fixed()
 
     def __init__(
         self,
@@ -77,7 +82,7 @@ class MSResNet(EncodedNetwork):
         strides: tuple[int, ...] = (1, 2, 2),
         stem: str = "conv3",
         stem_channels: int = 64,
-        neuron: str = "cifar",
+        neuron: str | Callable[[], nn.Module] = "cifar",
         init: str = "cifar",
         downsample: str = "stride",
         spike_driven: bool = False,
@@ -90,9 +95,12 @@ class MSResNet(EncodedNetwork):
         encoder: str = DEFAULT_ENCODER,
         form: str | None = None,
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        global_pool: str = "avg",
+        img_size: int | tuple[int, int] | None = None,
         **encoder_options: Any,
     ):
-        super().__init__(T, num_classes)
+        super().__init__(T, num_classes, global_pool, drop_rate)
         if spike_driven and block_attention != "none":
             raise UsageError(
                 f"excludes block_attention={block_attention!r}, which receives membrane potentials, not spikes",
@@ -107,12 +115,11 @@ class MSResNet(EncodedNetwork):
             )
         positive("block_temporal_reduction", block_temporal_reduction)
         positive("block_channel_reduction", block_channel_reduction)
-        if not 0 <= drop_rate < 1:
-            raise UsageError(f"must be at least 0 and less than 1, got {drop_rate}", argument="drop_rate")
+        rates = iter(drop_path_rates(drop_path_rate, sum(blocks)))
         self.downsample = downsample
         self.spike_driven = spike_driven
-        self.drop_rate = drop_rate
-        self.num_features = self.head_hidden_size = channels[-1]
+        self.drop_path_rate = drop_path_rate
+        self.img_size = None if img_size is None else image_size(img_size)
         self.encoder, make_neuron = build_encoder(
             type(self),
             encoder,
@@ -122,35 +129,36 @@ class MSResNet(EncodedNetwork):
             T=T,
             in_channels=in_chans,
             channels=stem_channels,
-            stem=_stem(stem, in_chans, stem_channels),
+            stem=build_stem(stem, in_chans, stem_channels),
         )
+        reduction = REDUCTION[stem]
+        self.feature_info = [dict(num_chs=stem_channels, reduction=reduction, module="encoder")]
 
         def block(channels_in: int, channels_out: int, stride: int) -> MSBlock:
             attention = membrane_attention.block_attention(
                 block_attention, T, channels_out, block_temporal_reduction, block_channel_reduction
             )
-            return MSBlock(channels_in, channels_out, stride, make_neuron, downsample, spike_driven, attention)
+            return MSBlock(
+                channels_in, channels_out, stride, make_neuron, downsample, spike_driven, attention, next(rates)
+            )
 
         stages, width = [], stem_channels
         for depth, out, stride in zip(blocks, channels, strides):
             firsts = [(width, stride)] + [(out, 1)] * (depth - 1)
             stages.append(nn.Sequential(*(block(i, out, s) for i, s in firsts)))
-            width = out
+            width, reduction = out, reduction * stride
+            self.feature_info.append(dict(num_chs=out, reduction=reduction, module=f"stages.{len(stages) - 1}"))
         self.stages = nn.Sequential(*stages)
         self.lif = make_neuron()
-        self.dropout = layer.Dropout(drop_rate, step_mode="m") if drop_rate else nn.Identity()
+        self.dropout = self.new_dropout()
         self.head = self.new_head(num_classes)
-        init_weights(self, init, self.lif.v_threshold)
-
-    @one_at_a_time
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self.lif(self.forward_stages(x))
+        init_weights(self, init, getattr(self.lif, "v_threshold", 1.0))
 
     def pool(self, features: Tensor) -> Tensor:
-        return features.mean((-2, -1))
+        return features.mean((-2, -1)) if self.global_pool else features
 
     def _logits(self, features: Tensor) -> Tensor:
-        if not self.spike_driven:
+        if not (self.spike_driven and self.global_pool):
             return self.head(self.dropout(self.pool(features)))
         if self.training and self.drop_rate:  # one mask for all pixels, as behind the mean
             features = features * self.dropout(features.new_ones(features.shape[:3]))[..., None, None]
@@ -158,18 +166,6 @@ class MSResNet(EncodedNetwork):
 
     def new_head(self, num_classes: int) -> nn.Module:
         return nn.Linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
-
-
-def _stem(name: str, in_channels: int, channels: int) -> nn.Sequential:
-    if name == "conv3":
-        return conv_bn(in_channels, channels)
-    if name == "conv7":
-        return conv_bn(in_channels, channels, kernel_size=7, stride=2)
-    if name != "three":
-        raise UsageError(f"must be a known stem, got {name!r}", argument="stem", options=("conv3", "conv7", "three"))
-    widths = [in_channels, channels, channels, channels]
-    convs = [nn.Conv2d(i, o, 3, 1 if at else 2, 1) for at, (i, o) in enumerate(pairwise(widths))]
-    return nn.Sequential(*convs, nn.BatchNorm2d(channels))
 
 
 CIFAR18 = dict(blocks=(3, 3, 2), channels=(128, 256, 512))
@@ -180,12 +176,13 @@ IMAGENET104 = dict(blocks=(3, 8, 32, 8), stem="three", downsample="avg_shortcut"
 
 
 def cfg(**changes: Any) -> dict[str, Any]:
-    return {"first_conv": "encoder.stem.0", "classifier": "head", "pool_size": None, **changes}
+    return {"first_conv": "encoder.stem.0", "classifier": "head", "pool_size": (7, 7), **changes}
 
 
 CIFAR_CFG = dict(
     num_classes=10,
     input_size=(3, 32, 32),
+    pool_size=(8, 8),
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
     crop_pct=1.0,

@@ -1,84 +1,65 @@
-"""What the networks of this package share: an encoder in front, stages of blocks, timm's and our methods."""
+"""What the networks of this package share: a trunk, a head, timm's and our methods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
-import torch
-from spikingjelly.activation_based import base
+from spikingjelly.activation_based import layer
+from timm.layers import to_2tuple
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.fixed import fixed
-from gac_sj.encoders.base import Encoder
-from gac_sj.models.spike_bytes import spikes_as_bytes
+from gac_sj._utils.validation import positives, rate
+from gac_sj.encoders import REFERENCE_FORM
+from gac_sj.encoders.base import attention_weights
 from gac_sj.models.threads import one_at_a_time
-from gac_sj.nn.neuron import LIFNode, outputs_spikes, reset_states
+from gac_sj.models.trunk import Trunk
 
-__all__ = ["EncodedNetwork", "SpikingBlock"]
-
-
-class SpikingBlock(nn.Module):
-    """Base class of blocks whose convolutions receive spikes; ``lif1`` is their first neuron."""
-
-    #: whether the convolutions keep their spikes for the backward pass as bytes; compiled code cannot
-    spikes_as_bytes = False
-    #: whether the backward pass keeps only the input, and runs the block again
-    grad_checkpointing = False
-    lif1: LIFNode
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if not (self.grad_checkpointing and torch.is_grad_enabled()):
-            return super().__call__(x)
-        return checkpoint(super().__call__, x, use_reentrant=False, context_fn=partial(_recompute, self))
-
-    def _convolve(self, layers: nn.Module, spikes: Tensor, node: nn.Module) -> Tensor:
-        """Run layers on the output of a neuron."""
-        with spikes_as_bytes(spikes) if self.spikes_as_bytes and outputs_spikes(node) else nullcontext():
-            return layers(spikes)
+__all__ = ["EncodedNetwork", "image_size"]
 
 
-class EncodedNetwork(nn.Module, base.MultiStepModule):
-    """Base class of the networks: encoder, stages, head. Step mode "m" only; each call starts from a reset state.
+class EncodedNetwork(Trunk):
+    """Base class of the networks: trunk and head. Step mode "m" only; each call starts from a reset state.
 
-    A subclass sets ``encoder``, ``stages`` (sequences of blocks), ``lif`` (the last neuron) and ``head``. It implements
-    :meth:`forward_features`, :meth:`pool`, :meth:`_logits` and :meth:`new_head`.
+    A subclass sets ``head`` and ``img_size``, and what :class:`gac_sj.models.trunk.Trunk` asks for. It implements
+    :meth:`pool`, :meth:`_logits` and :meth:`new_head`.
 
     Args:
         T: number of time steps, at least 1.
         num_classes: number of logits; 0 removes the classifier.
+        global_pool: "avg", or "" (without a classifier) for feature maps.
+        drop_rate: dropout before the classifier, with one mask for all steps.
 
     Raises:
-        UsageError: ``num_classes`` is below 0.
+        UsageError: ``num_classes`` is not an integer of at least 0, ``global_pool`` is another one, or "" with classes;
+            a rate that is not in [0, 1).
     """
 
-    T = fixed()
-    encoder: Encoder
-    stages: nn.Sequential
-    lif: LIFNode
+    T, img_size, drop_rate = fixed(), fixed(), fixed()
     head: nn.Module
     in_chans: int
     #: what timm knows about the network: input size, statistics of pixels, name of the classifier
     pretrained_cfg: dict[str, Any]
     _model_args: dict[str, Any]
 
-    def __init__(self, T: int, num_classes: int):
+    def __init__(self, T: int, num_classes: int, global_pool: str = "avg", drop_rate: float = 0.0):
         super().__init__()
         self.step_mode = "m"
         self.T = T
-        self.num_classes = _classes(num_classes)
+        self.num_classes, self.global_pool = _head(num_classes, global_pool)
+        self.drop_rate = rate("drop_rate", drop_rate)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Spikes of the last neuron before the head, ``[T, N, num_features, h, w]``."""
-        raise NotImplementedError(f"{self._get_name()} must implement forward_features.")
+    @property
+    def head_hidden_size(self) -> int:
+        """Features of :meth:`pool`."""
+        return self.num_features
 
     def pool(self, features: Tensor) -> Tensor:
-        """The input of the classifier, ``[T, N, head_hidden_size]``."""
+        """The input of the classifier, ``[T, N, head_hidden_size]``; with ``global_pool=""``, the features."""
         raise NotImplementedError(f"{self._get_name()} must implement pool.")
 
     def _logits(self, features: Tensor) -> Tensor:
@@ -89,32 +70,9 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
         """Build a classifier; with 0 classes, the identity."""
         raise NotImplementedError(f"{self._get_name()} must implement new_head.")
 
-    def forward_stages(self, x: Tensor) -> Tensor:
-        """Reset the network, and return the stages' output ``[T, N, C, h, w]`` for its input."""
-        reset_states(self)
-        return self.stages(self.encoder(x))
-
-    def set_spikes_as_bytes(self, enable: bool = True) -> None:
-        """Keep spikes for the backward pass as one byte each, with the same results."""
-        for block in self._blocks():
-            block.spikes_as_bytes = enable
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the input of each block, and run the block again in the backward pass (timm's name for it)."""
-        for block in self._blocks():
-            block.grad_checkpointing = enable
-
-    @property
-    def grad_checkpointing(self) -> bool:
-        """Whether a block runs again in the backward pass; assigning is :meth:`set_grad_checkpointing`."""
-        return any(block.grad_checkpointing for block in self._blocks())
-
-    @grad_checkpointing.setter
-    def grad_checkpointing(self, enable: bool) -> None:
-        self.set_grad_checkpointing(enable)
-
-    def _blocks(self) -> Iterator[SpikingBlock]:
-        return (module for module in self.modules() if isinstance(module, SpikingBlock))
+    def new_dropout(self) -> nn.Module:
+        """Build the dropout before the classifier."""
+        return layer.Dropout(self.drop_rate, step_mode="m") if self.drop_rate else nn.Identity()
 
     @one_at_a_time
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
@@ -130,54 +88,126 @@ class EncodedNetwork(nn.Module, base.MultiStepModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the maps of chosen levels do not need (timm's method).
+
+        Args:
+            indices: as in :meth:`forward_intermediates`.
+            prune_norm: remove the last neuron. It goes with the last stage in any case.
+            prune_head: remove pooling and classifier. They go with the last stage in any case.
+
+        Returns:
+            The levels, counted from 0.
+
+        Raises:
+            UsageError: a level that the network does not have.
+        """
+        chosen, deepest = self.levels(indices)
+        prune_head = prune_head or deepest < len(self.stages)
+        self.prune_stages(deepest, neuron=prune_norm)
+        if prune_head:
+            self.reset_classifier(0, "")
+        return chosen
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names from the first layer to the last, for timm's layer-wise learning rates.
+
+        Args:
+            coarse: one group for each stage, not for each block.
+        """
+        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
+        # what lies between the last block and the head belongs to the last block
+        return {"stem": r"^encoder", "blocks": [(blocks, None), (r"^(?:attention|lif)", (99999,))]}
+
+    def no_weight_decay(self) -> set[str]:
+        """Weights that timm's optimisers do not decay: those of the encoder's gate, unless it is the published one.
+
+        Under weight decay both layers of its temporal attention shrink together, until it is silent.
+        """
+        return set() if getattr(self.encoder, "form", None) == REFERENCE_FORM else attention_weights(self)
+
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
+        """The classifier, or its name."""
+        return "head" if name_only else self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new, randomly initialised one; the pooling stays as it is.
+        """Replace the classifier by a new, randomly initialised one.
 
         Args:
             num_classes: number of logits; 0 removes the classifier.
-            global_pool: None or "avg" (timm's argument).
+            global_pool: "avg", or "" (without a classifier) for feature maps; None: as it is.
 
         Raises:
-            UsageError: another ``global_pool``, or ``num_classes`` is below 0.
+            UsageError: see :class:`EncodedNetwork`.
         """
-        if global_pool not in (None, "avg"):
-            raise UsageError(f"must be None or 'avg', got {global_pool!r}", "leave it out", argument="global_pool")
-        self.num_classes = _classes(num_classes)
+        global_pool = self.global_pool if global_pool is None else global_pool
+        self.num_classes, self.global_pool = _head(num_classes, global_pool)
+        self.head = self.placed(self.new_head(num_classes))
+
+    def placed(self, module: nn.Module) -> nn.Module:
+        """A new module with the device, the type and the mode of this network."""
         weight = next(self.parameters())
-        self.head = self.new_head(num_classes).to(weight.device, weight.dtype)
+        return module.to(weight.device, weight.dtype).train(self.training)
+
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
+        """Set the height and width of the images, or the side of square ones (timm's method); weights are kept.
+
+        Args:
+            img_size: what timm's data pipeline will deliver; networks that take any size only record it.
+
+        Raises:
+            UsageError: it is not one or two positive integers.
+        """
+        size = image_size(img_size)
+        vars(self)["img_size"] = size  # fixed for everyone else
+        update_model_input_size(self, size)
+        self.describe_size(getattr(self, "pretrained_cfg", {}))
+
+    def describe_size(self, config: dict[str, Any]) -> None:
+        """Write the size of images and of the last feature maps into what timm knows about the network.
+
+        Args:
+            config: changed in place, unless it is empty.
+        """
+        if config:
+            channels, *size = config["input_size"]
+            size = self.img_size or size
+            config["input_size"] = (channels, *size)
+            config["pool_size"] = tuple(-(-side // self.feature_info[-1]["reduction"]) for side in size)
 
     def extra_repr(self) -> str:
         return f"T={self.T}, num_classes={self.num_classes}"
 
 
-def _classes(number: int) -> int:
-    if number < 0:
-        raise UsageError(f"must be the number of classes, or 0 for no classifier, got {number}", argument="num_classes")
-    return number
+def image_size(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width.
+
+    Args:
+        img_size: both, or the side of a square.
+
+    Raises:
+        UsageError: it is not one or two positive integers.
+    """
+    size = positives("img_size", to_2tuple(img_size))
+    if len(size) != 2:
+        raise UsageError(f"must be a side, or a height and a width, got {img_size!r}", argument="img_size")
+    return size[0], size[1]
 
 
-class _Again:
-    """Context of a block's second run: it starts from the same state, and its BatchNorms count no batch."""
-
-    def __init__(self, block: nn.Module):
-        self.block = block
-
-    def __enter__(self) -> None:
-        reset_states(self.block)
-        self.norms: list[Any] = [module for module in self.block.modules() if isinstance(module, _BatchNorm)]
-        self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
-        for norm in self.norms:
-            norm.momentum = 0.0
-
-    def __exit__(self, *error: object) -> None:
-        for norm, (momentum, batches) in zip(self.norms, self.before):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
-
-
-def _recompute(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """The contexts of a block's first and further runs."""
-    return nullcontext(), _Again(block)
+def _head(num_classes: int, global_pool: str) -> tuple[int, str]:
+    if not isinstance(num_classes, Integral) or isinstance(num_classes, bool) or num_classes < 0:
+        raise UsageError(
+            f"must be the number of classes, an integer, or 0 for no classifier, got {num_classes!r}",
+            argument="num_classes",
+        )
+    if global_pool not in ("avg", ""):
+        raise UsageError(f"must be 'avg', or '' for feature maps, got {global_pool!r}", argument="global_pool")
+    if num_classes and not global_pool:
+        raise UsageError(
+            f"must be 'avg' in front of a classifier, got '' with num_classes={num_classes}",
+            "pass num_classes=0 for feature maps",
+            argument="global_pool",
+        )
+    return int(num_classes), global_pool

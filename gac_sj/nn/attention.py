@@ -10,6 +10,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.fixed import fixed
 from gac_sj._utils.validation import positive
 from gac_sj.nn import functional
+from gac_sj.nn.time_steps import hidden_units
 from gac_sj.ops.apply_gate import apply_gate
 
 __all__ = ["GatedAttentionUnit", "SpatialChannelAttention", "TemporalAttention"]
@@ -34,12 +35,13 @@ class TemporalAttention(nn.Module):
         UsageError: an argument is not a positive integer; on the call, a sequence has another number of steps.
     """
 
-    T = fixed()
+    T, temporal_reduction = fixed(), fixed()
 
     def __init__(self, T: int, reduction: int = 2):
         super().__init__()
         self.T = T = positive("T", T)
-        hidden = max(1, T // positive("reduction", reduction))
+        self.temporal_reduction = positive("reduction", reduction)
+        hidden = hidden_units(T, reduction)
         self.squeeze = nn.Linear(T, hidden, bias=False)
         self.excite = nn.Linear(hidden, T, bias=False)
 

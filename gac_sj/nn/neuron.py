@@ -1,10 +1,9 @@
-"""Neurons: a LIFNode that is equal on both SpikingJelly releases, presets of four published codes, what is a neuron."""
+"""Neurons: a LIFNode that is equal on both SpikingJelly releases, and what is a neuron."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -12,8 +11,6 @@ from spikingjelly.activation_based import base, neuron, surrogate
 from torch import Tensor, nn
 
 from gac_sj._compat import has_other_backend
-from gac_sj._utils.errors import UsageError
-from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.ops.dispatch import is_counted_by_spikingjelly
 from gac_sj.ops.lif import lif, reference
 from gac_sj.ops.neuron import LIFDynamics
@@ -21,12 +18,10 @@ from gac_sj.ops.shortcuts import does_only, overrides
 from gac_sj.ops.surrogates import is_changed
 
 __all__ = [
-    "PRESETS",
     "LIFNode",
     "PlainMemories",
     "is_neuron",
     "is_plain_lif",
-    "lif_preset",
     "outputs_spikes",
     "reset_states",
 ]
@@ -201,53 +196,6 @@ class LIFNode(PlainMemories, neuron.LIFNode):
 def _in_state_type(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Run a neuron in the dtype of its potential, and return spikes in the dtype of its input."""
     return forward(x.to(reference.state_type(x.dtype))).to(x.dtype)
-
-
-#: Keyword arguments of :class:`LIFNode` in four published codes. GAC (arXiv 2308.06582, code): decay 0.5,
-#: threshold 1, triangle, reset in the graph; and decay 0.25, threshold 0.5, rectangle, reset detached. Max-ResNet
-#: (arXiv 2505.18608, code): SpikingJelly's defaults (tau 2, input decayed, threshold 1, sigmoid), reset detached.
-#: MA-SNN (arXiv 2209.13929, as SpikingJelly 2.0.0 reads its code): decay 0.3, threshold 0.3, rectangle of half that
-#: width, reset detached; after a spike the published code continues from the threshold, this one from 0.
-PRESETS: dict[str, dict[str, Any]] = {
-    "cifar": dict(tau=2.0, decay_input=False, v_threshold=1.0, detach_reset=False),
-    "imagenet": dict(tau=4.0 / 3.0, decay_input=False, v_threshold=0.5, detach_reset=True),
-    "sigmoid": dict(tau=2.0, decay_input=True, v_threshold=1.0, detach_reset=True),
-    "ma_snn": dict(tau=10.0 / 7.0, decay_input=False, v_threshold=0.3, detach_reset=True),
-}
-SURROGATES: dict[str, Callable[..., nn.Module]] = {
-    "cifar": Triangle,
-    "imagenet": Rectangle,
-    "ma_snn": partial(Rectangle, alpha=2.0),
-}
-
-
-def lif_preset(name: str, strict: bool = False, **changes: Any) -> LIFNode:
-    """A new :class:`LIFNode` with the parameters of a published code.
-
-    Args:
-        name: "cifar", "imagenet", "sigmoid" or "ma_snn".
-        strict: fire above the threshold only, as the published code does; SpikingJelly fires at the threshold too. The
-            difference matters when a potential equals the threshold, as it does when a saturated gate of 1 meets a
-            spike.
-        changes: keywords of :class:`LIFNode` that replace those of the preset.
-
-    Raises:
-        UsageError: the preset does not exist, or ``strict`` is set for "sigmoid", whose surrogate is SpikingJelly's.
-    """
-    if name not in PRESETS:
-        raise UsageError(
-            f"must be the name of a neuron preset, got {name!r}", argument="neuron", options=PRESETS, given=name
-        )
-    if name in SURROGATES:
-        changes = {"surrogate_function": SURROGATES[name](strict=strict)} | changes
-    elif strict:
-        raise UsageError(
-            f"must be a preset with a strict threshold (strict=True, the form 'reference'), got {name!r}",
-            "or leave out strict or the form",
-            argument="neuron",
-            options=SURROGATES,
-        )
-    return LIFNode(**PRESETS[name] | changes)
 
 
 def is_plain_lif(node: nn.Module | None) -> TypeGuard[LIFNode]:

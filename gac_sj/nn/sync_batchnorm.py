@@ -19,7 +19,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.nn.running_statistics import update_running_statistics
 from gac_sj.ops.shortcuts import overrides
 
-__all__ = ["SyncBatchNorm", "convert_sync_batchnorm"]
+__all__ = ["RefusesTorchSyncBatchNorm", "SyncBatchNorm", "convert_sync_batchnorm"]
 
 
 class _AllReduce(torch.autograd.Function):
@@ -152,12 +152,32 @@ class SyncBatchNorm(nn.BatchNorm2d, base.StepModule):
         return f"{super().extra_repr()}, step_mode={self.step_mode}"
 
 
+class RefusesTorchSyncBatchNorm(nn.Module):
+    """Base class of modules on sequences ``[T, N, C, H, W]``, in which torch's ``nn.SyncBatchNorm`` cannot work.
+
+    It takes N for the channels. ``nn.SyncBatchNorm.convert_sync_batchnorm`` and timm's converter put it in by
+    ``add_module``, so they raise the error; what they have converted until then, ours replaces.
+
+    Raises:
+        UsageError: a child that is or contains ``nn.SyncBatchNorm`` is added.
+    """
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        if module is not None and any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()):
+            raise UsageError(
+                f"{self._get_name()} ({name}) cannot have torch's SyncBatchNorm, which takes the second dimension of "
+                "[T, N, C, H, W] for the channels",
+                "convert the network with gac_sj.convert_sync_batchnorm",
+            )
+        super().add_module(name, module)
+
+
 def convert_sync_batchnorm(module: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
     """Replace every ``BatchNorm2d`` of torch or SpikingJelly inside a module by :class:`SyncBatchNorm`.
 
-    The new layers take over parameters, buffers and hooks of the old ones, their settings, their names in
-    ``state_dict``, and a layer that appears twice stays one layer. Convert before ``DistributedDataParallel`` wraps the
-    network.
+    Layers that torch's or timm's converter has already made ``nn.SyncBatchNorm`` are replaced too. The new layers take
+    over parameters, buffers and hooks of the old ones, their settings, their names in ``state_dict``, and a layer that
+    appears twice stays one layer. Convert before ``DistributedDataParallel`` wraps the network.
 
     Args:
         module: changed in place, unless it is a ``BatchNorm2d`` itself.
@@ -169,11 +189,11 @@ def convert_sync_batchnorm(module: nn.Module, process_group: dist.ProcessGroup |
     Raises:
         UsageError: the module has another kind of BatchNorm; then nothing is changed.
     """
-    found: dict[str, nn.BatchNorm2d] = {}
+    found: dict[str, _BatchNorm] = {}
     for name, child in module.named_modules(remove_duplicate=False):
         if not isinstance(child, _BatchNorm) or isinstance(child, SyncBatchNorm):
             continue
-        if not (isinstance(child, nn.BatchNorm2d) and _is_plain(child)):
+        if not (type(child) is nn.SyncBatchNorm or (isinstance(child, nn.BatchNorm2d) and _is_plain(child))):
             raise UsageError(
                 f"{name or 'The module'} is a {type(child).__name__}, which cannot be synchronised",
                 "only BatchNorm2d of torch or SpikingJelly with their own forward can; replace it, or convert the "
@@ -194,7 +214,7 @@ def _is_plain(norm: nn.BatchNorm2d) -> bool:
     return not changed and not any(norm.children())
 
 
-def _converted(norm: nn.BatchNorm2d, process_group: dist.ProcessGroup | None) -> SyncBatchNorm:
+def _converted(norm: _BatchNorm, process_group: dist.ProcessGroup | None) -> SyncBatchNorm:
     converted = SyncBatchNorm.__new__(SyncBatchNorm)
     converted.__dict__.update(norm.__dict__)  # the same dicts of parameters, buffers and hooks
     converted.process_group = process_group

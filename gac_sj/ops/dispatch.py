@@ -62,6 +62,7 @@ def choose(
     requested: str | None = None,
     steps: int = 1,
     unsupported: str | None = None,
+    only_kernels: str | None = None,
 ) -> str:
     """The path of an operator for an input and a surrogate function.
 
@@ -72,6 +73,7 @@ def choose(
         requested: one of :data:`PATHS`; None: that of ``GAC_SJ_OPS``, or the first available one.
         steps: length of the sequence.
         unsupported: what no kernel supports in the other arguments; None if kernels support them all.
+        only_kernels: what SpikingJelly's kernels do not support in them, and ours do; None if there is nothing.
 
     Returns:
         One of :data:`PATHS`.
@@ -86,7 +88,7 @@ def choose(
     if steps > MAX_STEPS:
         no_derivative = f"its kernels take at most {MAX_STEPS} steps, got {steps}"
     expression = derivative.expression if derivative else ""
-    no_derivative, no_equivalent = unsupported or no_derivative, unsupported or no_equivalent
+    no_derivative, no_equivalent = unsupported or no_derivative, unsupported or only_kernels or no_equivalent
     return _choose(operator, x.device.type, x.dtype, no_derivative, no_equivalent, expression, requested)
 
 

@@ -71,20 +71,26 @@ def interval(differences: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
-def pair(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[Run, Run]]:
+def pair(a: Sequence[Run], b: Sequence[Run], over: Sequence[str] = ()) -> list[tuple[Run, Run]]:
     """The runs of the same seeds, ordered by seed.
 
     Args:
         a: runs of equal settings but for the seed.
-        b: the same; what it may differ in from ``a`` is model, encoder and the encoder's options.
+        b: the same; what it may differ in from ``a`` is model, encoder, the encoder's options and ``over``.
+        over: names of further settings.
 
     Raises:
-        UsageError: the sets differ in more than that, or in nothing; fewer than :data:`MIN_SEEDS` common seeds.
+        UsageError: the sets differ in more than that, or in nothing; fewer than :data:`MIN_SEEDS` common seeds; a name
+            in ``over`` is not that of a setting.
     """
-    others = [name for name in a[0].settings if name not in (*COMPARED, "seed")]
+    if unknown := next((name for name in over if name not in a[0].settings), None):
+        raise UsageError(f"has {unknown!r}, which is no setting", argument="over", options=a[0].settings, given=unknown)
+    others = [name for name in a[0].settings if name not in (*COMPARED, *over, "seed")]
     if found := differing([a[0], b[0]], others):
-        raise UsageError(f"A and B differ in more than the network ({found})", "compare runs of one recipe")
-    if not differing([a[0], b[0]], COMPARED):
+        raise UsageError(
+            f"A and B differ in more than the network ({found})", "compare runs of one recipe, or allow it with --over"
+        )
+    if not differing([a[0], b[0]], (*COMPARED, *over)):
         raise UsageError("A and B have the same settings", "name two different ones")
     seeds = {run.seed: run for run in b}
     pairs = [(run, seeds[run.seed]) for run in sorted(a, key=lambda run: run.seed) if run.seed in seeds]

@@ -22,6 +22,7 @@ from gac_sj.analysis import figures as network_figures
 from gac_sj.encoders import list_encoders
 from gac_sj.results.robustness import CLEAN, RobustnessTest, robustness_groups, severities
 from gac_sj.results.run import Run, group
+from gac_sj.results.schema import TO_ANALYSE
 
 __all__ = [
     "KINDS", "Kind", "accuracy_against_T", "accuracy_against_energy", "accuracy_against_severity", "figures_of_runs",
@@ -157,10 +158,10 @@ KINDS = {
     ),
     "accuracy_against_T": Kind(accuracy_against_T, over_T=True),
     "accuracy_against_energy": Kind(
-        accuracy_against_energy, lambda run: run.analysed is not None, "an analysis of their energy"
+        accuracy_against_energy, lambda run: run.analysed is not None, f"an analysis of their energy ({TO_ANALYSE})"
     ),
     "firing_rates_by_step": Kind(
-        firing_rates_by_step, lambda run: run.analysed is not None, "an analysis of their firing rates"
+        firing_rates_by_step, lambda run: run.analysed is not None, f"an analysis of their firing rates ({TO_ANALYSE})"
     ),
 }
 

@@ -23,7 +23,7 @@ LEDGER_COLUMNS = (
 
 
 def read_configs(folder: Path) -> dict[Path, dict[str, str]]:
-    """The settings of every YAML file in a folder, as they are written into rows, without the seed.
+    """The settings of every YAML file in a folder, as they are written into rows, without the seed and what is open.
 
     Args:
         folder: of the files.
@@ -35,9 +35,9 @@ def read_configs(folder: Path) -> dict[Path, dict[str, str]]:
     names = [field.name for field in fields(Settings)]
     found = {}
     for path in sorted(folder.glob("*.yaml")):
-        settings = Settings(**read_yaml(path, names)).key()
-        del settings["seed"]
-        found[path] = as_text(settings)
+        settings = Settings(**read_yaml(path, names))
+        left_out = {"seed", *settings.open}
+        found[path] = as_text({name: value for name, value in settings.key().items() if name not in left_out})
     return found
 
 
@@ -77,8 +77,8 @@ def still_rising(runs: Sequence[Run]) -> str:
 
 def _config(run: Run, configs: Mapping[Path, Mapping[str, str]]) -> Path | None:
     """The YAML file with exactly these settings."""
-    settings = as_text({name: value for name, value in run.settings.items() if name not in ("seed", "data")})
-    return next((path for path, config in configs.items() if config == settings), None)
+    settings = as_text(run.settings)
+    return next((path for path, config in configs.items() if config.items() <= settings.items()), None)
 
 
 def _cells(runs: Sequence[Run], config: Path | None, base: Path) -> list[str]:

@@ -7,6 +7,7 @@ from functools import partial
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.results.run import Run, group
+from gac_sj.results.schema import TO_ANALYSE
 from gac_sj.results.table import Mean, Steps, Table, mean, tabulate, values
 
 __all__ = ["attention_energy", "group_over_encoders", "provenance", "run_tables"]
@@ -66,7 +67,7 @@ def run_tables(runs: Sequence[Run]) -> list[Table]:
         raise UsageError(f"Runs of several settings ({'; '.join(sets)}) are not averaged", "give those of one")
     groups, note = group(runs), provenance(runs)
     images = _counts(runs, "analysed_images")
-    analysed = f"{note} Analysed on {images} test images." if images else f"{note} Not analysed."
+    analysed = f"{note} Analysed on {images} test images." if images else f"{note} There is no analysis; {TO_ANALYSE}."
     return [
         tabulate("Accuracy", groups, _ACCURACY, note),
         tabulate("Energy of one image", groups, _energy_columns(runs), analysed),

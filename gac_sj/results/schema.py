@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
 from gac_sj.results.columns import ColumnInfo, Schema, as_row, column, columns_of, text_of
 from gac_sj.training.settings import Settings
 
 __all__ = [
-    "ANALYSED_COLUMNS", "KEY_COLUMNS", "MEASURED_COLUMNS", "NOT_ANALYSED", "RUNS", "VOLATILE_COLUMNS", "Analysed",
-    "Measured", "as_row", "as_text",
+    "ANALYSED_COLUMNS", "KEY_COLUMNS", "MEASURED_COLUMNS", "NOT_ANALYSED", "RUNS", "TO_ANALYSE", "VOLATILE_COLUMNS",
+    "Analysed", "Measured", "as_row", "as_text",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def as_text(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _setting_columns() -> tuple[ColumnInfo, ...]:
-    """Every setting that decides about a result; rows from before it was added have its default."""
+    """Every setting that decides about a result; rows from before it existed have a value that it declares."""
     hints = get_type_hints(Settings)
     return tuple(
         ColumnInfo(
@@ -89,7 +89,7 @@ def _setting_columns() -> tuple[ColumnInfo, ...]:
             hints[field.name],
             field.metadata["help"],
             key=True,
-            absent=text_of({} if field.default is MISSING else field.default),
+            absent=text_of(field.metadata["absent"]),
         )
         for field in fields(Settings)
         if field.metadata["key"]
@@ -112,5 +112,7 @@ MEASURED_COLUMNS = tuple(field.name for field in fields(Measured))
 ANALYSED_COLUMNS = tuple(field.name for field in fields(Analysed))
 #: What differs between two runs of one command on one machine: measured times, speeds, dates.
 VOLATILE_COLUMNS = RUNS.volatile
+#: How the columns of the analysis come about, also for a finished run.
+TO_ANALYSE = "train.py --analyse makes it"
 #: The cells of a run that was not analysed.
 NOT_ANALYSED = dict.fromkeys(ANALYSED_COLUMNS, "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gac_sj._utils.claims import claimed
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import as_utf8, locked, read_text, refuse_link, write_atomically
 from gac_sj.results.columns import Schema
@@ -18,7 +19,7 @@ __all__ = ["Rows", "read_rows"]
 
 
 class Rows:
-    """The rows of one file; several processes may add to it.
+    """The rows of one file; several processes may add to it, also of several machines.
 
     The file is read again only after another process has changed it. Each row is kept as the file's text, because few
     are looked at.
@@ -113,8 +114,10 @@ class Rows:
     def _key(self, run: Mapping[str, Any]) -> str:
         return repr([as_utf8(str(run[name])).decode() for name in self.schema.key])
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return locked(self.path.parent / ".lock")
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with locked(self.path.parent / ".lock"), claimed(self.path.parent, ".lock", wait=True):
+            yield
 
 
 def read_rows(path: Path, schema: Schema | Callable[[Collection[str]], Schema]) -> list[dict[str, str]]:

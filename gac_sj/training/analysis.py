@@ -13,7 +13,7 @@ from torch import Tensor
 from gac_sj._utils.randomness import seeded
 from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
 from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import NetworkModule, encoder_of, last_neuron
 from gac_sj.nn.copying import copy_network
 from gac_sj.results.schema import Analysed, as_row
 from gac_sj.training.build import Data
@@ -28,30 +28,31 @@ MAX_IMAGES = 1000
 MAX_VALUES = 2**28
 
 
-def analyse(model: EncodedNetwork, settings: Settings, data: Data, device: torch.device) -> dict[str, Any]:
+def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.device) -> dict[str, Any]:
     """The columns of :class:`gac_sj.results.schema.Analysed` of a network.
 
     Random encoders draw from the run's seed, so that the same weights give the same columns, except speeds.
 
     Args:
-        model: a trained network of :mod:`gac_sj.models`.
+        model: a trained network.
         settings: settings of its run.
         data: data of its run; at most 1,000 test images are used, and fewer where they are large.
         device: where to measure.
     """
     model = model.to(device).eval()
+    encoder = encoder_of(model)
     batches = list(data.sample(MAX_IMAGES).testing(settings, model, DistributedContext(0, 1, device)))
     with torch.no_grad():
-        values = sum(len(labels) for _, labels in batches) * model.encoder(batches[0][0][:1]).numel()
+        values = sum(len(labels) for _, labels in batches) * encoder(batches[0][0][:1]).numel()
     every = -(-values // MAX_VALUES)
     batches = [(images[::every], labels[::every]) for images, labels in batches]
     with seeded(settings.seed, "analysis"):
         with firing_rates(model, by_step=True) as rates:
             energy = measure_energy(model, batches)
-        dynamics = measure_dynamics(model.encoder, batches)
+        dynamics = measure_dynamics(encoder, batches)
         # a neuron like that of direct coding in this network
-        durations = compare_durations(model.encoder, batches, copy_network(model.lif))
-        speeds = _images_per_second({"network": model, "encoder": model.encoder}, batches[0][0])
+        durations = compare_durations(encoder, batches, copy_network(last_neuron(model)))
+        speeds = _images_per_second({"network": model, "encoder": encoder}, batches[0][0])
     return as_row(
         Analysed(
             analysed_images=energy.images,

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch.distributed as dist
 from torch import Tensor
 
 from gac_sj._utils.errors import UsageError
+from gac_sj.checkpoint.runs import data_info
 from gac_sj.data import (
     BatchLoader,
+    CorruptImageError,
     DataSet,
     DatasetInfo,
     EpochLoader,
     Loader,
     ResidentEvaluationLoader,
     ResidentTrainingLoader,
-    dataset_info,
     evaluation_loader,
     generate_images,
     load_datasets,
@@ -25,6 +29,7 @@ from gac_sj.data import (
     train_transform,
     training_loader,
 )
+from gac_sj.data.statistics import AUTO, as_size, measure, numbers_text, size_text
 from gac_sj.models.protocols import Network
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
@@ -32,6 +37,7 @@ from gac_sj.training.signals import ignore_signals_in_worker
 
 __all__ = ["Data", "generate_data", "load_data"]
 
+_logger = logging.getLogger(__name__)
 _AnyLoader = TypeVar("_AnyLoader", bound=Loader)
 #: Bytes ``[n, C, H, W]`` and labels ``[n]``.
 Images = tuple[Tensor, Tensor]
@@ -46,17 +52,28 @@ class Data:
         test: the test set.
         size: height and width of the images that the network receives.
         images: decoded images and labels of both sets for the resident loader; None for the standard loader.
+        statistics: the settings ``mean`` and ``std`` where they are not those given: measured ones, and all of a user's
+            data set, which has no record that would say them.
     """
 
     train: DataSet
     test: DataSet
     size: tuple[int, int]
     images: tuple[Images, Images] | None = None
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def info(self) -> DatasetInfo:
         """What the data set is, with its number of classes and the size for the network."""
         return replace(self.train.info, size=self.size)
+
+    def resolved(self, settings: Settings) -> Settings:
+        """The settings of a run on this data with the numbers for ``mean`` and ``std``; they are part of its key.
+
+        Args:
+            settings: settings of the run.
+        """
+        return replace(settings, **self.statistics) if self.statistics else settings
 
     def fingerprint(self) -> str:
         """The fingerprints of both sets (:meth:`gac_sj.data.DataSet.fingerprint`)."""
@@ -185,8 +202,8 @@ def load_data(settings: Settings, download: bool = True) -> Data:
         UsageError: see :func:`gac_sj.data.load_datasets`; a training set that is smaller than ``train_limit``.
         OSError: see :func:`gac_sj.data.load_datasets`.
     """
-    info = dataset_info(settings.dataset).for_network(settings.model)
-    return _prepare(settings, info, load_datasets(info, settings.data_dir, settings.T, download))
+    info = data_info(settings)
+    return _prepare(settings, load_datasets(info, settings.data_dir, settings.T, download))
 
 
 def generate_data(settings: Settings) -> Data:
@@ -196,23 +213,63 @@ def generate_data(settings: Settings) -> Data:
         settings: settings of the run.
 
     Raises:
-        UsageError: the data set has event frames.
+        UsageError: the data set has event frames, or is a user's, which alone knows its shape.
     """
-    info = dataset_info(settings.dataset).for_network(settings.model)
-    if info.is_events:
-        raise UsageError(
-            f"must have images to be replaced by generated images, got {info.name!r}, which has event frames",
-            argument="dataset",
-        )
-    return _prepare(settings, info, generate_images(info))
+    info = data_info(settings)
+    if info.is_events or info.source is not None:
+        raise UsageError(f"must have images to be replaced by generated images, got {info.name!r}", argument="dataset")
+    return _prepare(settings, generate_images(info))
 
 
-def _prepare(settings: Settings, info: DatasetInfo, parts: tuple[DataSet, DataSet]) -> Data:
+def _prepare(settings: Settings, parts: tuple[DataSet, DataSet]) -> Data:
     train, test = parts
-    _, height, width = info.shape
     if settings.train_limit:
         train = train.balanced(settings.train_limit)
-    data = Data(train, test, (height, width))
+    statistics = _measured(settings, train)
+    given = None if settings.img_size is None else as_size(settings.img_size)
+    info = train.info.normalised(statistics.get("mean"), statistics.get("std"))
+    info = info.for_network(settings.model, info.classes, given)  # of a user's data set, it was not known before
+    _, height, width = info.shape
+    size = height, width
+    train, test = replace(train, info=info), replace(test, info=info)
+    _report_resizing(train, size)
+    data = Data(train, test, size, statistics=statistics)
     if settings.loader != "resident":
         return data
-    return replace(data, images=(read_images(train, data.size), read_images(test, data.size)))
+    of_one_size = info.source is not None and given is None
+    return replace(data, images=(read_images(train, size, of_one_size), read_images(test, size, of_one_size)))
+
+
+def _measured(settings: Settings, train: DataSet) -> dict[str, str]:
+    """The settings ``mean`` and ``std`` of :attr:`Data.statistics`."""
+    is_own = train.info.source is not None
+    wanted = {name for name in ("mean", "std") if getattr(settings, name) == AUTO}
+    if settings.mean == AUTO or (is_own and not train.is_events):
+        wanted |= {name for name in ("mean", "std") if getattr(settings, name) in (None, AUTO)}
+    found = {"mean": train.info.mean, "std": train.info.std} if is_own else {}
+    if wanted:
+        mean, std = measure(train, settings.skip_corrupt)
+        found |= {name: values for name, values in (("mean", mean), ("std", std)) if name in wanted}
+        _log(f"Measured on the training set: mean {', '.join(map(str, mean))}, std {', '.join(map(str, std))}.")
+    return {name: str(numbers_text(name, values)) for name, values in found.items()}
+
+
+def _report_resizing(train: DataSet, size: tuple[int, int]) -> None:
+    """Log if the first training item has another size than the network receives."""
+    try:
+        found = train.pixels(0).shape[-2:]
+    except CorruptImageError:
+        return
+    if found != size:
+        factor = min(size) / min(found)
+        change = "shrunk" if factor < 1 else "stretched" if factor > 1 else "cut"
+        _log(
+            f"The first training item has {found[0]} x {found[1]} pixels; items are {change} to {size[0]} x {size[1]} "
+            f"(img_size={size_text(found)} keeps them)."
+        )
+
+
+def _log(text: str) -> None:
+    """Log in one process of a run."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        _logger.info(text)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import torch
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj._utils.user_code import load_from_file, source_of
+from gac_sj._utils.user_code import class_source, load_from_file
 from gac_sj.training.firing_rate_logger import FiringRateLogger
 from gac_sj.training.settings import Settings
 from gac_sj.training.state import StepResult, Test
@@ -138,7 +138,7 @@ class Callbacks:
         counts: Counter[str] = Counter()
         for callback in callbacks:
             cls = type(callback)
-            name, source = cls.__qualname__, source_of(cls)
+            name, source = cls.__qualname__, class_source(cls)
             if source is not None:
                 file, _, digest = source.rpartition(":")
                 name = f"{file}:{name}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gac_sj._utils.claims import check_claim
 from gac_sj._utils.errors import first_sentence
 from gac_sj._utils.files import read_bytes, remove_unfinished, write_atomically
 
@@ -39,7 +40,11 @@ class Checkpoints:
             epochs: finished epochs.
             steps: finished optimiser steps.
             state: tensors and plain values.
+
+        Raises:
+            FolderInUseError: another process has taken the folder of the run over.
         """
+        check_claim(self.folder.parent)
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,23 +23,25 @@ from torch import Tensor
 from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_random_state
 from gac_sj.analysis import firing_rates
 from gac_sj.analysis.operator_paths import operator_paths
-from gac_sj.checkpoint.runs import build_model
-from gac_sj.models.network import EncodedNetwork
-from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
+from gac_sj.models.protocols import NetworkModule
 from gac_sj.training.build import Data
 from gac_sj.training.callbacks import Callback, Callbacks, load_callbacks
 from gac_sj.training.checkpoints import Checkpoints
+from gac_sj.training.continuation import finished_state
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.epoch_row import describe, test_columns, training_columns
 from gac_sj.training.evaluation import draws_of_test, evaluate
 from gac_sj.training.finite import NonFiniteLossError, explain_non_finite, non_finite_modules
 from gac_sj.training.folder import check_folder, check_state, run_key
+from gac_sj.training.hardware import resolve
+from gac_sj.training.network import build_network, training_mode
 from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.progress import progress_bar, show_metrics
 from gac_sj.training.settings import Settings
 from gac_sj.training.signals import InterruptedRunError, Signals, iterate
 from gac_sj.training.state import RunState, StepResult, Test
 from gac_sj.training.step import TrainStep
+from gac_sj.training.time_steps import check_time_steps, resize_step
 
 __all__ = ["InterruptedRunError", "Training"]
 
@@ -61,7 +63,7 @@ class Training:
     """One run: build it, then :meth:`run` it. A run that was killed resumes from its last checkpoint.
 
     Args:
-        settings: settings of the run.
+        settings: settings of the run; those that are open get values (:func:`gac_sj.training.hardware.resolve`).
         data: its training and test set.
         world: its processes.
         folder: for checkpoints, weights and tables; None: nothing is written.
@@ -80,22 +82,30 @@ class Training:
         folder: Path | None = None,
         callbacks: Iterable[Callback] = (),
     ):
-        self.settings, self.data, self.world, self.folder = settings, data, world, folder
+        self.settings = settings = resolve(data.resolved(settings), world.device)
+        self.data, self.world, self.folder = data, world, folder
         self.callbacks = Callbacks([*load_callbacks(settings), *callbacks])
         if folder is not None:
             check_folder(folder, settings)
+        check_time_steps(settings, data)
+        begin = settings.at_epoch(0)
         seed_all(derive_seed(settings.seed, "weights"))
-        self.model = _build(settings, data, world)
+        model = build_network(begin, data, world)
         # after the weights, so that every encoder sees the same draws whatever its weights needed
         seed_all(derive_seed(settings.seed, "model", world.rank))
-        self.loader = data.training(settings, self.model, world)
-        self.test_loader = data.testing(settings, self.model, world)
-        self.step = TrainStep(self.model, settings, data, world, len(self.loader))
+        self.loader = data.training(settings, model, world)
+        self.test_loader = data.testing(settings, model, world)
+        self.step = TrainStep(model, begin, data, world, len(self.loader))
         current = torch.empty(0, device=world.device, dtype=settings.autocast)
-        self.state = RunState(paths=sorted(operator_paths(self.model.modules(), current, settings.T)))
+        self.state = RunState(paths=sorted(operator_paths(model.modules(), current, settings.T)))
         self._checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints) if folder else None
         self._outputs: RunOutputs | None = None
         self._signals = Signals()
+
+    @property
+    def model(self) -> NetworkModule:
+        """The network that is trained, a new one when T changes."""
+        return self.step.model
 
     def run(self) -> Test:
         """Train to the end.
@@ -109,15 +119,14 @@ class Training:
             CorruptImageError: an image cannot be read.
             UsageError: a callback raised.
         """
-        state = self._checkpoints.load() if self._checkpoints and self.world.is_first else None
-        state = self.world.from_first(state)
-        if state is not None:
+        if (state := self.world.on_first(self._saved_state)) is not None:
             self.load_state_dict(state)
             self._log(f"resumes in {self._position()}")
         self.world.on_first(self._open_outputs)
         try:
             with self._signals:
                 while self.state.epoch < self.settings.epochs:
+                    self._set_time_steps(self.state.epoch)
                     self._train_epoch()
                     self._end_epoch()
         finally:
@@ -126,19 +135,30 @@ class Training:
         assert self.state.test is not None  # the last epoch is tested
         return self.state.test
 
+    def _saved_state(self) -> dict[str, Any] | None:
+        if (state := self._checkpoints.load() if self._checkpoints else None) or self.settings.continue_from is None:
+            return state
+        return finished_state(self.settings, self.folder, run_key(self.settings, self.data))
+
+    def _set_time_steps(self, epoch: int) -> None:
+        settings = self.settings.at_epoch(epoch)
+        if settings.T != self.step.settings.T:
+            self.step = resize_step(self.step, settings, self.data)
+            self._log(f"T = {settings.T} in epoch {epoch + 1}")
+
     def _open_outputs(self) -> None:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._outputs = RunOutputs(self.folder, self.settings, self.state.epoch + 1)
+            self._outputs = RunOutputs(self.folder, self.settings, self.data, self.state.epoch + 1)
 
     def _train_epoch(self) -> None:
         state, metrics = self.state, self.state.metrics
-        self.model.train()
+        training_mode(self.model)
         self.loader.set_epoch(state.epoch, state.batch)
         written = started = time.monotonic()
         pending: list[StepResult] = []
         batches = iterate(self.loader)
-        with progress_bar("epoch", len(self.loader), state.batch, self.settings, state, self.world) as progress:
+        with progress_bar("epoch", len(self.loader), self.settings, state, self.world, self.folder) as progress:
             while state.batch < len(self.loader):
                 pending.append(self.step(*next(batches), state))
                 self.callbacks.call("on_step_end", self, pending[-1])
@@ -217,7 +237,7 @@ class Training:
 
         tested = self.step.tested
         self.world.broadcast_(tested.buffers())  # without sync_bn every process has its own statistics
-        bar = progress_bar("test after", len(self.test_loader), 0, self.settings, self.state, self.world)
+        bar = progress_bar("test after", len(self.test_loader), self.settings, self.state, self.world, self.folder)
         draws = draws_of_test(self.settings, epoch, self.world)
         with draws, bar as progress, firing_rates(tested) as rates:
             evaluation = evaluate(tested, guarded(), self.world, self.settings.autocast)
@@ -245,6 +265,7 @@ class Training:
             UsageError: it belongs to a run with other settings or on other images.
         """
         check_state(self.folder, state.get("run"), run_key(self.settings, self.data))
+        self._set_time_steps(state["position"][0])
         self.step.load_state_dict(state)
         for name in self.callbacks.load_state_dict(state.get("callbacks", {})):  # runs of earlier versions have none
             self._log(f"continues without the callback {name}, and drops its state")
@@ -270,17 +291,3 @@ class Training:
     def _log(self, text: str) -> None:
         if self.world.is_first:
             _logger.info("%s, seed %d: %s", self.settings.encoder, self.settings.seed, text)
-
-
-def _build(settings: Settings, data: Data, world: DistributedContext) -> EncodedNetwork:
-    """The network of a run on its device, as the settings of the optimisation want it."""
-    model = build_model(settings, data.info).to(world.device)
-    if settings.sync_bn:
-        model = cast(EncodedNetwork, convert_sync_batchnorm(model))  # in place
-    if settings.grad_checkpointing:
-        model.set_grad_checkpointing()
-    if settings.spikes_as_bytes:
-        model.set_spikes_as_bytes()
-    if settings.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return model

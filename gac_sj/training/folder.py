@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from gac_sj._utils.claims import FolderInUseError, claimed
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import locked, read_text
 from gac_sj._utils.reading import parse_yaml
@@ -14,18 +15,15 @@ from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.settings import Settings
 
-__all__ = ["FolderInUseError", "check_folder", "check_state", "hold_folder", "run_key"]
-
-
-class FolderInUseError(UsageError):
-    """Another command uses the folder of a run."""
+__all__ = ["FolderInUseError", "check_folder", "check_state", "hold_folder", "is_run_of", "run_key"]
 
 
 @contextmanager
 def hold_folder(folder: Path, world: DistributedContext) -> Iterator[None]:
     """Hold the folder of a run for its whole life, from before its checkpoint is read until its row is written.
 
-    The hold ends with the first process, however that ends; its workers do not prolong it.
+    The hold is a lock and a claim (:mod:`gac_sj.training.claims`). It ends with the first process, however that ends;
+    its workers do not prolong it. On other machines, a claim that was not released lasts ten minutes.
 
     Args:
         folder: created when needed.
@@ -41,11 +39,9 @@ def hold_folder(folder: Path, world: DistributedContext) -> Iterator[None]:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(folder / ".run.lock", wait=False))
+                held.enter_context(claimed(folder))
             except BlockingIOError as error:
-                raise FolderInUseError(
-                    f"{folder} is in use by another process", "wait for its end or name another output",
-                    argument="output",
-                ) from error  # fmt: skip
+                raise FolderInUseError(f"{folder} is in use by another process") from error
             except OSError as error:
                 raise UsageError(
                     f"{folder} cannot be written ({error.strerror})", "name another folder", argument="output"
@@ -62,7 +58,7 @@ def run_key(settings: Settings, data: Data) -> dict[str, str]:
         settings: settings of the run.
         data: its data.
     """
-    return as_text(settings.key() | {"data": data.fingerprint()})
+    return as_text(data.resolved(settings).key() | {"data": data.fingerprint()})
 
 
 def check_folder(folder: Path, settings: Settings) -> None:
@@ -75,18 +71,38 @@ def check_folder(folder: Path, settings: Settings) -> None:
     Raises:
         UsageError: the folder holds a run with other settings, which the message names, or its args.yaml is damaged.
     """
+    before = _settings_of(folder)
+    if before is not None:
+        _refuse_another(folder, as_text(before.key()), as_text(settings.key()))
+
+
+def is_run_of(folder: Path, settings: Settings) -> bool:
+    """Whether a folder holds a run with certain settings.
+
+    Args:
+        folder: it need not exist.
+        settings: all of them have values.
+
+    Raises:
+        UsageError: its args.yaml is damaged.
+    """
+    before = _settings_of(folder)
+    return before is not None and before.key() == settings.key()
+
+
+def _settings_of(folder: Path) -> Settings | None:
+    """The settings of the run in a folder; None if there is none."""
     path = folder / "args.yaml"
     if not path.exists():
-        return
+        return None
     try:
-        before = Settings(**parse_yaml(read_text(path))).key()
+        return Settings.recorded(parse_yaml(read_text(path)))
     except (TypeError, ValueError, OSError) as error:
         raise UsageError(
             f"has a damaged file {path} ({first_sentence(error)})",
             "move the folder away or name another output",
             argument="output",
         ) from error
-    _refuse_another(folder, as_text(before), as_text(settings.key()))
 
 
 def check_state(folder: Path | None, before: Mapping[str, str] | None, now: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import NetworkModule
 from gac_sj.training.losses import cross_entropy, tet
 from gac_sj.training.settings import Settings
 
@@ -23,7 +23,7 @@ class Objective(nn.Module):
         images ``[N, C, H, W]`` and soft labels ``[N, classes]`` -> loss, logits ``[N, classes]`` (mean over time).
     """
 
-    def __init__(self, model: EncodedNetwork, settings: Settings):
+    def __init__(self, model: NetworkModule, settings: Settings):
         super().__init__()
         self.model = model
         self.loss, self.tet_lambda = settings.loss, settings.tet_lambda

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj.encoders.base import attention_weights
 from gac_sj.training.settings import Settings
 
 __all__ = ["create_optimizer", "create_schedule"]
@@ -28,9 +32,8 @@ def create_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimi
             model,
             settings.opt,
             lr=settings.lr,
-            weight_decay=settings.weight_decay,
             momentum=settings.momentum,
-            filter_bias_and_bn=not settings.decay_all,
+            param_group_fn=partial(_groups, settings=settings),
         )
     except AssertionError as error:
         raise UsageError(
@@ -38,6 +41,16 @@ def create_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimi
             "choose another one",
             argument="opt",
         ) from error
+
+
+def _groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """The parameters without and with weight decay; the settings decide, not the network's ``no_weight_decay``."""
+    return param_groups_weight_decay(
+        model,
+        settings.weight_decay,
+        weight_decay_exclude_1d=not settings.decay_all,
+        no_weight_decay_list=() if settings.decay_gate else attention_weights(model),
+    )
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps: int) -> CosineLRScheduler:

@@ -11,8 +11,11 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
+from gac_sj._utils.claims import check_claim
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.files import named_errors, remove_unfinished, write_atomically
+from gac_sj._utils.files import as_utf8, named_errors, remove_unfinished, write_atomically
+from gac_sj.checkpoint.runs import LABEL_NAMES
+from gac_sj.training.build import Data
 from gac_sj.training.settings import Settings
 
 __all__ = ["RunOutputs"]
@@ -24,16 +27,19 @@ class RunOutputs:
     Args:
         folder: of the run; it must exist.
         settings: settings of the run.
+        data: its data; weights get the names of its classes.
         epoch: the first epoch that will be added; TensorBoard forgets its values of this and later epochs.
 
     Raises:
         UsageError: Weights & Biases is requested and not installed.
+        FolderInUseError: another process has taken the folder over; so do the methods.
     """
 
-    def __init__(self, folder: Path, settings: Settings, epoch: int):
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: Settings, data: Data, epoch: int):
+        self.folder, self.settings, self.classes = folder, settings, data.train.classes
         self.tensorboard: Any = None
         self.wandb: Any = None
+        check_claim(folder)
         remove_unfinished(folder)  # this start holds the folder
         write_atomically(folder / "args.yaml", settings.dump().encode())
         try:
@@ -61,6 +67,7 @@ class RunOutputs:
         Args:
             history: a row for each epoch so far; the last one is new.
         """
+        check_claim(self.folder)
         text = io.StringIO()
         # callbacks add columns, not to every row
         columns = dict.fromkeys(name for row in history for name in row)
@@ -85,13 +92,16 @@ class RunOutputs:
             model: the network that was tested after the last epoch.
             history: a row for each epoch so far.
         """
+        check_claim(self.folder)
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        settings = self.settings.at_epoch(history[-1]["epoch"] - 1)  # with the T of these weights
         # no second entry: safetensors would write the two in any order
-        content = save(tensors, {"settings": json.dumps(self.settings.key())})
-        names = ["last.safetensors"]
+        names = [as_utf8(name).decode() for name in self.classes]
+        content = save(tensors, {"settings": json.dumps(settings.key() | {LABEL_NAMES: names})})
+        files = ["last.safetensors"]
         if history[-1]["top1"] > max((row["top1"] for row in history[:-1] if row["top1"] != ""), default=-1):
-            names.append("best.safetensors")
-        for name in names:
+            files.append("best.safetensors")
+        for name in files:
             write_atomically(self.folder / name, content)
 
     def close(self) -> None:

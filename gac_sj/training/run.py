@@ -3,20 +3,96 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gac_sj._utils.claims import check_claim
 from gac_sj._utils.provenance import commit, device_name, versions
+from gac_sj.checkpoint.runs import load_network, read_weights
 from gac_sj.results.schema import NOT_ANALYSED, Measured, as_row
+from gac_sj.results.store import Rows
+from gac_sj.training.analysis import analyse
 from gac_sj.training.build import Data
 from gac_sj.training.callbacks import Callback
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import Training
-from gac_sj.training.folder import run_key
+from gac_sj.training.folder import hold_folder, run_key
 from gac_sj.training.settings import Settings
 
-__all__ = ["train"]
+__all__ = ["complete", "is_complete", "train"]
+
+
+def complete(
+    settings: Settings,
+    data: Data,
+    world: DistributedContext,
+    folder: Path,
+    rows: Rows,
+    analysis: bool,
+    keep_checkpoints: bool = True,
+) -> dict[str, Any]:
+    """Do what a run still lacks of its training, its row and its analysis.
+
+    Args:
+        settings: settings of the run.
+        data: its data.
+        world: its processes.
+        folder: for checkpoints and run outputs.
+        rows: that have the run's row, or get it.
+        analysis: whether the row is to have the columns of the analysis, which needs the saved weights.
+        keep_checkpoints: whether they stay when nothing is left to do.
+
+    Returns:
+        The row; it lacks an analysis if its weights are gone.
+
+    Raises:
+        FolderInUseError: another command is at it.
+        UsageError: see :class:`gac_sj.training.engine.Training`.
+        InterruptedRunError: SIGTERM or SIGINT was received.
+        NonFiniteLossError: a loss, weight or statistic is not finite.
+        CorruptImageError: an image cannot be read.
+    """
+    key, weights, checkpoints = run_key(settings, data), folder / "last.safetensors", folder / "checkpoints"
+
+    def find() -> tuple[dict[str, Any] | None, bool]:
+        row = rows.find(key)
+        return row, is_complete(row, folder, analysis, keep_checkpoints)
+
+    def keep(row: dict[str, Any]) -> None:
+        check_claim(folder)
+        rows.replace(row)
+
+    row, is_done = world.on_first(find)
+    if row is not None and is_done:
+        return row
+    with hold_folder(folder, world):
+        row, _ = world.on_first(find)  # another command may have been at it meanwhile
+        if row is None:
+            row = trained = train(settings, data, world, folder)
+            world.on_first(lambda: keep(trained))
+        if world.is_first and analysis and not row["analysed_images"] and weights.exists():
+            model = load_network(settings, read_weights(weights)[1], data.info)
+            keep(row := row | analyse(model, settings, data, world.device))
+        if world.is_first and not keep_checkpoints:
+            check_claim(folder)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    return row
+
+
+def is_complete(row: dict[str, Any] | None, folder: Path, analysis: bool, keep_checkpoints: bool) -> bool:
+    """Whether nothing is left to do for a run.
+
+    Args:
+        row: of the run, if there is one.
+        folder: of the run.
+        analysis: see :func:`complete`.
+        keep_checkpoints: see :func:`complete`.
+    """
+    if row is None or ((folder / "checkpoints").exists() and not keep_checkpoints):
+        return False
+    return bool(row["analysed_images"]) or not (analysis and (folder / "last.safetensors").exists())
 
 
 def train(
@@ -46,6 +122,7 @@ def train(
         CorruptImageError: an image cannot be read.
     """
     training = Training(settings, data, world, folder, callbacks)
+    settings = training.settings
     evaluation, rates = training.run()
     history, seconds = training.state.history, training.state.seconds
     tested = {row["epoch"]: float(row["top1"]) for row in history if row["top1"] != ""}

@@ -1,28 +1,32 @@
-"""Every setting of a training run. A YAML file overrides the defaults, and the command line overrides the file."""
+"""Every setting of a training run."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from timm.optim import list_optimizers
 
-from gac_sj._utils import configuration
-from gac_sj._utils.configuration import check, read_yaml, setting
+from gac_sj._utils.configuration import check, setting
 from gac_sj._utils.errors import UsageError
-from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation
+from gac_sj._utils.time_schedule import check_time_schedule, steps_at
+from gac_sj._utils.user_code import is_place
+from gac_sj._utils.weights_source import identity
+from gac_sj.data import DATASETS, DEFAULT_DATASET, Augmentation, dataset_info
+from gac_sj.data.statistics import numbers_text, size_text
 from gac_sj.encoders import encoder_info, list_encoders, require_source
-from gac_sj.models import MODULES, default_encoder
+from gac_sj.models import default_encoder
 from gac_sj.models.builder import OF_TIMM
+from gac_sj.models.kinds import record_network
 
-__all__ = ["Settings", "add_arguments", "from_args"]
+__all__ = ["Settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +40,37 @@ class Settings(Augmentation):
         UsageError: an unknown name, a value of the wrong type or out of range, or two that exclude each other.
     """
 
-    model: str = setting("network", "gac_ms_resnet18_cifar", "a network of gac_sj.models")
+    model: str = setting(
+        "network",
+        "gac_ms_resnet18_cifar",
+        "a network of gac_sj, spikingjelly:NAME, FILE.py:FUNCTION, or what --import registers with timm",
+    )
     T: int = setting("network", 4, "time steps", least=1)
+    T_schedule: dict[int, int] = setting(
+        "network", {}, "fewer time steps in the first epochs, counted from 0: '{0: 1, 20: 2, 30: 4}' for -T 4"
+    )
     encoder: str | None = setting("network", None, "encoder in the place of the network's own", list_encoders)
     form: str | None = setting("network", None, "form of the encoder; reference: the complete network as published")
     encoder_source: str | None = setting("network", None, "file that defines the encoder, and its digest", option=False)
+    model_source: str | None = setting("network", None, "file that defines the network, and its digest", option=False)
     model_options: dict[str, Any] = setting("network", {}, "further keywords of the network, '{drop_rate: 0.1}'")
+    init_from: str | None = setting(
+        "network", None, "weights to start from: of a run, in timm's form, published, or a name", key=False
+    )
+    init_weights: str | None = setting("network", None, "SHA-256 of the weights to start from, or name", option=False)
+    freeze: list[str] = setting("network", [], "parameters that are not trained, by patterns of names: 'encoder.*'")
 
-    dataset: str = setting("data", DEFAULT_DATASET, "data set", DATASETS)
+    dataset: str = setting(
+        "data", DEFAULT_DATASET, f"data set: {', '.join(DATASETS)}, or FILE.py:FUNCTION, which returns two data sets"
+    )
+    dataset_source: str | None = setting("data", None, "file that defines the data set, and its digest", option=False)
     data_dir: str | None = setting("data", None, "folder of the data set; CIFAR is downloaded into it", key=False)
     train_limit: int | None = setting("data", None, "number of class-balanced training images", least=1)
+    img_size: str | None = setting("data", None, "side of images or frames, or HEIGHTxWIDTH (None: the network's)")
+    mean: str | None = setting(
+        "data", None, "subtracted from pixels in [0, 1], by channel: 0.5,0.5,0.5; auto: measured (None: the data set's)"
+    )
+    std: str | None = setting("data", None, "that pixels are divided by, in the same way; measured with mean=auto")
     loader: str = setting(
         "data", "standard", "read images from disk, or keep all of them on the device", ("standard", "resident")
     )
@@ -62,6 +87,7 @@ class Settings(Augmentation):
     momentum: float = setting("optimisation", 0.9, "momentum of optimisers that have one", least=0, most=1)
     weight_decay: float = setting("optimisation", 5e-5, "weight decay", least=0)
     decay_all: bool = setting("optimisation", True, "decay biases and normalisation too, as the published code does")
+    decay_gate: bool = setting("optimisation", True, "decay the encoder's gate too, as published; false spares it")
     warmup_epochs: float = setting("optimisation", 0.0, "epochs of linear warm-up from 0, part of all epochs", least=0)
     min_lr: float = setting("optimisation", 0.0, "learning rate at the end of the cosine", least=0)
     clip_grad: float | None = setting("optimisation", None, "largest norm of the gradient", least=1e-12)
@@ -70,8 +96,12 @@ class Settings(Augmentation):
     )
     loss: str = setting("optimisation", "ce", "cross-entropy of the mean over time, or TET", ("ce", "tet"))
     tet_lambda: float = setting("optimisation", 0.05, "weight of TET's squared error", least=0, most=1)
-    amp: str = setting("optimisation", "none", "autocast", ("none", "bf16", "fp16"))
-    channels_last: bool = setting("optimisation", False, "memory format")
+    amp: str = setting(
+        "optimisation", "none", "autocast; auto: bf16 where the device has it", ("none", "bf16", "fp16", "auto")
+    )
+    channels_last: bool | None = setting(
+        "optimisation", None, "memory format; null: what is faster on the device", absent=False
+    )
     grad_checkpointing: bool = setting(
         "optimisation", False, "save memory: run blocks again in the backward pass", key=False
     )
@@ -81,6 +111,8 @@ class Settings(Augmentation):
     compile: bool = setting("optimisation", False, "compile network and loss with torch.compile")
     sync_bn: bool = setting("optimisation", False, "BatchNorm over all processes")
 
+    continues: str | None = setting("run", None, "epochs and name of the run that it continues", option=False)
+    continue_from: str | None = setting("run", None, "folder of the run that it continues", key=False, option=False)
     seed: int = setting("run", 0, "seed of weights, order and augmentation", least=0, most=2**63 - 1)
     eval_every: int = setting("run", 1, "epochs between tests; the last epoch is always tested", least=1)
     device: str = setting("run", "auto", "cpu, cuda, cuda:N or auto", key=False)
@@ -94,19 +126,20 @@ class Settings(Augmentation):
         "run", False, "log firing rates by layer, and statistics of the gates, of every test", key=False
     )
     # no part of the key: a callback observes, and a run whose callback was corrected is the same run
-    callback: tuple[str, ...] = setting(
-        "run", (), "FILE.py:CLASS that is called after steps, tests and epochs; may be repeated", key=False
+    callback: list[str] = setting(
+        "run", [], "FILE.py:CLASS that is called after steps, tests and epochs; may be repeated", key=False
     )
 
     def __post_init__(self) -> None:
         if self.encoder_source is not None:  # first, because an encoder that was not imported is an unknown name
             require_source(str(self.encoder or default_encoder(str(self.model))), str(self.encoder_source))
+        object.__setattr__(self, "img_size", size_text(self.img_size))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, numbers_text(name, getattr(self, name)))
         check(self)
-        models = timm.list_models(module=MODULES)
-        if self.model not in models:
-            raise UsageError(
-                f"must be a network of gac_sj, got {self.model!r}", argument="model", options=models, given=self.model
-            )
+        self._resolve_dataset()
+        for name, value in zip(("model", "model_source"), record_network(self.model, self.model_source)):
+            object.__setattr__(self, name, value)
         optimisers = list(map(str, list_optimizers()))
         if self.opt not in optimisers:
             raise UsageError(
@@ -116,7 +149,10 @@ class Settings(Augmentation):
         self._check_combinations()
         # the same network under two names would be two keys
         object.__setattr__(self, "model_options", dict(sorted(self.model_options.items())))
+        object.__setattr__(self, "T_schedule", check_time_schedule(self.T_schedule, self.T, self.epochs))
         self._resolve_encoder()
+        if self.init_from is not None and self.init_weights is None:
+            object.__setattr__(self, "init_weights", identity(self.init_from))
 
     def _check_batches(self) -> None:
         if self.batch_size % self.accumulate:
@@ -159,6 +195,12 @@ class Settings(Augmentation):
                 given = ", ".join(f"{name}={getattr(self, name)}" for name in refused)
                 raise UsageError(f"must not be 'resident' with {given}", "use loader=standard", argument="loader")
 
+    def _resolve_dataset(self) -> None:
+        """Run the file of a user's data set, unless it was recorded; its name and digest are part of the key."""
+        info = dataset_info(self.dataset, self.dataset_source if _is_recorded(vars(self), "dataset") else None)
+        object.__setattr__(self, "dataset", info.name)
+        object.__setattr__(self, "dataset_source", info.source)
+
     def _resolve_encoder(self) -> None:
         """Set the encoder, its form and the file that defines it, which are part of the key."""
         encoder = default_encoder(self.model) if self.encoder is None else self.encoder
@@ -172,8 +214,39 @@ class Settings(Augmentation):
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """The data type of autocast; None without it."""
-        return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.amp]
+        """The data type of autocast; None without it, and while ``amp`` is "auto"."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.amp)
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The settings that wait for a device (:func:`gac_sj.training.hardware.resolve`)."""
+        return tuple(name for name, value in (("amp", "auto"), ("channels_last", None)) if getattr(self, name) == value)
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> Settings:
+        """The settings of a run that were recorded, perhaps before some settings of today existed.
+
+        Args:
+            values: settings by name.
+
+        Raises:
+            UsageError: see the class; a file of a user without its digest, since records never run one by themselves.
+            TypeError: an unknown name.
+        """
+        values = dict(values)
+        for name in ("model", "dataset"):
+            if is_place(str(values.get(name))) and not _is_recorded(values, name):
+                raise UsageError(f"names {values[name]!r} without the digest of its file", argument=name)
+        return cls(**{field.name: field.metadata["absent"] for field in dataclasses.fields(cls)} | values)
+
+    def at_epoch(self, epoch: int) -> Settings:
+        """The settings with the number of time steps of an epoch.
+
+        Args:
+            epoch: counted from 0.
+        """
+        T = steps_at(self.T_schedule, epoch) if self.T_schedule else self.T
+        return self if T == self.T else dataclasses.replace(self, T=T, T_schedule={})
 
     def key(self) -> dict[str, Any]:
         """The settings that the result depends on, the seed included; not where and how it is read, run and written."""
@@ -181,11 +254,11 @@ class Settings(Augmentation):
 
     def name(self) -> str:
         """First 10 hex digits of the SHA-256 of the key."""
-        # without defaults, so that a setting that is added later does not rename older runs
+        # without the values of older runs, so that a setting that is added later does not rename them
         changed = {
             field.name: value
             for field in dataclasses.fields(self)
-            if field.metadata["key"] and (value := getattr(self, field.name)) not in (field.default, {})
+            if field.metadata["key"] and (value := getattr(self, field.name)) != field.metadata["absent"]
         }
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -194,25 +267,6 @@ class Settings(Augmentation):
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config`` and an option for every setting.
-
-    Args:
-        parser: the parser of a program.
-    """
-    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of settings; the command line overrides it")
-    configuration.add_arguments(parser, Settings)
-
-
-def from_args(args: argparse.Namespace) -> Settings:
-    """The settings of ``--config``, overridden by the command line.
-
-    Args:
-        args: what a parser with :func:`add_arguments` has parsed.
-
-    Raises:
-        UsageError: see :class:`Settings` and :func:`gac_sj._utils.configuration.read_yaml`.
-    """
-    names = [field.name for field in dataclasses.fields(Settings)]
-    given = {name: value for name, value in vars(args).items() if name in names}
-    return Settings(**(read_yaml(args.config, names) if args.config else {}) | given)
+def _is_recorded(values: Mapping[str, Any], name: str) -> bool:
+    """Whether settings name a user's network or data set as records do: without a folder, and with the digest."""
+    return bool(values.get(f"{name}_source")) and Path(values[name]).name == values[name]

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gac_sj._utils.randomness import seeded
 from gac_sj.data import BatchAugmentation
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import NetworkModule
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.objective import Objective
@@ -37,8 +37,8 @@ class TrainStep:
         UsageError: an augmentation or optimiser that does not fit.
     """
 
-    def __init__(self, model: EncodedNetwork, settings: Settings, data: Data, world: DistributedContext, steps: int):
-        self.model, self.settings, self.world = model, settings, world
+    def __init__(self, model: NetworkModule, settings: Settings, data: Data, world: DistributedContext, steps: int):
+        self.model, self.settings, self.world, self.steps = model, settings, world, steps
         self.ema = ModelEmaV3(model, settings.ema, use_warmup=True) if settings.ema is not None else None
         objective: nn.Module = Objective(model, settings)
         if settings.compile:
@@ -53,9 +53,9 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16")
 
     @property
-    def tested(self) -> EncodedNetwork:
+    def tested(self) -> NetworkModule:
         """The network that is tested and saved: the EMA if there is one."""
-        return self.model if self.ema is None else cast(EncodedNetwork, self.ema.module)
+        return self.model if self.ema is None else cast(NetworkModule, self.ema.module)
 
     @property
     def lr(self) -> float:
@@ -125,7 +125,8 @@ class TrainStep:
         """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        if state["schedule"] is not None:  # else the run continues one with another schedule
+            self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])

@@ -13,11 +13,12 @@ from gac_sj.ops import dispatch
 from gac_sj.ops.launching import require_one_device
 from gac_sj.ops.lif import reference
 from gac_sj.ops.lif.kernel import lif_kernel
+from gac_sj.ops.lif.learnable import lif_with_learnable_tau
 from gac_sj.ops.neuron import LIFDynamics
 from gac_sj.ops.source import BuildError
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
-__all__ = ["lif"]
+__all__ = ["lif", "why_not_dynamics"]
 
 
 def lif(
@@ -52,17 +53,22 @@ def lif(
     require_one_device("lif", x_seq, v)
     if not len(x_seq):
         raise ValueError(f"x_seq must have at least one time step, got the shape {list(x_seq.shape)}.")
-    unsupported = dispatch.why_not_numbers(*dynamics)
+    unsupported, only_kernels = why_not_dynamics(dynamics)
     if v is not None and torch.promote_types(v.dtype, torch.float32) != torch.float32:
         unsupported = f"the potential is {str(v.dtype).removeprefix('torch.')}, and kernels keep it in float32"
-    choose = partial(dispatch.choose, "lif", x_seq, surrogate, path, len(x_seq), unsupported)
+    choose = partial(dispatch.choose, "lif", x_seq, surrogate, path, len(x_seq), unsupported, only_kernels)
     path = choose()
     if path in dispatch.KERNELS:
         derivative, _ = cuda_derivative(surrogate)
         assert derivative is not None  # choose makes sure of it
         state = None if v is None else v.float().expand(x_seq.shape[1:])
         try:
-            spikes, last, v_seq = lif_kernel(x_seq, state, *dynamics, *derivative, store_v_seq)
+            if isinstance(dynamics.tau, Tensor):
+                spikes, last, v_seq = lif_with_learnable_tau(
+                    x_seq, state, dynamics.tau, dynamics, derivative, store_v_seq
+                )
+            else:
+                spikes, last, v_seq = lif_kernel(x_seq, state, *dynamics, *derivative, store_v_seq)
             return spikes, last, v_seq if store_v_seq else None
         except BuildError as error:
             dispatch.remember_failure(path, derivative, error)
@@ -75,3 +81,15 @@ def lif(
             x_seq, v, surrogate_function=equivalent, store_v_seq=store_v_seq, **dynamics._asdict()
         )
     return reference.lif(x_seq, dynamics, surrogate, v, store_v_seq=store_v_seq)
+
+
+def why_not_dynamics(dynamics: LIFDynamics) -> tuple[str | None, str | None]:
+    """Why no kernel supports the numbers of a neuron, and why only kernels of this folder do; None where they do.
+
+    Args:
+        dynamics: whose tau may be a tensor of one element, a learnable one; compiled code needs the definition then.
+    """
+    tau: float | Tensor = dynamics.tau
+    if not isinstance(tau, Tensor) or tau.numel() > 1 or torch.compiler.is_compiling():
+        return dispatch.why_not_numbers(*dynamics), None
+    return dispatch.why_not_numbers(*dynamics._replace(tau=1.0)), "a learnable tau is a tensor, not a number"

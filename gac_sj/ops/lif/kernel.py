@@ -11,7 +11,7 @@ from torch import Tensor
 from gac_sj.ops.launching import Launch, canonical, empty_sequence, no_second_derivative, readable_steps
 from gac_sj.ops.neuron import Derivative, LIFDynamics, neuron_macros, neuron_numbers
 
-__all__ = ["lif_kernel"]
+__all__ = ["lif_backward", "lif_kernel"]
 
 
 @torch.library.custom_op("gac_sj::lif", mutates_args=(), device_types=("cpu", "cuda"))
@@ -71,7 +71,7 @@ def _(x_seq: Tensor, v: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor, 
 
 
 @torch.library.custom_op("gac_sj::lif_backward", mutates_args=(), device_types=("cpu", "cuda"))
-def _lif_backward(
+def lif_backward(
     grad_spikes: Tensor | None,
     grad_v: Tensor | None,
     grad_v_seq: Tensor | None,
@@ -114,7 +114,7 @@ def _lif_backward(
     return grad_x, grad_x.new_empty(0, dtype=torch.float32) if first is None else first
 
 
-@_lif_backward.register_fake
+@lif_backward.register_fake
 def _(
     grad_spikes: Tensor | None,
     grad_v: Tensor | None,
@@ -137,9 +137,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, grad_v_seq: Tensor | None) -> tuple:
     x_seq, v = ctx.saved_tensors
     grad_v_seq = grad_v_seq if ctx.stores else None
-    grad_x, first = _lif_backward(grad_spikes, grad_v, grad_v_seq, x_seq, v, *ctx.settings)
+    grad_x, first = lif_backward(grad_spikes, grad_v, grad_v_seq, x_seq, v, *ctx.settings)
     return grad_x, None if v is None else first, *[None] * (len(ctx.settings) + 1)
 
 
 lif_kernel.register_autograd(_backward, setup_context=_save)
-_lif_backward.register_autograd(no_second_derivative)
+lif_backward.register_autograd(no_second_derivative)

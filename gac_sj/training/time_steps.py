@@ -1,0 +1,72 @@
+"""A schedule of T: training goes on with another number of time steps."""
+
+from __future__ import annotations
+
+from gac_sj._utils.errors import UsageError
+from gac_sj._utils.randomness import seeded
+from gac_sj.nn.time_steps import fit_time_steps
+from gac_sj.training.build import Data
+from gac_sj.training.network import build_network
+from gac_sj.training.settings import Settings
+from gac_sj.training.step import TrainStep
+
+__all__ = ["check_time_steps", "resize_step"]
+
+
+def check_time_steps(settings: Settings, data: Data) -> None:
+    """Refuse a schedule of T on data that are cut for one T.
+
+    Args:
+        settings: settings of the run.
+        data: its data.
+
+    Raises:
+        UsageError: the data set has event frames.
+    """
+    if settings.T_schedule and data.train.is_events:
+        raise UsageError(
+            f"must not be given for event data such as {settings.dataset}, whose recordings are cut into "
+            f"T={settings.T} frames, and into other ones for another T",
+            "leave it out",
+            argument="T_schedule",
+        )
+
+
+def resize_step(step: TrainStep, settings: Settings, data: Data) -> TrainStep:
+    """Go on with another T: a new network, compiled and distributed anew, with everything that was trained.
+
+    Temporal attention is resized (:func:`gac_sj.resize_time_steps`), in the EMA too; what the optimiser knows of its
+    matrices begins at zero. Random states are those from before.
+
+    Args:
+        step: so far.
+        settings: those of the run with the new T.
+        data: of the run.
+
+    Raises:
+        UsageError: other tensors depend on T too, such as those of your own encoder (RuntimeError's own words).
+    """
+    with seeded(settings.seed, "weights"):  # they are replaced
+        new = TrainStep(
+            build_network(settings, data, step.world, initial=False), settings, data, step.world, step.steps
+        )
+    state, own = step.state_dict(), new.model.state_dict()
+    for part in ("model", "ema"):
+        state[part] = state[part] and fit_time_steps(state[part], own)
+    before, after = (
+        [parameter for group in each.optimizer.param_groups for parameter in group["params"]] for each in (step, new)
+    )
+    state["optimizer"]["state"] = {
+        number: known
+        for number, known in state["optimizer"]["state"].items()
+        if before[number].shape == after[number].shape
+    }
+    try:
+        new.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(
+            f"must leave every tensor but temporal attention as it is ({' '.join(str(error).split())})",
+            "train with one T",
+            argument="T_schedule",
+        ) from error
+    return new
