@@ -20,7 +20,7 @@ from torch import nn
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.analysis import firing_rates
-from gac_sj.training import engine
+from gac_sj.training import network
 from gac_sj.training.engine import InterruptedRunError, Training
 from gac_sj.training.settings import Settings
 
@@ -324,7 +324,7 @@ class TestFiringRates:
                 self.lif.reset()
                 return self.lif(self.linear(x.flatten(1)).expand(2, -1, -1))
 
-        monkeypatch.setattr(engine, "build_model", lambda settings, info: Other())
+        monkeypatch.setattr(network, "build_model", lambda settings, info: Other())
         training = run(log_firing_rates=True)
         with torch.no_grad(), firing_rates(training.model) as rates:
             for images, _ in training.test_loader:

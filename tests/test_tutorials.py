@@ -134,7 +134,11 @@ ENDS = {
 
 @pytest.mark.slow
 @pytest.mark.one_release
-@pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+@pytest.mark.parametrize(
+    "path",
+    # one with the lower bounds as well
+    [pytest.param(path, marks=[pytest.mark.floor] * path.stem.startswith("4"), id=path.stem) for path in SCRIPTS],
+)
 def test_they_run_as_notebooks(path, tmp_path):
     jupytext, nbclient = pytest.importorskip("jupytext"), pytest.importorskip("nbclient")
     book = jupytext.read(path)
