@@ -64,8 +64,8 @@ class MASNN(EncodedNetwork):
 
     Raises:
         UsageError: an unknown encoder, preset or attention; a number that is not a positive integer; a size that
-            cannot be divided; on the call, an input of another shape.
-        TypeError: a keyword that the encoder does not have.
+            cannot be divided; a rate out of its range; a keyword that neither the network nor its encoder has; on the
+            call, an input of another shape.
     """
 
     def __init__(
