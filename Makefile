@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 FLOOR := .venv-floor
 NEW_SPIKINGJELLY := $(CURDIR)/$(FLOOR)/spikingjelly-2.0.0
 
+# runs of the benchmark side by side, on a machine with one core one by one
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count()))')
 # Two processes with one thread each, on two cores, beat one process with two threads; neighbours share fixtures.
 PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist worksteal
 PYTEST := $(call PYTEST_WITH,$(VENV))
@@ -41,7 +43,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt Makefile
 	touch $@
 
 benchmark: $(READY)
-	$(BIN)/python benchmarks/run_cifar.py --dataset digits --seeds 0 1 --output runs/digits
+	$(BIN)/python benchmarks/run_cifar.py --dataset digits --seeds 0 1 --jobs $(JOBS) --output runs/digits
 
 test: $(READY)
 	$(call BOTH_RELEASES,not slow)

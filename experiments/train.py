@@ -102,11 +102,10 @@ def main(args: argparse.Namespace) -> None:
             print(preview(settings, world))
             return
         folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
-        given = settings
-        settings, folder = world.on_first(lambda: continue_finished(given, folder))
         with world.local_main_process_first():
             data = load_data(settings)
-        settings = resolve(data.resolved(settings), world.device, functools.partial(is_run_of, folder))
+        given = resolve(data.resolved(settings), world.device, functools.partial(is_run_of, folder))
+        settings, folder = world.on_first(lambda: continue_finished(given, folder))
         rows = world.on_first(lambda: open_rows(folder))
         row = complete(settings, data, world, folder, rows, args.analyse)
         if args.analyse and not row["analysed_images"] and world.is_first:

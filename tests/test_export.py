@@ -206,6 +206,15 @@ class TestNIR:
         threshold = {float(node.v_threshold.flat[0]) for node in graph.nodes.values() if isinstance(node, nir.LIF)}
         assert threshold == {1.0}
 
+    def test_without_pooling_the_graph_ends_with_spikes(self):
+        import nir
+
+        model = lively(drop_path_rate=0.2)
+        model.reset_classifier(0, "")
+        encoder, backbone = split(model)
+        graph = to_nir(backbone, encoder(torch.randn(1, 3, 16, 16)))
+        assert not any(isinstance(node, nir.AvgPool2d) for node in graph.nodes.values())
+
     def test_a_strict_threshold_is_the_next_number(self):
         import numpy as np
 

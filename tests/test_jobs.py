@@ -79,18 +79,21 @@ class TestWorker:
             "from gac_sj.training.signals import Signals\n"
             "from gac_sj.training.workers import Outcome, serve\n"
             "def do(name):\n"
-            "    print('this is no answer')\n"
             "    with Signals() as signals:\n"
+            "        print('this is no answer', flush=True)\n"
             "        while name == 'wait' and not signals.number:\n"
             "            time.sleep(0.01)\n"
             "        return Outcome(name, 'finished', str(signals.number))\n"
             "serve(do)\n"
         )
-        worker = subprocess.Popen([sys.executable, program], stdin=-1, stdout=-1, stderr=-1, text=True)
-        out, error = worker.communicate("a\nwait\n", timeout=60)
+        with subprocess.Popen([sys.executable, program], stdin=-1, stdout=-1, stderr=-1, text=True) as worker:
+            for name in ("a", "wait"):
+                worker.stdin.write(f"{name}\n")
+                worker.stdin.flush()
+                assert "this is no answer\n" in iter(worker.stderr.readline, "")
+            out, _ = worker.communicate(timeout=60)
         assert worker.returncode == 0
         assert out.splitlines() == ['["a", "finished", "0"]', f'["wait", "finished", "{signal.SIGTERM:d}"]']
-        assert error.count("this is no answer") == 2
 
 
 class TestDistribute:

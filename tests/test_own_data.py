@@ -238,6 +238,13 @@ class TestPrograms:
         mean = load_pretrained(weights).pretrained_cfg["mean"]
         assert tuple(mean) == tuple(map(float, settings.mean.split(",")))
 
+    def test_a_finished_run_continues_for_more_epochs(self, framed, mine):
+        """What is measured or chosen for the device counts as given."""
+        given = ["--dataset", f"{mine}:frames", "--model", "gac_ms_resnet8_cifar", "--crop-padding", 1, *TINY]
+        run(train.main, *given, "--epochs", 2, "--output", framed.parent)
+        (row,) = table(framed.parent.with_name("run-epochs2") / "result.csv")
+        assert row["epochs"] == "2" and row["continues"].startswith("1:") and row["mean"] == "0.0,0.0"
+
     def test_another_file_is_another_run(self, framed, mine, capsys, tmp_path):
         changed = write(tmp_path / "mine.py", MINE + "# a comment\n")
         given = ["--dataset", f"{changed}:frames", "--model", "gac_ms_resnet8_cifar", "--crop-padding", 1, *TINY]

@@ -136,6 +136,7 @@ def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
         if word.endswith((".yaml", ".csv")):
             assert (REPOSITORY / word).exists()
     args = parse(importlib.import_module(Path(script).stem).main, arguments)
+    monkeypatch.chdir(tmp_path)  # where a user's files are
     if script == "benchmarks/run_cifar.py":
         shared = run_cifar.read_settings(args)
         for name in args.encoders:

@@ -24,6 +24,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from helpers.networks import skip_where_layers_cannot_be_traced
 from timm.data import resolve_data_config, resolve_input_data_config
 from timm.layers import convert_sync_batchnorm as timms_converter
 from timm.layers import set_fast_norm
@@ -326,7 +327,9 @@ def test_drop_path_rates_grow_with_depth_and_do_not_change_evaluation():
     assert torch.equal(plain(x), plain(x)) and not torch.equal(model(x), model(x))
 
 
-def test_masks_are_the_same_under_compilation_without_graph_breaks():
+@pytest.mark.medium
+def test_masks_and_maps_are_the_same_under_compilation_without_graph_breaks():
+    skip_where_layers_cannot_be_traced()
     model = narrow("ms_resnet8_cifar", drop_path_rate=0.5).train()
     x = images(model, 4)
     torch._dynamo.reset()
@@ -336,6 +339,8 @@ def test_masks_are_the_same_under_compilation_without_graph_breaks():
         torch.manual_seed(1)
         results.append(network(x))
     torch.testing.assert_close(*results)
+    maps = narrow("gac_ms_resnet8_cifar", features_only=True, time="mean").eval()
+    torch.testing.assert_close(torch.compile(maps, fullgraph=True, backend="eager")(x), maps(x))
 
 
 def test_input_size_is_what_timms_pipeline_delivers():
@@ -421,6 +426,12 @@ def test_other_converters_name_ours_which_finishes(name, converter):
 def test_bad_arguments_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         narrow("gac_ms_resnet8_cifar", **options)
+
+
+def test_a_network_without_shortcuts_has_no_stochastic_depth():
+    with pytest.raises(ValueError, match=r"^drop_path_rate .*0 for MASNN.*0\.1"):
+        narrow(EVENTS, drop_path_rate=0.1)
+    assert narrow(EVENTS, drop_path_rate=0.0, drop_rate=0.5).dropout.p == 0.5
 
 
 def test_levels_can_be_chosen_from_the_end_and_by_number():

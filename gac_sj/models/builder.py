@@ -132,8 +132,8 @@ def create(
         channels = kwargs.get("in_chans", 3)
         overlay = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
         kwargs["pretrained_cfg_overlay"] = (kwargs.get("pretrained_cfg_overlay") or {}) | overlay
-    built: _Network = build_model_with_cfg(cls, variant, pretrained, **kwargs)
-    model: _Network = built.model if isinstance(built, FeatureMaps) else built
+    built: Any = build_model_with_cfg(cls, variant, pretrained, **kwargs)
+    model: EncodedNetwork = built.model if isinstance(built, FeatureMaps) else built
     # timm writes both into a folder of weights, and today's defaults may change
     built.in_chans = model.in_chans = model.encoder.in_channels
     # after the loading, which compares the size that the weights were made for

@@ -28,6 +28,8 @@ class FeatureMaps(FeatureGetterNet):
         UsageError: a level that the network does not have, or another ``time`` or ``output_fmt``.
     """
 
+    model: EncodedNetwork
+
     def __init__(
         self,
         model: EncodedNetwork,

@@ -55,6 +55,7 @@ class MASNN(EncodedNetwork):
         encoder: as in :class:`gac_sj.models.MSResNet`.
         form: as in :class:`gac_sj.models.MSResNet`.
         drop_rate: dropout before the classifier, with one mask for all steps.
+        drop_path_rate: must be 0, since nothing leads around a block; timm's scripts pass it to every network.
         global_pool: "avg": flatten and the first linear layer; "" (with ``num_classes=0``) returns feature maps.
         encoder_options: as in :class:`gac_sj.models.MSResNet`.
 
@@ -83,10 +84,17 @@ class MASNN(EncodedNetwork):
         encoder: str = BASELINE_ENCODER,
         form: str | None = None,
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
         global_pool: str = "avg",
         **encoder_options: Any,
     ):
         super().__init__(T, num_classes, global_pool, drop_rate)
+        if drop_path_rate:
+            raise UsageError(
+                f"must be 0 for MASNN, which has no shortcuts, got {drop_path_rate!r}",
+                "leave it out",
+                argument="drop_path_rate",
+            )
         channels = positives("channels", channels)
         self.input_pool = positive("input_pool", input_pool)
         self.feature_info = [

@@ -161,7 +161,7 @@ class EncodedNetwork(Trunk):
             UsageError: it is not one or two positive integers.
         """
         size = image_size(img_size)
-        vars(self)["img_size"] = size  # fixed for everyone else
+        self.__dict__["img_size"] = size  # fixed for everyone else
         update_model_input_size(self, size)
         self.describe_size(getattr(self, "pretrained_cfg", {}))
 

@@ -19,7 +19,7 @@ from gac_sj.nn.sync_batchnorm import RefusesTorchSyncBatchNorm
 __all__ = ["Trunk", "check_maps"]
 
 
-class Trunk(RefusesTorchSyncBatchNorm, base.MultiStepModule):
+class Trunk(RefusesTorchSyncBatchNorm, nn.Module, base.MultiStepModule):
     """Encoder, stages and last neuron, and the feature maps between them.
 
     A subclass sets ``encoder``, ``stages`` (sequences of blocks), ``lif`` (the last neuron) and ``feature_info``.

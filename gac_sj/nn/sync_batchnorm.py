@@ -152,11 +152,11 @@ class SyncBatchNorm(nn.BatchNorm2d, base.StepModule):
         return f"{super().extra_repr()}, step_mode={self.step_mode}"
 
 
-class RefusesTorchSyncBatchNorm(nn.Module):
-    """Base class of modules on sequences ``[T, N, C, H, W]``, in which torch's ``nn.SyncBatchNorm`` cannot work.
+class RefusesTorchSyncBatchNorm:
+    """A base class, in front of ``nn.Module``, of modules on sequences: torch's ``nn.SyncBatchNorm`` cannot be in them.
 
-    It takes N for the channels. ``nn.SyncBatchNorm.convert_sync_batchnorm`` and timm's converter put it in by
-    ``add_module``, so they raise the error; what they have converted until then, ours replaces.
+    In ``[T, N, C, H, W]`` it takes N for the channels. ``nn.SyncBatchNorm.convert_sync_batchnorm`` and timm's converter
+    put it in by ``add_module``, so they raise the error; what they have converted until then, ours replaces.
 
     Raises:
         UsageError: a child that is or contains ``nn.SyncBatchNorm`` is added.
@@ -165,11 +165,11 @@ class RefusesTorchSyncBatchNorm(nn.Module):
     def add_module(self, name: str, module: nn.Module | None) -> None:
         if module is not None and any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()):
             raise UsageError(
-                f"{self._get_name()} ({name}) cannot have torch's SyncBatchNorm, which takes the second dimension of "
-                "[T, N, C, H, W] for the channels",
+                f"{type(self).__name__} ({name}) cannot have torch's SyncBatchNorm, which takes N of [T, N, C, H, W] "
+                "for the channels",
                 "convert the network with gac_sj.convert_sync_batchnorm",
             )
-        super().add_module(name, module)
+        super().add_module(name, module)  # type: ignore[misc]
 
 
 def convert_sync_batchnorm(module: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:

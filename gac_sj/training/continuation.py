@@ -32,14 +32,14 @@ def continue_finished(settings: Settings, folder: Path) -> tuple[Settings, Path]
     weights.
 
     Args:
-        settings: settings that the user gave.
+        settings: settings that the user gave; all of them have values.
         folder: for the run.
 
     Raises:
         UsageError: the run of fewer epochs is not finished, or its last checkpoint is gone.
     """
     try:
-        before = Settings(**parse_yaml(read_text(folder / "args.yaml")))
+        before = Settings.recorded(parse_yaml(read_text(folder / "args.yaml")))
     except (TypeError, ValueError, OSError):  # none, or a damaged one, which check_folder names
         return settings, folder
     same = {name: value for name, value in before.key().items() if name not in _OWN}
