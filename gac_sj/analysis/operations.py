@@ -222,6 +222,7 @@ DEFINITIONS: dict[str, Callable[..., Any]] = {
     "mish": lambda self, **_: self * self.sigmoid(),
     "hardswish": lambda self, **_: self * nn.functional.hardsigmoid(self),
     "prelu_kernel": lambda self, weight, **_: self.clamp_max(0) * weight,
+    "native_dropout": lambda input, train=True, **_: None if train is False else input * input,  # of GPUs; by a mask
     # squares
     "linalg_vector_norm": _norm,
     "norm": _norm,

@@ -102,7 +102,7 @@ def _choose(
     expression: str,
     requested: str | None,
 ) -> str:
-    if _is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
         return "torch"
     if is_transformed():
         no_derivative = no_equivalent = "forward-mode derivatives and torch.func need the definition"
@@ -234,11 +234,6 @@ def why_not_numbers(*values: Any) -> str | None:
     if all(value is None or isinstance(value, (int, float)) for value in values):
         return None
     return "a parameter such as tau, v_threshold, v_reset or gain is a tensor, not a number"
-
-
-def _is_exporting() -> bool:
-    """Whether ``torch.export`` is active. PyTorch 2.6 sets ``is_compiling`` for it, and not for ``torch.compile``."""
-    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 @cache
