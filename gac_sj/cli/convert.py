@@ -23,7 +23,7 @@ from gac_sj.checkpoint import load_reference_state_dict, read_reference, save_pr
 from gac_sj.cli.networks import WEIGHTS, add_options, build, is_there, open_weights, options, parameters
 from gac_sj.data import DATASETS
 from gac_sj.encoders import REFERENCE_FORM
-from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.protocols import NetworkModule
 
 #: Data sets of colour images, as all published networks take.
 COLOUR = {name: info for name, info in DATASETS.items() if info.channels == 3}
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _published(args: argparse.Namespace) -> EncodedNetwork:
+def _published(args: argparse.Namespace) -> NetworkModule:
     """The network of a published file; a form other than the published one is refused when the weights are loaded."""
     if args.model is None:
         raise UsageError(f"{args.weights} does not name its network", "name it with --model (gac-sj models lists them)")
@@ -86,7 +86,7 @@ def _published(args: argparse.Namespace) -> EncodedNetwork:
     return model
 
 
-def _as_it_is(args: argparse.Namespace) -> EncodedNetwork:
+def _as_it_is(args: argparse.Namespace) -> NetworkModule:
     given = [*options(args), *(name for name in ("model", "dataset") if getattr(args, name))]
     if given:
         raise UsageError(f"{args.weights} contains its network and data", f"leave out {', '.join(given)}")

@@ -92,7 +92,7 @@ class AttachedNetwork(nn.Module, base.MultiStepModule):
     def attached(self) -> Attached:
         """What :func:`gac_sj.attach` did."""
         attached: Any = self.network.attached
-        return attached  # type: ignore[no-any-return]
+        return attached
 
     @one_at_a_time
     def forward_sequence(self, x: Tensor) -> Tensor:

@@ -157,19 +157,19 @@ def create_network(
         UsageError: options that do not fit, or a network that lacks what :class:`gac_sj.models.protocols.Network` says.
         Exception: other errors of the builder about its options.
     """
-    in_chans, *size = shape
+    in_chans, size = shape[0], shape[1:]
     keywords: dict[str, Any] = dict(T=T, encoder=encoder, num_classes=num_classes, in_chans=in_chans)
     keywords |= {} if form is None else {"form": form}
     config = {"input_size": tuple(shape), **statistics}
     if name in list_networks():
-        return timm.create_model(name, pretrained_cfg_overlay=config, **keywords, **options)
+        return cast(NetworkModule, timm.create_model(name, pretrained_cfg_overlay=config, **keywords, **options))
     try:
         if name.startswith(PREFIX):
-            model: Any = create_spikingjelly(name, size=tuple(size), **keywords, **options)
+            model: Any = create_spikingjelly(name, size=size, **keywords, **options)
         else:
             with torch.device("cpu"):  # a user's function need not work on "meta"
                 if is_place(name):
-                    model = create_own(name, source or "", size=tuple(size), **keywords, **options)
+                    model = create_own(name, source or "", size=size, **keywords, **options)
                 else:
                     model = _create_registered(name, pretrained_cfg_overlay=config, **keywords, **options)
     except UsageError as error:

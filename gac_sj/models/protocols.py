@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,7 @@ def check_network(model: nn.Module, name: str, encoder: str, T: int, classes: in
 
     if missing := missing_parts(model):
         raise refuse(f"lacks {', '.join(missing)}", "gac_sj.models.protocols.Network says what a network needs")
+    network = cast(NetworkModule, model)
     own = encoder_of(model)
     cls = encoder_info(encoder).cls
     if not isinstance(own, cls):
@@ -123,7 +124,7 @@ def check_network(model: nn.Module, name: str, encoder: str, T: int, classes: in
     try:
         # random states are tensors of the CPU, also where a caller builds on "meta"
         with torch.no_grad(), torch.device("cpu"), seeded("check"), torch.device(device):
-            steps = model.eval().forward_sequence(torch.zeros(1, *shape, device=device))
+            steps = network.eval().forward_sequence(torch.zeros(1, *shape, device=device))
     except Exception as error:  # another package's network raises whatever it likes
         size = " x ".join(map(str, shape))
         raise refuse(

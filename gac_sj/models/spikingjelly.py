@@ -58,8 +58,8 @@ def _modules() -> Iterator[ModuleType]:
 
 def _builders(module: ModuleType) -> dict[str, Callable[..., nn.Module]]:
     """The functions that build networks; the classes in the module that has none."""
-    public = {name: getattr(module, name) for name in module.__all__}
-    functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
+    public: dict[str, Any] = {name: getattr(module, name) for name in module.__all__}
+    functions: dict[str, Any] = {name: value for name, value in public.items() if inspect.isfunction(value)}
     return functions or {name: value for name, value in public.items() if _is_network(value)}
 
 
@@ -126,8 +126,8 @@ def create_spikingjelly(
     module = next(module for module in _modules() if bare in _builders(module))
     builder = _builders(module)[bare]
     taken = _keywords(builder, module)
-    given = {"num_classes": num_classes} if "num_classes" in taken else {}
-    decided = dict(T=T, in_channels=in_chans, img_size_h=size[0], img_size_w=size[1], input_size=size)
+    given: dict[str, Any] = {"num_classes": num_classes} if "num_classes" in taken else {}
+    decided: dict[str, Any] = dict(T=T, in_channels=in_chans, img_size_h=size[0], img_size_w=size[1], input_size=size)
     given |= {key: value for key, value in decided.items() if key in inspect.signature(builder).parameters}
     if "cnf" in taken:
         given["cnf"] = "ADD"
