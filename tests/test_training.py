@@ -664,7 +664,7 @@ class TestOutputs:
 
     def test_a_full_disk_names_the_folder_of_tensorboard(self, tmp_path, monkeypatch):
         pytest.importorskip("tensorboard")
-        outputs = RunOutputs(tmp_path, Settings(), 1)
+        outputs = RunOutputs(tmp_path, Settings(), digits(), 1)
 
         def add_scalar(*arguments):
             raise OSError(28, "No space left on device")
