@@ -11,11 +11,13 @@ import train as train_script
 from helpers.programs import refused
 from test_distributed import places
 from test_resume import FORKS, finish, started, steps, wait_for
+from test_time_steps import Weighed
 from test_training import CPU, SMALL, assert_same_run, at_step, digits, last_state, prepare, run, states, table
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.checkpoint.runs import read_weights
 from gac_sj.data import load_datasets
+from gac_sj.encoders import register_encoder
 from gac_sj.nn.time_steps import fit_time_steps, temporal_pairs
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import distributed_context
@@ -151,11 +153,13 @@ def test_with_other_encoders_and_settings(changes, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled(tmp_path):
-    plain, compiled = (run(**GROWING | {"compile": compiles, "opt": "momentum"}) for compiles in (False, True))
-    assert compiled.model.T == 4
+def test_compiled():
+    """At the same weights: after a step or two a spike may fall to the other side of its threshold."""
+    changes = dict(T=2, T_schedule={0: 1, 1: 2}, epochs=2, lr=0.0, opt="momentum", ema=None)
+    plain, compiled = (run(**GROWING | changes | {"compile": compiles}) for compiles in (False, True))
+    assert compiled.model.T == 2
     losses = [[row["train_loss"] for row in each.state.history] for each in (plain, compiled)]
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def process(place, folder):
@@ -228,15 +232,10 @@ def test_events_are_refused():
         Training(settings, data, CPU)
 
 
-def test_an_encoder_whose_tensors_depend_on_T_is_refused_at_the_change(clean_registry):
-    from test_time_steps import Weighed
-
-    import gac_sj
-
-    gac_sj.register_encoder("weighed")(Weighed)
-    training = prepare(model="ms_resnet8_cifar", encoder="weighed", T=4, T_schedule={0: 1, 1: 4})
+def test_an_encoder_whose_tensors_depend_on_T_is_refused(clean_registry):
+    register_encoder("weighed")(Weighed)
     with pytest.raises(UsageError, match=r"^T_schedule .*encoder\.weights"):
-        training._set_time_steps(1)
+        prepare(model="ms_resnet8_cifar", encoder="weighed", T=4, T_schedule={0: 1, 1: 4})
 
 
 @pytest.mark.slow

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
-from gac_sj.nn.time_steps import fit_time_steps
+from gac_sj.checkpoint.runs import build_model
+from gac_sj.nn.time_steps import fit_time_steps, temporal_pairs
 from gac_sj.training.build import Data
 from gac_sj.training.network import build_network
 from gac_sj.training.settings import Settings
@@ -14,19 +17,34 @@ __all__ = ["check_time_steps", "resize_step"]
 
 
 def check_time_steps(settings: Settings, data: Data) -> None:
-    """Refuse a schedule of T on data that are cut for one T.
+    """Refuse a schedule of T for data that are cut for one T, and for networks that cannot be resized.
 
     Args:
         settings: settings of the run.
         data: its data.
 
     Raises:
-        UsageError: the data set has event frames.
+        UsageError: the data set has event frames, or other tensors than temporal attention depend on T, such as those
+            of your own encoder.
     """
-    if settings.T_schedule and data.train.is_events:
+    if not settings.T_schedule:
+        return
+    if data.train.is_events:
         raise UsageError(
             f"must not be given for event data such as {settings.dataset}, whose recordings are cut into "
             f"T={settings.T} frames, and into other ones for another T",
+            "leave it out",
+            argument="T_schedule",
+        )
+    with torch.device("meta"):
+        first, last = (
+            {name: value.shape for name, value in build_model(each, data.info).state_dict().items()}
+            for each in (settings.at_epoch(0), settings)
+        )
+    attention = {name for pair in temporal_pairs(first) for name in pair}
+    if others := [name for name in first if name not in attention and first[name] != last.get(name)]:
+        raise UsageError(
+            f"must not be given where more than temporal attention depends on T, got a network with {others[0]}",
             "leave it out",
             argument="T_schedule",
         )
@@ -42,9 +60,6 @@ def resize_step(step: TrainStep, settings: Settings, data: Data) -> TrainStep:
         step: so far.
         settings: those of the run with the new T.
         data: of the run.
-
-    Raises:
-        UsageError: other tensors depend on T too, such as those of your own encoder (RuntimeError's own words).
     """
     with seeded(settings.seed, "weights"):  # they are replaced
         new = TrainStep(
@@ -61,12 +76,5 @@ def resize_step(step: TrainStep, settings: Settings, data: Data) -> TrainStep:
         for number, known in state["optimizer"]["state"].items()
         if before[number].shape == after[number].shape
     }
-    try:
-        new.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(
-            f"must leave every tensor but temporal attention as it is ({' '.join(str(error).split())})",
-            "train with one T",
-            argument="T_schedule",
-        ) from error
+    new.load_state_dict(state)
     return new
