@@ -41,9 +41,16 @@ def build_network(settings: Settings, data: Data, world: DistributedContext, ini
         convert_sync_batchnorm(model)  # in place
     save_memory(model, settings)
     if settings.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        _use_channels_last(model)
     _freeze(model, settings.freeze)
     return model
+
+
+def _use_channels_last(model: nn.Module) -> None:
+    """As ``nn.Module.to`` does, which fails for parameters of five dimensions, as an encoder may have over time."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 def _freeze(model: nn.Module, patterns: list[str]) -> None:
