@@ -17,13 +17,13 @@ import sys
 from pathlib import Path
 
 from gac_sj._utils.errors import UsageError
-from gac_sj._utils.user_code import load_from_file
 from gac_sj.analysis import summarize
 from gac_sj.checkpoint.runs import data_info
 from gac_sj.cli.program import program
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.build import generate_data, load_data
+from gac_sj.training.callbacks import load_callbacks
 from gac_sj.training.continuation import continue_finished
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
@@ -95,8 +95,7 @@ def open_rows(folder: Path) -> Rows:
 def main(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = from_args(args)
-    for place in settings.callback:  # before the data are read
-        load_from_file(place, "callback")
+    load_callbacks(settings)  # one that cannot be used is reported before the data are read
     with distributed_context(settings.device) as world:
         if args.dry_run:
             print(preview(settings, world))
