@@ -41,7 +41,7 @@ from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.backends import LOCAL, job_backend
 from gac_sj.training.build import Data, load_data
-from gac_sj.training.callbacks import load_callbacks
+from gac_sj.training.callbacks import find_callbacks
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import InterruptedRunError
 from gac_sj.training.folder import run_key
@@ -187,7 +187,7 @@ def compare(args: argparse.Namespace, shared: Mapping[str, Any], world: Distribu
         FloatingPointError: a loss is not finite.
         ExitError: some runs that were distributed are unfinished.
     """
-    load_callbacks(Settings(**shared))  # one that cannot be used is reported before any work
+    find_callbacks(shared.get("callback") or [])  # one that cannot be used is reported before any work
     runs = {}
     for seed in args.seeds:
         for name in args.encoders:

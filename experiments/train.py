@@ -23,7 +23,7 @@ from gac_sj.cli.program import program
 from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows
 from gac_sj.training.build import generate_data, load_data
-from gac_sj.training.callbacks import load_callbacks
+from gac_sj.training.callbacks import find_callbacks
 from gac_sj.training.continuation import continue_finished
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
@@ -95,7 +95,7 @@ def open_rows(folder: Path) -> Rows:
 def main(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = from_args(args)
-    load_callbacks(settings)  # one that cannot be used is reported before the data are read
+    find_callbacks(settings.callback)  # one that cannot be used is reported before the data are read
     with distributed_context(settings.device) as world:
         if args.dry_run:
             print(preview(settings, world))

@@ -33,7 +33,16 @@ from gac_sj.training.state import StepResult, Test
 if TYPE_CHECKING:
     from gac_sj.training.engine import Training
 
-__all__ = ["Callback", "Callbacks", "OnEpochEnd", "OnStepEnd", "OnTestEnd", "OnTestStart", "load_callbacks"]
+__all__ = [
+    "Callback",
+    "Callbacks",
+    "OnEpochEnd",
+    "OnStepEnd",
+    "OnTestEnd",
+    "OnTestStart",
+    "find_callbacks",
+    "load_callbacks",
+]
 
 
 class OnStepEnd(Protocol):
@@ -94,6 +103,18 @@ class OnEpochEnd(Protocol):
 #: An object with at least one of the methods.
 Callback: TypeAlias = OnStepEnd | OnTestStart | OnTestEnd | OnEpochEnd
 _EVENTS = ("on_step_end", "on_test_start", "on_test_end", "on_epoch_end")
+
+
+def find_callbacks(places: Iterable[str]) -> list[Callable[[], Callback]]:
+    """The classes of callbacks, so that one that cannot be used is reported before any work.
+
+    Args:
+        places: of the setting ``callback``.
+
+    Raises:
+        UsageError: a file does not exist, raises or lacks the class.
+    """
+    return [load_from_file(place, "callback") for place in places]
 
 
 def load_callbacks(settings: Settings) -> list[Callback]:
