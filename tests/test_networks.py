@@ -1,6 +1,7 @@
 """Every kind of network that ``--model`` takes, through every program: timm's, SpikingJelly's, a user's."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ from helpers.registry import forgotten_afterwards
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 
-from gac_sj.checkpoint import load_pretrained
+from gac_sj.checkpoint import load_pretrained, pretrained
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.cli.main import main as gac_sj_command
 from gac_sj.data import dataset_info
@@ -278,6 +279,17 @@ class TestSpikingJelly:
 
 
 class TestLoading:
+    def test_the_number_of_classes_of_an_image_folder_is_that_of_the_weights(self):
+        its = settings(SEW, "direct", "folder")
+        with torch.device("meta"):
+            model = build_model(its, dataclasses.replace(dataset_info("folder"), size=(32, 32), classes=3))
+        assert pretrained._classes(its, model.state_dict()) == 3
+
+    @pytest.mark.medium
+    def test_commands_take_networks_by_name(self, net):
+        images = ["--num-classes", "3", "--options", "{img_size: 8, in_chans: 1}"]
+        assert "in the encoder" in run(gac_sj_command, "summary", f"{net}:plain", "--encoder", "gac", *images)
+
     @pytest.mark.medium
     def test_weights_load_as_a_network(self, weights, given):
         with forgotten_afterwards():
