@@ -196,7 +196,7 @@ def compare(args: argparse.Namespace, world: DistributedContext) -> None:
         first = next(iter(runs.values()))
         with world.local_main_process_first():
             data = load_data(first)
-        for run in runs.values():  # a network that cannot be built is reported before any work
+        for run in () if args.worker else runs.values():  # a network that cannot be built is reported before any work
             with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), args):
                 build_model(run, data.info)
         unfinished = work(args, runs, jobs, rows, data, world)
