@@ -203,7 +203,7 @@ def compare(args: argparse.Namespace, shared: Mapping[str, Any], world: Distribu
         with world.local_main_process_first():
             data = load_data(next(iter(runs.values())))
         filled = world.on_first(lambda: fill_in([*runs.values()], data, args.output, rows, world.device))
-        for run in filled:  # a network that cannot be built is reported before any work
+        for run in () if args.worker else filled:  # a network that cannot be built is reported before any work
             with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), shared):
                 build_model(run, data.info)
         unfinished = work(args, filled, jobs, rows, data, world)
