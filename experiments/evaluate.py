@@ -23,6 +23,7 @@ from gac_sj.cli.program import program
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.evaluation import Evaluation, draws_of_test, evaluate
+from gac_sj.training.network import use_channels_last
 from gac_sj.training.settings import Settings
 
 
@@ -43,6 +44,8 @@ def measure(
     """The evaluation, with the draws of the test after the last epoch, and the names of the classes."""
     data = load_data(settings)
     model = load_network(settings, weights, data.info).to(world.device)
+    if settings.channels_last:  # as it was tested, to the last bit
+        use_channels_last(model)
     with draws_of_test(settings, settings.epochs, world):
         evaluation = evaluate(model, data.testing(settings, model, world), world, settings.autocast)
     return evaluation, data.test.classes

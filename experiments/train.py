@@ -27,7 +27,7 @@ from gac_sj.training.callbacks import find_callbacks
 from gac_sj.training.continuation import continue_finished
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
-from gac_sj.training.folder import is_run_of
+from gac_sj.training.folder import keeps
 from gac_sj.training.hardware import resolve
 from gac_sj.training.run import complete
 from gac_sj.training.settings import Settings
@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
         folder = Path(settings.output or f"runs/{Path(args.config or 'train').stem}/seed{settings.seed}")
         with world.local_main_process_first():
             data = load_data(settings)
-        given = resolve(data.resolved(settings), world.device, functools.partial(is_run_of, folder))
+        given = resolve(data.resolved(settings), world.device, functools.partial(keeps, folder))
         settings, folder = world.on_first(lambda: continue_finished(given, folder))
         rows = world.on_first(lambda: open_rows(folder))
         row = complete(settings, data, world, folder, rows, args.analyse)

@@ -23,6 +23,7 @@ from gac_sj.checkpoint.runs import build_model, read_weights
 from gac_sj.nn.time_steps import temporal_pairs
 from gac_sj.training import continuation
 from gac_sj.training.engine import InterruptedRunError, Training
+from gac_sj.training.hardware import resolve
 from gac_sj.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -57,7 +58,7 @@ def test_weights_of_a_run(place, source):
     training = prepare(init_from=str(path))
     assert_equal(tensors(training), load_file(source / "last.safetensors"))
     assert training.settings.init_weights == fingerprint(source / "last.safetensors")
-    plain = Settings(**SMALL)
+    plain = resolve(Settings(**SMALL), CPU.device)
     assert training.settings.key() == plain.key() | {"init_weights": training.settings.init_weights}
     assert training.settings.name() != plain.name()
 
@@ -305,7 +306,7 @@ class TestMoreEpochs:
 
     def test_it_begins_with_the_whole_state_and_resumes(self, tmp_path, monkeypatch):
         run(tmp_path / "run", ema=0.9, epochs=1, model_options={"drop_rate": 0.2})
-        given = Settings(**SMALL | dict(ema=0.9, epochs=2, model_options={"drop_rate": 0.2}))
+        given = resolve(Settings(**SMALL | dict(ema=0.9, epochs=2, model_options={"drop_rate": 0.2})), CPU.device)
         settings, folder = continuation.continue_finished(given, tmp_path / "run")
         state = last_state(tmp_path / "run")
         training = Training(settings, digits(), CPU, folder)
@@ -329,12 +330,12 @@ class TestMoreEpochs:
         at_step(training, 6, lambda: training._signals._remember(15, None))
         with pytest.raises(InterruptedRunError):
             training.run()
-        settings = Settings(**SMALL | {"epochs": 3})
+        settings = resolve(Settings(**SMALL | {"epochs": 3}), CPU.device)
         with pytest.raises(UsageError, match=r"^epochs cannot be raised to 3: .* is in epoch 2; finish it with 2"):
             continuation.continue_finished(settings, folder)
         run(folder, epochs=2)
         for changes in ({"epochs": 1}, {"epochs": 3, "lr": 0.1}):
-            other = Settings(**SMALL | changes)
+            other = resolve(Settings(**SMALL | changes), CPU.device)
             assert continuation.continue_finished(other, folder) == (other, folder)  # and check_folder refuses it
             with pytest.raises(UsageError, match="other settings"):
                 Training(other, digits(), CPU, folder)

@@ -33,13 +33,16 @@ from torch import nn
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import load_datasets, read_images
 from gac_sj.training import engine, network
+from gac_sj.training import run as run_module
 from gac_sj.training.build import Data
 from gac_sj.training.checkpoints import Checkpoints
 from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.engine import InterruptedRunError, Training
 from gac_sj.training.evaluation import evaluate
 from gac_sj.training.finite import NonFiniteLossError
+from gac_sj.training.hardware import resolve
 from gac_sj.training.losses import cross_entropy, tet
+from gac_sj.training.network import build_network
 from gac_sj.training.outputs import RunOutputs
 from gac_sj.training.settings import Settings
 
@@ -619,12 +622,12 @@ class TestOutputs:
 
     def test_the_kept_weights_are_those_that_were_tested(self, whole):
         settings = Settings(**yaml.safe_load((whole / "args.yaml").read_text()))
-        assert settings == Settings(**SMALL | WHOLE)
+        assert settings == resolve(Settings(**SMALL | WHOLE), CPU.device)
         data = digits()
         rows = table(whole / "summary.csv")
         best = max(range(2), key=lambda at: float(rows[at]["top1"]))
         for name, row in (("last", rows[-1]), ("best", rows[best])):
-            model = build_model(settings, data.info)
+            model = build_network(settings, data, CPU)
             model.load_state_dict(load_file(whole / f"{name}.safetensors"))
             tested = evaluate(model, data.testing(settings, model, CPU))
             assert float(row["top1"]) == 100 * tested.top1
@@ -830,7 +833,7 @@ class TestCommand:
     def test_what_another_command_finishes_meanwhile_is_not_trained(self, finished, capsys, monkeypatch):
         folder, printed = finished
         row = (folder / "result.csv").rename(folder / "elsewhere")
-        hold = train_script.hold_folder
+        hold = run_module.hold_folder
 
         @contextlib.contextmanager
         def hold_after_the_other(*arguments):
@@ -838,8 +841,8 @@ class TestCommand:
             with hold(*arguments):
                 yield
 
-        monkeypatch.setattr(train_script, "hold_folder", hold_after_the_other)
-        monkeypatch.setattr(train_script, "train", lambda *arguments: pytest.fail("it trains"))
+        monkeypatch.setattr(run_module, "hold_folder", hold_after_the_other)
+        monkeypatch.setattr(run_module, "train", lambda *arguments: pytest.fail("it trains"))
         assert train_script.main(command(folder)) == 0
         assert capsys.readouterr().out == printed
 

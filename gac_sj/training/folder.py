@@ -13,9 +13,9 @@ from gac_sj._utils.reading import parse_yaml
 from gac_sj.results.schema import RUNS, as_text
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
-from gac_sj.training.settings import Settings
+from gac_sj.training.settings import MAY_BE_OPEN, Settings
 
-__all__ = ["FolderInUseError", "check_folder", "check_state", "hold_folder", "is_run_of", "run_key"]
+__all__ = ["FolderInUseError", "check_folder", "check_state", "hold_folder", "keeps", "run_key"]
 
 
 @contextmanager
@@ -76,8 +76,8 @@ def check_folder(folder: Path, settings: Settings) -> None:
         _refuse_another(folder, as_text(before.key()), as_text(settings.key()))
 
 
-def is_run_of(folder: Path, settings: Settings) -> bool:
-    """Whether a folder holds a run with certain settings.
+def keeps(folder: Path, settings: Settings) -> bool:
+    """Whether a folder holds a run with the values that settings have for what may be open.
 
     Args:
         folder: it need not exist.
@@ -87,7 +87,7 @@ def is_run_of(folder: Path, settings: Settings) -> bool:
         UsageError: its args.yaml is damaged.
     """
     before = _settings_of(folder)
-    return before is not None and before.key() == settings.key()
+    return before is not None and all(getattr(before, name) == getattr(settings, name) for name in MAY_BE_OPEN)
 
 
 def _settings_of(folder: Path) -> Settings | None:

@@ -107,7 +107,7 @@ def _read_checkpoint(path: str, settings: Settings, info: DatasetInfo) -> Mappin
 def _names_of_head(model: nn.Module, names: set[str]) -> set[str]:
     """Those of the names that belong to the classifier."""
     find: Any = getattr(model, "get_classifier", lambda: None)
-    classifier = find()
+    classifier = getattr(model, "head", None) or find()  # of ma_snn, the classifier is a part of its head
     place = next((name for name, module in model.named_modules() if module is classifier), None)
     return {name for name in names if place and name.startswith(f"{place}.")}
 

@@ -18,7 +18,7 @@ from gac_sj.training.initial_weights import load_initial_weights
 from gac_sj.training.memory import save_memory
 from gac_sj.training.settings import Settings
 
-__all__ = ["build_network", "training_mode"]
+__all__ = ["build_network", "training_mode", "use_channels_last"]
 
 
 def build_network(settings: Settings, data: Data, world: DistributedContext, initial: bool = True) -> NetworkModule:
@@ -41,13 +41,17 @@ def build_network(settings: Settings, data: Data, world: DistributedContext, ini
         convert_sync_batchnorm(model)  # in place
     save_memory(model, settings)
     if settings.channels_last:
-        _use_channels_last(model)
+        use_channels_last(model)
     _freeze(model, settings.freeze)
     return model
 
 
-def _use_channels_last(model: nn.Module) -> None:
-    """As ``nn.Module.to`` does, which fails for parameters of five dimensions, as an encoder may have over time."""
+def use_channels_last(model: nn.Module) -> None:
+    """As ``nn.Module.to`` does, which fails for parameters of five dimensions, as an encoder may have over time.
+
+    Args:
+        model: changed in place.
+    """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.to(memory_format=torch.channels_last)

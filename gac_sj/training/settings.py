@@ -26,7 +26,10 @@ from gac_sj.models import default_encoder
 from gac_sj.models.builder import OF_TIMM
 from gac_sj.models.kinds import record_network
 
-__all__ = ["Settings"]
+__all__ = ["MAY_BE_OPEN", "Settings"]
+
+#: Settings that may wait for a device, and what says that they do.
+MAY_BE_OPEN = {"amp": "auto", "channels_last": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +223,7 @@ class Settings(Augmentation):
     @property
     def open(self) -> tuple[str, ...]:
         """The settings that wait for a device (:func:`gac_sj.training.hardware.resolve`)."""
-        return tuple(name for name, value in (("amp", "auto"), ("channels_last", None)) if getattr(self, name) == value)
+        return tuple(name for name, value in MAY_BE_OPEN.items() if getattr(self, name) == value)
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any]) -> Settings:
