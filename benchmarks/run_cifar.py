@@ -305,6 +305,8 @@ def main(args: argparse.Namespace) -> None:
     # without a progress bar, a line for each epoch
     level = args.worker or ("WARNING" if sys.stderr.isatty() else "INFO")
     logging.basicConfig(level=level, format="%(message)s")
+    if args.worker:  # the command has said it
+        logging.getLogger("gac_sj.training.build").setLevel(logging.WARNING)
     shared = read_settings(args)
     try:
         with distributed_context(Settings(**shared).device) as world:

@@ -16,6 +16,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.encoders import DEFAULT_ENCODER
 from gac_sj.models import bare_name, default_encoder
 from gac_sj.ops.dispatch import choose
+from gac_sj.training.network import use_channels_last
 from speeds.checking import DRAWS, require_equal_as_timed, require_equal_exactly, wake
 from speeds.counterparts import spikingjelly_network, spikingjelly_path, why_no_network
 from speeds.encoder import add_dtype
@@ -188,7 +189,7 @@ class Networks:
         """A copy of a variant in another form."""
         module, path = copy.deepcopy(self.variants[variant].module), self.variants[variant].path
         if "channels_last" in parts:
-            module = module.to(memory_format=torch.channels_last)
+            use_channels_last(module)
         if "folded" in parts:
             module = gac_sj.fold_batch_norm(module.eval())
         if "spikes_as_bytes" in parts:
