@@ -374,4 +374,4 @@ def test_rows_have_the_settings_of_their_config():
         if path.name.startswith("cifar10_"):
             run = settings(path.stem)
             row = run_key(run, data_for(run))
-            assert text == {key: row[key] for key in KEY_COLUMNS if key not in ("seed", "data")}
+            assert text == {key: row[key] for key in KEY_COLUMNS if key not in ("seed", "data", *run.open)}
