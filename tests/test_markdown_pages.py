@@ -12,6 +12,8 @@ from helpers.files import contents
 from helpers.programs import refused
 from helpers.rows import ROBUSTNESS_ROWS, SPEED_ROWS, row, seeds, speed_row, write
 
+from gac_sj.results import load
+from gac_sj.results.comparison import interval, pair
 from gac_sj.results.index import read_index
 
 pytestmark = pytest.mark.one_release
@@ -270,3 +272,24 @@ class TestMarkdown:
         assert all((REPOSITORY / path).exists() for path in used)
         assert {path for path in used if path.endswith(".csv")} == set(index.commands)
         assert {name for names in index.pages.values() for name in names} == set(index.blocks)
+
+
+def test_the_table_of_precision_is_that_of_the_rows():
+    places = {
+        "digits": ("benchmarks/results/digits_bf16/results.csv", "benchmarks/results/digits/results.csv"),
+        "CIFAR-10, 10,000 training images, 15 epochs": (
+            "experiments/results/cifar10_small_bf16/results.csv", "experiments/results/cifar10_small/results.csv",
+        ),
+    }  # fmt: skip
+    expected = []
+    for data, files in places.items():
+        ours, theirs = (load(REPOSITORY / file).runs for file in files)
+        for label in dict.fromkeys(run.label for run in ours):
+            a, b = ([run for run in runs if run.label == label] for runs in (ours, theirs))
+            pairs = pair(a, b, ("amp", "channels_last"))
+            found = interval([x.measured.accuracy_last - y.measured.accuracy_last for x, y in pairs])
+            ends = f"[{found.low:+.2f}, {found.high:+.2f}]"
+            expected.append(f"| {data} | {label} | {found.n} | {found.mean:+.2f} | {ends} |")
+    text = (REPOSITORY / "benchmarks/README.md").read_text()
+    section = text[text.index("## Precision") : text.index("<!-- rows: digits bf16 -->")]
+    assert re.findall(r"^\| .* \| \[.*$", section, re.MULTILINE) == expected
