@@ -22,6 +22,7 @@ from gac_sj.results.robustness import robustness_sets, robustness_tables
 from gac_sj.results.run_tables import run_tables
 from gac_sj.results.schema import KEY_COLUMNS, VOLATILE_COLUMNS
 from gac_sj.results.speed import speed_sentences, speed_table
+from gac_sj.results.table import Mean
 
 pytestmark = pytest.mark.one_release
 
@@ -224,3 +225,9 @@ class TestSpeed:
     def test_nothing_to_compare_with(self):
         with pytest.raises(ValueError, match="no variant of encoder, forward, with speedup 1"):
             speed_sentences(timings(speed_row("once", 3.0)))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), None])
+def test_a_number_that_is_not_finite_counts_as_not_measured(number):
+    energies = iter([number, 3.5, 4.5])
+    assert Mean("energy", lambda run: next(energies)).cell([None] * 3).text == "4.00 ± 0.71 (n = 2)"

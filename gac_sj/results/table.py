@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from gac_sj._utils.errors import UsageError
@@ -85,7 +86,7 @@ class Mean:
 
     Args:
         title: heading.
-        value: the number of a record; None if it was not measured.
+        value: the number of a record; None if it was not measured, which one that is not finite counts as.
         digits: decimals.
         exact: whether the number is a count, which is shown without a standard deviation if all records agree.
     """
@@ -97,7 +98,8 @@ class Mean:
 
     def cell(self, records: Sequence[Record]) -> Cell:
         """The cell of some records; "(n = 2)" says how many of them have the number, if not all do."""
-        found = [value for record in records if (value := self.value(record)) is not None]
+        values = map(self.value, records)
+        found = [value for value in values if value is not None and isfinite(value)]
         if not found:
             return Cell(MISSING)
         mean = statistics.mean(found)
