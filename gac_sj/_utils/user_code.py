@@ -14,7 +14,16 @@ from typing import Any
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_bytes, require_file
 
-__all__ = ["SESSION", "class_source", "is_place", "load_from_file", "loaded_before", "run_file", "source_of"]
+__all__ = [
+    "SESSION",
+    "class_source",
+    "files_run",
+    "is_place",
+    "load_from_file",
+    "loaded_before",
+    "run_file",
+    "source_of",
+]
 
 #: In the place of the file's name for classes that were typed into an interactive session.
 SESSION = "interactive"
@@ -35,6 +44,13 @@ def source_of(file: str | Path) -> str:
     return f"{Path(file).name}:{hashlib.sha256(read_bytes(Path(file))).hexdigest()[:12]}"
 
 
+def files_run() -> dict[str, Path]:
+    """The files of users that this process has run, by :func:`source_of` them."""
+    modules = [module for module in list(sys.modules.values()) if getattr(module, "__gac_sj_file__", None) is True]
+    paths = [Path(module.__file__) for module in modules if module.__file__ is not None]
+    return {source_of(path): path for path in paths}
+
+
 def loaded_before(place: str, source: str, subject: str) -> Any:
     """What a name stands for in a file that this process has run already, as weights and settings need it.
 
@@ -47,8 +63,7 @@ def loaded_before(place: str, source: str, subject: str) -> Any:
         UsageError: no file of that name was run, or another version of it.
     """
     file, _, name = place.rpartition(":")
-    paths = [module.__file__ for module in list(sys.modules.values()) if getattr(module, "__gac_sj_file__", False)]
-    found = {source_of(path): path for path in paths if path is not None and Path(path).name == file}
+    found = {known: path for known, path in files_run().items() if path.name == file}
     if source in found:
         return load_from_file(f"{found[source]}:{name}", subject)
     recorded = source.rpartition(":")[2]

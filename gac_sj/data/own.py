@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch.utils.data import Subset
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import as_utf8
 from gac_sj._utils.randomness import seeded
-from gac_sj._utils.user_code import load_from_file, loaded_before, source_of
+from gac_sj._utils.user_code import files_run, load_from_file, loaded_before, source_of
 from gac_sj.data.datasets import DataSet
 from gac_sj.data.info import DatasetInfo
 from gac_sj.data.own_items import Form, Items, as_item, as_label, image_and_label
@@ -113,7 +112,7 @@ class OwnDataset:
             mean=(0.0,) * form.channels,
             std=(1.0,) * form.channels,
         ).normalised(**given)
-        place = str(Path(self._folder(), self.place))
+        place = str(files_run()[self.source].with_name(self.place))  # as the workers of a loader need it
         sets = [DataSet(Items(parts[name], labels[name], form, place), labels[name], classes, info) for name in parts]
         return sets[0], sets[1]
 
@@ -122,12 +121,6 @@ class OwnDataset:
         """Height and width of the first image."""
         height, width, *_ = np.asarray(as_item(image_and_label(part[0])[0])).shape
         return height, width
-
-    def _folder(self) -> Path:
-        """Where the file is that was run."""
-        modules = [module for module in list(sys.modules.values()) if getattr(module, "__gac_sj_file__", None) is True]
-        files = [module.__file__ for module in modules if module.__file__ is not None]
-        return next(Path(file).parent for file in files if source_of(file) == self.source)
 
     def _refuse(self, problem: str, advice: str) -> UsageError:
         return UsageError(f"cannot use {self.place}: {problem}", advice, argument="dataset")

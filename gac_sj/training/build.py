@@ -73,7 +73,8 @@ class Data:
         Args:
             settings: settings of the run.
         """
-        return replace(settings, **self.statistics) if self.statistics else settings
+        changed = {name: value for name, value in self.statistics.items() if getattr(settings, name) != value}
+        return replace(settings, **changed) if changed else settings  # building settings anew checks them all
 
     def fingerprint(self) -> str:
         """The fingerprints of both sets (:meth:`gac_sj.data.DataSet.fingerprint`)."""

@@ -22,7 +22,7 @@ __all__ = ["FolderInUseError", "check_folder", "check_state", "hold_folder", "ke
 def hold_folder(folder: Path, world: DistributedContext) -> Iterator[None]:
     """Hold the folder of a run for its whole life, from before its checkpoint is read until its row is written.
 
-    The hold is a lock and a claim (:mod:`gac_sj.training.claims`). It ends with the first process, however that ends;
+    The hold is a lock and a claim (:mod:`gac_sj._utils.claims`). It ends with the first process, however that ends;
     its workers do not prolong it. On other machines, a claim that was not released lasts ten minutes.
 
     Args:
