@@ -1,9 +1,7 @@
 """Every kind of network that ``--model`` takes, through every program: timm's, SpikingJelly's, a user's."""
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 
 import evaluate
@@ -16,7 +14,7 @@ import torch
 import train
 from helpers.encoders import AVAILABLE, HAS_ATTENTION
 from helpers.files import table
-from helpers.programs import refused
+from helpers.programs import refused, run
 from helpers.registry import forgotten_afterwards
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
@@ -90,14 +88,6 @@ KINDS = {
     "timm": ("my_network", []),
     "spikingjelly": (SEW, ["--model-options", "{v_threshold: 0.3}"]),
 }
-
-
-def run(main, *arguments):
-    """What a program prints; it knows nothing that an earlier one imported."""
-    with forgotten_afterwards(), contextlib.redirect_stdout(io.StringIO()) as printed:
-        status = main(list(map(str, arguments)))
-    assert status == 0
-    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")

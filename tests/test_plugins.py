@@ -1,8 +1,6 @@
 """A user's encoder, registered by a file outside the repository: every program takes it with --import."""
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 
@@ -16,8 +14,7 @@ import timm
 import torch
 import train
 from helpers.files import contents, table
-from helpers.programs import refused
-from helpers.registry import forgotten_afterwards
+from helpers.programs import refused, run
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spiking_resnet import spiking_resnet18
 from spikingjelly.activation_based.neuron import IFNode
@@ -47,14 +44,6 @@ class Mine(gac_sj.Encoder):
 '''
 TINY = ["--dataset", "digits", "--train-limit", "130", "--epochs", "1", "-T", "2", "--seeds", "0", "--device", "cpu"]
 QUICK = ["--images", "20", "--severities", "1", "--corruptions", "blur", "--device", "cpu"]
-
-
-def run(main, *arguments):
-    """What a program prints; it knows no encoder that an earlier one imported."""
-    with forgotten_afterwards(), contextlib.redirect_stdout(io.StringIO()) as printed:
-        status = main(list(map(str, arguments)))
-    assert status == 0
-    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")

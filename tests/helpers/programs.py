@@ -1,10 +1,26 @@
-"""Programs that refuse their arguments."""
+"""Programs as tests run them."""
 
+import contextlib
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from helpers.files import contents
+from helpers.registry import forgotten_afterwards
+
+
+def run(main: Callable[[list[str]], int], *arguments: object) -> str:
+    """What a program prints; it knows nothing that an earlier one imported.
+
+    Args:
+        main: of the program, which must succeed.
+        arguments: of the command line, as anything that ``str`` turns into text.
+    """
+    with forgotten_afterwards(), contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = main(list(map(str, arguments)))
+    assert status == 0
+    return printed.getvalue()
 
 
 def refused(capsys, main: Callable[[list[str]], int], arguments: list, *words: str, folder: Path | None = None) -> str:
