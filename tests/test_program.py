@@ -3,11 +3,13 @@
 import argparse
 import io
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from gac_sj._utils.claims import claimed
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
 from gac_sj.cli.program import program
 from gac_sj.encoders import list_encoders
@@ -167,6 +169,18 @@ class TestExitStatus:
         assert raising(KeyboardInterrupt())([]) == 130
         assert raising(KeyboardInterrupt(), interrupted="run it again.")([]) == 130
         assert capsys.readouterr().err == "bench.py: interrupted.\nbench.py: run it again.\n"
+
+    def test_sigterm_ends_like_ctrl_c_so_that_what_is_held_is_released(self, tmp_path, capsys):
+        before = signal.getsignal(signal.SIGTERM)
+
+        @program(build_parser, "run it again.")
+        def main(args):
+            with claimed(tmp_path):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        assert main([]) == 143 and not list(tmp_path.iterdir())
+        assert capsys.readouterr().err == "bench.py: run it again.\n"
+        assert signal.getsignal(signal.SIGTERM) == before
 
     @pytest.mark.parametrize("text", ["unread", "unread " * 10000])
     @pytest.mark.parametrize("flush", [True, False])

@@ -107,12 +107,14 @@ def wait_for(step, folder, *processes):
 
 
 def children(process):
-    """Process ids of the loader's workers; before a run handles signals, its child is the compiler of kernels."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)
-    if not caught & 1 << signal.SIGTERM - 1:
-        return []
-    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    """Process ids of the loader's workers, which block SIGTERM; a program that starts blocks all signals or none."""
+    found = []
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended
+            blocked = re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{child}/status").read_text())[1]
+            if [int(blocked, 16) >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGHUP)] == [1, 0]:
+                found.append(child)
+    return found
 
 
 def moments(seed, count, total):

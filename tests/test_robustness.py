@@ -331,7 +331,7 @@ class TestCommand:
                 time.sleep(0.01)
         finally:
             child.terminate()
-        assert child.wait() == -signal.SIGTERM
+        assert child.wait() == 128 + signal.SIGTERM
         assert "Traceback" not in (tmp_path / "err").read_text()
         assert read_robustness(path)[0]["corruption"] == "clean"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -250,19 +249,15 @@ def _resolve(rev: str) -> str:
 
 @contextmanager
 def _worktree(commit: str) -> Iterator[Path]:
-    """A temporary worktree, which is always removed at the end of the block; SIGTERM acts like Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with tempfile.TemporaryDirectory(prefix="gac_sj_") as parent:
-            folder = Path(parent) / commit[:12]
-            try:
-                _git("worktree", "add", "--quiet", "--detach", str(folder), commit)
-                yield folder
-            finally:
-                if folder.exists():
-                    _git("worktree", "remove", "--force", "--force", str(folder))  # twice: also if it is locked
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """A temporary worktree, which is always removed at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="gac_sj_") as parent:
+        folder = Path(parent) / commit[:12]
+        try:
+            _git("worktree", "add", "--quiet", "--detach", str(folder), commit)
+            yield folder
+        finally:
+            if folder.exists():
+                _git("worktree", "remove", "--force", "--force", str(folder))  # twice: also if it is locked
 
 
 def _git(*arguments: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO, cast
@@ -24,7 +26,7 @@ def program(
     The program takes ``--import FILE_OR_MODULE`` (repeatable), which runs before all other arguments are read, so that
     what it registers is among their choices. Errors that a user can fix are one sentence on stderr. Exit statuses: 0,
     or what the function returns; 2 for such an error; 1 for numbers that stopped being finite; that of an
-    :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 141 if the reader of the output went away. What the
+    :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 143 after SIGTERM; 141 if the reader of the output went away. What the
     output's encoding lacks, such as the name of a file that is not UTF-8, is escaped.
 
     Args:
@@ -53,6 +55,8 @@ def program(
                 return run(args) or 0
             except KeyboardInterrupt:
                 return _fail(parser, interrupted, 130)
+            except _Terminated:
+                return _fail(parser, interrupted, 143)
             except UsageError as error:
                 return _fail(parser, error.message(option), 2)
             except (ValueError, OSError) as error:
@@ -65,7 +69,7 @@ def program(
         def main(arguments: Sequence[str] | None = None) -> int:
             _open_closed_streams()
             parser = build_parser()
-            with redirect_stdout(cast(TextIO, _Output(sys.stdout))) as output:
+            with _unwinding(), redirect_stdout(cast(TextIO, _Output(sys.stdout))) as output:
                 try:
                     try:
                         return attempt(parser, arguments)
@@ -78,6 +82,28 @@ def program(
         return main
 
     return decorate
+
+
+class _Terminated(BaseException):
+    """SIGTERM was received."""
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what the program holds is released; a second acts at once."""
+    if threading.current_thread() is not threading.main_thread():  # signals go elsewhere
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        signal.signal(number, before)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _places(prog: str, arguments: Sequence[str] | None) -> list[str]:

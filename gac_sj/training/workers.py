@@ -130,8 +130,10 @@ class Worker:
                 self._process.terminate()
 
     def close(self) -> None:
-        """End an idle worker; it has nothing to save."""
-        self._process.terminate()
+        """End an idle worker."""
+        with suppress(OSError):  # it has ended
+            assert self._process.stdin is not None
+            self._process.stdin.close()
         self._process.wait()
 
     def _read_answers(self, stdout: IO[str]) -> None:
