@@ -107,12 +107,17 @@ def wait_for(step, folder, *processes):
 
 
 def children(process):
-    """Process ids of the loader's workers, which block SIGTERM; a program that starts blocks all signals or none."""
+    """Process ids of the loader's workers, which block SIGTERM or ignore SIGINT; a program that starts does not.
+
+    It blocks all signals or none.
+    """
     found = []
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         with contextlib.suppress(OSError):  # it has ended
-            blocked = re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{child}/status").read_text())[1]
-            if [int(blocked, 16) >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGHUP)] == [1, 0]:
+            status = Path(f"/proc/{child}/status").read_text()
+            blocked, ignored = (int(re.search(rf"{name}:\s*(\w+)", status)[1], 16) for name in ("SigBlk", "SigIgn"))
+            blocks_one = blocked >> signal.SIGTERM - 1 & ~(blocked >> signal.SIGHUP - 1) & 1
+            if blocks_one or ignored >> signal.SIGINT - 1 & 1:
                 found.append(child)
     return found
 
