@@ -26,8 +26,8 @@ def program(
     The program takes ``--import FILE_OR_MODULE`` (repeatable), which runs before all other arguments are read, so that
     what it registers is among their choices. Errors that a user can fix are one sentence on stderr. Exit statuses: 0,
     or what the function returns; 2 for such an error; 1 for numbers that stopped being finite; that of an
-    :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 143 after SIGTERM; 141 if the reader of the output went away. What the
-    output's encoding lacks, such as the name of a file that is not UTF-8, is escaped.
+    :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 143 after SIGTERM; 141 if the reader of the output went
+    away. What the output's encoding lacks, such as the name of a file that is not UTF-8, is escaped.
 
     Args:
         build_parser: builds the parser; its ``prog`` names the program in messages.
