@@ -20,10 +20,10 @@ from torch import Tensor
 from gac_sj._utils.files import write_atomically
 from gac_sj.checkpoint.runs import load_network, read_weights, with_data
 from gac_sj.cli.program import program
+from gac_sj.nn.memory_format import use_channels_last
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.evaluation import Evaluation, draws_of_test, evaluate
-from gac_sj.training.network import use_channels_last
 from gac_sj.training.settings import Settings
 
 

@@ -25,6 +25,7 @@ from gac_sj.nn.plif import ParametricLIFNode
 from gac_sj.nn.presets import lif_preset
 from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
+from gac_sj.quantize import quantize
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "lif_preset",
     "list_encoders",
     "models",
+    "quantize",
     "register_encoder",
     "resize_time_steps",
     "summarize",

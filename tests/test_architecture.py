@@ -26,6 +26,7 @@ LEVELS = [
     ("data",),
     ("training.settings",),
     ("analysis", "checkpoint"),
+    ("quantize",),
     ("results",),
     ("training",),
     ("export",),

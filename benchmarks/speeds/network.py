@@ -15,8 +15,8 @@ import gac_sj
 from gac_sj._utils.errors import UsageError
 from gac_sj.encoders import DEFAULT_ENCODER
 from gac_sj.models import bare_name, default_encoder
+from gac_sj.nn.memory_format import use_channels_last
 from gac_sj.ops.dispatch import choose
-from gac_sj.training.network import use_channels_last
 from speeds.checking import DRAWS, require_equal_as_timed, require_equal_exactly, wake
 from speeds.counterparts import spikingjelly_network, spikingjelly_path, why_no_network
 from speeds.encoder import add_dtype

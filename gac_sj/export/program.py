@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.export.checks import as_numbers, check_writable, run_example, write
 from gac_sj.nn.copying import copy_network
+from gac_sj.nn.quantization import output_floats
 
 __all__ = ["to_program"]
 
@@ -57,6 +58,7 @@ def to_program(
     if example.shape[batch_axis] == 1:
         example = torch.cat([example, example], batch_axis)  # torch.export treats a size of 1 as constant
     copied = copy_network(model)
+    output_floats(copied)
     as_numbers(copied, "v_reset")  # neurons compute something else where it is 0; a learnable tau stays a parameter
     shapes = torch.export.ShapesCollection()  # because the signature may be SpikingJelly's forward(*args)
     shapes[example] = {batch_axis: torch.export.Dim("batch")}

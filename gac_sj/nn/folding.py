@@ -12,7 +12,7 @@ from gac_sj.nn.copying import copy_network
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm
 from gac_sj.ops.shortcuts import does_only, overrides
 
-__all__ = ["fold_batch_norm"]
+__all__ = ["fold_batch_norm", "fold_in_place"]
 
 _CONVOLUTIONS = (layer.Conv1d, layer.Conv2d, layer.Conv3d, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # those that only scale by running statistics; SpikingJelly has subclasses that do more
@@ -37,8 +37,26 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
         UsageError: there is nothing to fold.
     """
     folded = copy_network(model).eval()
+    if not fold_in_place(folded):
+        raise UsageError(
+            f"must have a BatchNorm that directly follows a convolution, got {type(model).__name__} without one",
+            "pass a network of gac_sj, or one whose layers are in an nn.Sequential",
+            argument="model",
+        )
+    return folded
+
+
+def fold_in_place(model: nn.Module) -> int:
+    """Do what :func:`fold_batch_norm` does with a copy.
+
+    Args:
+        model: a network in evaluation mode, changed in place.
+
+    Returns:
+        The number of BatchNorms that were folded.
+    """
     count = 0
-    for module in list(folded.modules()):
+    for module in list(model.modules()):
         declares = next((cls for cls in type(module).__mro__ if "foldable_pairs" in vars(cls)), nn.Module)
         if not overrides(module, declares, "forward"):
             for convolution, norm in getattr(module, "foldable_pairs", ()):
@@ -52,13 +70,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
                     before = name
                 elif not _commutes(child):
                     before = None
-    if not count:
-        raise UsageError(
-            f"must have a BatchNorm that directly follows a convolution, got {type(model).__name__} without one",
-            "pass a network of gac_sj, or one whose layers are in an nn.Sequential",
-            argument="model",
-        )
-    return folded
+    return count
 
 
 def _commutes(module: nn.Module) -> bool:

@@ -82,6 +82,8 @@ class LIFNode(PlainMemories, neuron.LIFNode):
             potentials floats.
     """
 
+    #: whether spikes are uint8 where no gradient of the input is asked for (:func:`gac_sj.quantize`)
+    outputs_bytes = False
     # memories of SpikingJelly's node
     v: Tensor | float
     v_seq: Tensor | None
@@ -171,7 +173,10 @@ class LIFNode(PlainMemories, neuron.LIFNode):
     def _run(self, x_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         """Spikes of a sequence, and the potentials of all steps if they are to be stored."""
         v, surrogate_function = self.potential_before(x_seq[0]), self.surrogate_function
-        spikes, self.v, v_seq = lif(x_seq, self.dynamics, surrogate_function, v, store_v_seq=self.store_v_seq)
+        as_bytes = self.outputs_bytes and not (torch.is_grad_enabled() and x_seq.requires_grad)
+        spikes, self.v, v_seq = lif(
+            x_seq, self.dynamics, surrogate_function, v, store_v_seq=self.store_v_seq, as_bytes=as_bytes
+        )
         return spikes, v_seq
 
     def _step(self, x: Tensor) -> Tensor:

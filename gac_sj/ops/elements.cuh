@@ -52,6 +52,8 @@ __device__ inline void convert(float x, bfloat16& y) {
   y.bits = is_nan ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // round to nearest, ties to even
 }
 
+__device__ inline void convert(float x, unsigned char& y) { y = (unsigned char)x; }  // of spikes: 0 or 1
+
 template <class S>
 struct alignas(sizeof(S) * LANES < 16 ? sizeof(S) * LANES : 16) Pack { S lane[LANES]; };
 

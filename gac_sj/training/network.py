@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.models.protocols import NetworkModule
+from gac_sj.nn.memory_format import use_channels_last
 from gac_sj.nn.sync_batchnorm import convert_sync_batchnorm
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
@@ -18,7 +18,7 @@ from gac_sj.training.initial_weights import load_initial_weights
 from gac_sj.training.memory import save_memory
 from gac_sj.training.settings import Settings
 
-__all__ = ["build_network", "training_mode", "use_channels_last"]
+__all__ = ["build_network", "training_mode"]
 
 
 def build_network(settings: Settings, data: Data, world: DistributedContext, initial: bool = True) -> NetworkModule:
@@ -44,17 +44,6 @@ def build_network(settings: Settings, data: Data, world: DistributedContext, ini
         use_channels_last(model)
     _freeze(model, settings.freeze)
     return model
-
-
-def use_channels_last(model: nn.Module) -> None:
-    """As ``nn.Module.to`` does, which fails for parameters of five dimensions, as an encoder may have over time.
-
-    Args:
-        model: changed in place.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 def _freeze(model: nn.Module, patterns: list[str]) -> None:

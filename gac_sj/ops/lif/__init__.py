@@ -28,6 +28,7 @@ def lif(
     v: Tensor | None = None,
     *,
     store_v_seq: bool = False,
+    as_bytes: bool = False,
     path: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The LIF neuron of :func:`gac_sj.ops.lif.reference.lif`, on the fastest path (:mod:`gac_sj.ops.dispatch`).
@@ -41,6 +42,7 @@ def lif(
         surrogate: its surrogate function.
         v: membrane potential before the first step, ``[N, *]``; None: the resting potential.
         store_v_seq: whether to return the potential of every step.
+        as_bytes: whether spikes are uint8, which have no gradient, and not in the dtype of ``x_seq``.
         path: "cupy", "cpp", "spikingjelly" or "torch"; None: that of ``GAC_SJ_OPS``, or the fastest one.
 
     Returns:
@@ -62,13 +64,15 @@ def lif(
         derivative, _ = cuda_derivative(surrogate)
         assert derivative is not None  # choose makes sure of it
         state = None if v is None else v.float().expand(x_seq.shape[1:])
+        if as_bytes:
+            dynamics = dynamics._replace(tau=float(dynamics.tau))  # without its gradient
         try:
             if isinstance(dynamics.tau, Tensor):
                 spikes, last, v_seq = lif_with_learnable_tau(
                     x_seq, state, dynamics.tau, dynamics, derivative, store_v_seq
                 )
             else:
-                spikes, last, v_seq = lif_kernel(x_seq, state, *dynamics, *derivative, store_v_seq)
+                spikes, last, v_seq = lif_kernel(x_seq, state, *dynamics, *derivative, store_v_seq, as_bytes)
             return spikes, last, v_seq if store_v_seq else None
         except BuildError as error:
             dispatch.remember_failure(path, derivative, error)
@@ -77,10 +81,12 @@ def lif(
         equivalent, _ = spikingjelly_equivalent(surrogate)
         # in the memory format of the steps
         v = torch.full_like(x_seq[0], dynamics.rest(), dtype=torch.float32) if v is None else v.float()
-        return functional.lif_multi_step(
+        spikes, last, potentials = functional.lif_multi_step(
             x_seq, v, surrogate_function=equivalent, store_v_seq=store_v_seq, **dynamics._asdict()
         )
-    return reference.lif(x_seq, dynamics, surrogate, v, store_v_seq=store_v_seq)
+    else:
+        spikes, last, potentials = reference.lif(x_seq, dynamics, surrogate, v, store_v_seq=store_v_seq)
+    return spikes.to(torch.uint8) if as_bytes else spikes, last, potentials
 
 
 def why_not_dynamics(dynamics: LIFDynamics) -> tuple[str | None, str | None]:

@@ -2,11 +2,16 @@
 // reads the current and writes the spikes. The backward pass reads the current again and computes the potentials again,
 // which moves less memory than storing them in the forward pass. Tensors are [T, neurons]; potentials are float.
 //
-// Macros: T, and those of elements.cuh and neuron.cuh. A pointer may be null only where a comment says so.
+// Macros: T, and those of elements.cuh and neuron.cuh; SPIKE, the type of the spikes, which inference may want as bytes.
+// A pointer may be null only where a comment says so.
+
+#ifndef SPIKE
+#define SPIKE ELEMENT
+#endif
 
 extern "C" __global__ void lif_forward(
     const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // v_first may be null: the resting potential
-    ELEMENT* __restrict__ spikes, float* __restrict__ v_last, float* __restrict__ v_seq,  // v_seq may be null
+    SPIKE* __restrict__ spikes, float* __restrict__ v_last, float* __restrict__ v_seq,  // v_seq may be null
     index_t neurons, index_t x_step,  // elements from one step of x to the next: neurons, or 0 if all are the same
     float tau, float decay, float threshold, float rest, float a, float b, float c) {
   const Neuron neuron = {tau, decay, threshold, rest, a, b, c};

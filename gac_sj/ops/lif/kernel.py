@@ -27,6 +27,7 @@ def lif_kernel(
     derivative: str,
     numbers: Sequence[float],
     store_v_seq: bool,
+    as_bytes: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fused :func:`gac_sj.ops.lif.reference.lif`, with flat arguments, as ``torch.library`` needs them.
 
@@ -42,21 +43,22 @@ def lif_kernel(
         derivative: the expression, see :class:`Derivative`.
         numbers: see :class:`Derivative`.
         store_v_seq: whether to return the potential of every step.
+        as_bytes: whether spikes are uint8, which have no gradient, and not in the dtype of ``x_seq``.
 
     Returns:
         Spikes, the last potential, and the potentials of all steps (empty without ``store_v_seq``).
     """
     dynamics = LIFDynamics(tau, decay_input, v_threshold, v_reset, detach_reset)
     surrogate = Derivative(strict, derivative, numbers)
-    spikes = empty_sequence(x_seq)
+    spikes = empty_sequence(x_seq, torch.uint8 if as_bytes else None)
     x_seq, step = readable_steps(x_seq, spikes)
     v_last = torch.empty_like(spikes[0], dtype=torch.float32)
     v = None if v is None else canonical(v, v_last)
     v_seq = empty_sequence(x_seq, torch.float32) if store_v_seq else None
-    Launch(spikes, v_last.numel())(
+    Launch(x_seq, v_last.numel())(
         "lif",
         "lif_forward",
-        neuron_macros(dynamics, surrogate),
+        (*neuron_macros(dynamics, surrogate), *([("SPIKE", "unsigned char")] if as_bytes else [])),
         (x_seq, v, spikes, v_last, v_seq, v_last.numel(), step, *neuron_numbers(dynamics, surrogate)),
     )
     return spikes, v_last, v_last.new_empty(0) if v_seq is None else v_seq
@@ -64,8 +66,8 @@ def lif_kernel(
 
 @lif_kernel.register_fake
 def _(x_seq: Tensor, v: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *_, store_v_seq = settings
-    spikes = empty_sequence(x_seq)
+    *_, store_v_seq, as_bytes = settings
+    spikes = empty_sequence(x_seq, torch.uint8 if as_bytes else None)
     v_last = torch.empty_like(spikes[0], dtype=torch.float32)
     return spikes, v_last, empty_sequence(x_seq, torch.float32) if store_v_seq else v_last.new_empty(0)
 
@@ -129,7 +131,7 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x_seq, v, *ctx.settings, ctx.stores = inputs
+    x_seq, v, *ctx.settings, ctx.stores, _ = inputs
     ctx.save_for_backward(x_seq, v)
     ctx.set_materialize_grads(False)
 
@@ -138,7 +140,7 @@ def _backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, grad_
     x_seq, v = ctx.saved_tensors
     grad_v_seq = grad_v_seq if ctx.stores else None
     grad_x, first = lif_backward(grad_spikes, grad_v, grad_v_seq, x_seq, v, *ctx.settings)
-    return grad_x, None if v is None else first, *[None] * (len(ctx.settings) + 1)
+    return grad_x, None if v is None else first, *[None] * (len(ctx.settings) + 2)
 
 
 lif_kernel.register_autograd(_backward, setup_context=_save)

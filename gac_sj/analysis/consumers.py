@@ -1,0 +1,103 @@
+"""Who reads the spikes of a neuron: which neurons may write bytes because only layers that take bytes read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gac_sj.analysis.operations import is_view, name_of
+from gac_sj.nn.neuron import outputs_spikes
+
+__all__ = ["trace_consumers"]
+
+
+class trace_consumers(TorchDispatchMode):
+    """Record who reads the spikes of a network's neurons in all calls inside the block.
+
+    Views of spikes and their max-pools are spikes themselves. Layers are known by their calls; everything else that
+    reads spikes, such as a mean or a hook, is seen where PyTorch dispatches it.
+
+    Args:
+        model: any network.
+        readers: the layers that take bytes.
+    """
+
+    def __init__(self, model: nn.Module, readers: Iterable[nn.Module]):
+        super().__init__()
+        self._neurons = {name: module for name, module in model.named_modules() if outputs_spikes(module)}
+        self._readers = list(readers)
+        self._reading = 0
+        self._read: set[str] = set()
+        self._others: set[str] = set()
+        self._sources: dict[int, set[str]] = {}  # address of the memory -> names of the neurons that wrote it
+        self._kept: list[Tensor] = []  # so that addresses stay theirs
+
+    def __enter__(self) -> trace_consumers:
+        self._hooks = [
+            module.register_forward_hook(self._wrote(name), prepend=True) for name, module in self._neurons.items()
+        ]
+        for module in self._readers:
+            self._hooks += [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._kept.clear()
+        super().__exit__(*error)
+
+    def neurons(self, output: Any) -> list[str]:
+        """Names of the neurons that only the given layers read, and at least one of them.
+
+        Args:
+            output: of the network: whoever gets it reads it too.
+        """
+        for tensor in tree_leaves(output):
+            self._others |= self._written_by(tensor)
+        return [name for name in self._neurons if name in self._read - self._others]
+
+    def _wrote(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                self._follow(output, {name})
+            else:
+                self._others.add(name)
+
+        return hook
+
+    def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._reading += 1
+        for tensor in tree_leaves(inputs):
+            self._read |= self._written_by(tensor)
+
+    def _leave(self, *_: Any) -> None:
+        self._reading -= 1
+
+    def _follow(self, spikes: Tensor, names: set[str]) -> None:
+        self._kept.append(spikes)
+        self._sources[spikes.untyped_storage().data_ptr()] = names
+
+    def _written_by(self, value: Any) -> set[str]:
+        return self._sources.get(value.untyped_storage().data_ptr(), set()) if isinstance(value, Tensor) else set()
+
+    def __torch_dispatch__(
+        self,
+        function: OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if self._reading or is_view(function):
+            return result
+        names = set().union(*map(self._written_by, tree_leaves((args, kwargs))))
+        if names and name_of(function) == "max_pool2d_with_indices":
+            self._follow(result[0], names)
+        else:
+            self._others |= names
+        return result
