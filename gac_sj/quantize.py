@@ -29,16 +29,17 @@ def quantize(model: nn.Module, bits: int = 8, images: Tensor | None = None, *, b
 
     These convolutions and linear layers are found by what they receive on example images. Their activations, zeros and
     ones, are exact; weights are rounded, with one scale for each output channel, after BatchNorm was folded into them
-    (:func:`gac_sj.fold_batch_norm`). With 8 bits a weight is one byte. With 16 bits it is two, and each layer equals that
-    of floats within 1e-4 of its largest output, at twice the products. Behind a neuron single spikes may flip, as after
-    any rounding.
+    (:func:`gac_sj.fold_batch_norm`). With 8 bits a weight is one byte. With 16 bits it is two, and each layer equals
+    that of floats within 1e-4 of its largest output, at twice the products. Behind a neuron single spikes may flip, as
+    after any rounding.
 
     On x86 with VNNI or AMX, and on Arm, they run as oneDNN's products of bytes, and neurons that only such layers read
-    write bytes, which max-pools keep. Elsewhere (on a GPU too), in compiled code, in exports and where a gradient of the
-    images is asked for, they run as PyTorch's float operations on the rounded weights. All other layers stay floats, or
-    bfloat16 under autocast: the encoder, membrane shortcuts, pooled heads, and layers with hooks, parametrisations or
-    another ``forward``. The copy is in the memory format channels_last, and its ``quantization``
-    (:class:`gac_sj.nn.quantization.Quantization`) lists the layers of both sorts, with reasons.
+    write bytes, which max-pools keep. Elsewhere (on a GPU too, for which PyTorch has no convolution of bytes), in
+    compiled code, in exports and where a gradient of the images is asked for, they run as PyTorch's float operations on
+    the rounded weights. All other layers stay floats, or bfloat16 under autocast: the encoder, membrane shortcuts,
+    pooled heads, and layers with hooks, parametrisations or another ``forward``. The copy is in the memory format
+    channels_last, and its ``quantization`` (:class:`gac_sj.nn.quantization.Quantization`) lists the layers of both
+    sorts, with reasons.
 
     Example::
 
@@ -58,7 +59,7 @@ def quantize(model: nn.Module, bits: int = 8, images: Tensor | None = None, *, b
 
     Raises:
         UsageError: a network in training mode, without neurons, or quantised already; no layer receives spikes; no
-            images, or images that it does not take; other bits; an unknown backend, or "onednn" on a machine without it.
+            images, or images that it does not take; other bits; an unknown backend, or "onednn" where it cannot run.
     """
     if bits not in BITS or isinstance(bits, bool):
         raise UsageError(f"must be the bits of a weight, got {bits!r}", argument="bits", options=BITS)

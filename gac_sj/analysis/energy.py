@@ -1,7 +1,10 @@
 """Energy of one image, by what every layer receives, in two conventions, which are always both measured.
 
 An operation is a multiply-accumulate (MAC), or an accumulation (AC) where one factor is a spike (0 or 1). At 45 nm and
-fp32 they cost 4.6 and 0.9 picojoules (Horowitz, ISSCC 2014, the usual figures in the field).
+fp32 they cost 4.6 and 0.9 picojoules (Horowitz, ISSCC 2014, the usual figures in the field). Layers of
+:func:`gac_sj.quantize` add integers: an AC adds a weight of 8 bits to a sum of 32 bits, for which the addition of 32
+bits counts (0.1 pJ), and a MAC has a product of 8 bits in front of it (0.2 pJ); both from the same source. With weights
+of 16 bits each happens twice, once for each plane of 8 bits, as it runs.
 
 - *paper* (GAC, arXiv 2308.06582, the formula that its authors call Eq. (11)): the first convolution once as MACs, every
   later layer as rate x MACs x T ACs, where the rate is the fraction of its input that is not zero (a later layer of the
@@ -36,11 +39,14 @@ from gac_sj.analysis.batches import Batch, inputs_and_labels, no_images
 from gac_sj.analysis.modes import in_mode
 from gac_sj.analysis.products import trace_products
 from gac_sj.nn.neuron import is_neuron, reset_states
+from gac_sj.nn.quantized import Quantized
 
-__all__ = ["AC_PJ", "MAC_PJ", "Energy", "LayerEnergy", "measure_energy"]
+__all__ = ["AC_PJ", "BYTE_AC_PJ", "BYTE_MAC_PJ", "MAC_PJ", "Energy", "LayerEnergy", "measure_energy"]
 
 #: Picojoules of one operation, 45 nm, fp32.
 MAC_PJ, AC_PJ = 4.6, 0.9
+#: Picojoules of one operation of bytes with a sum of 32 bits, 45 nm: 0.2 for the product and 0.1 for the addition.
+BYTE_MAC_PJ, BYTE_AC_PJ = 0.3, 0.1
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class LayerEnergy:
         paper_dense: operations that *paper* multiplies by the rate.
         paper_pj: picojoules in the convention *paper*.
         complete_pj: picojoules in the convention *complete*.
+        mac_pj: picojoules of one of its multiply-accumulates.
+        ac_pj: picojoules of one of its accumulations.
     """
 
     name: str
@@ -76,6 +84,8 @@ class LayerEnergy:
     paper_dense: float
     paper_pj: float
     complete_pj: float
+    mac_pj: float
+    ac_pj: float
 
 
 @dataclass(frozen=True)
@@ -85,8 +95,8 @@ class Energy:
     Args:
         layers: the layers, in the order in which they first ran.
         images: number of measured images.
-        mac_pj: picojoules of a multiply-accumulate.
-        ac_pj: picojoules of an accumulation.
+        mac_pj: picojoules of a multiply-accumulate of floats.
+        ac_pj: picojoules of an accumulation of floats.
         uncounted: operations that may multiply and are not counted, as "layer (operation)".
     """
 
@@ -142,7 +152,7 @@ class Energy:
         """
         if not 0 <= rate <= 1:
             raise UsageError(f"must be a firing rate from 0 to 1, got {rate}", argument="rate")
-        return self.mac_pj * self.total("paper_macs") + self.ac_pj * rate * self.total("paper_dense")
+        return sum(layer.mac_pj * layer.paper_macs + layer.ac_pj * rate * layer.paper_dense for layer in self.layers)
 
     def __str__(self) -> str:
         width = max([len("layer"), *(len(layer.name) for layer in self.layers)])
@@ -179,8 +189,8 @@ def measure_energy(
             dimensions are sequences ``[T, N, *]`` (with labels: if there are N of them), others are images ``[N, *]``.
         T: for a network in step mode "s": the number of steps. An image is fed T times, and a sequence ``[T, N, *]``
             step by step. None: the network takes a batch in one call.
-        mac_pj: picojoules of a multiply-accumulate.
-        ac_pj: picojoules of an accumulation.
+        mac_pj: picojoules of a multiply-accumulate of floats; layers with integer weights have their own.
+        ac_pj: picojoules of an accumulation of floats.
 
     Raises:
         UsageError: a network without neurons, or without convolutions and matrix products; a loader without images.
@@ -214,8 +224,9 @@ def measure_energy(
             f"{', '.join(products.uncounted)}; its energies lack them.",
             stacklevel=2,
         )
-    measured = []
+    measured, named = [], dict(model.named_modules())
     for layer in layers:
+        mac, ac = _picojoules(named.get(layer.name), mac_pj, ac_pj)
         is_first, counts = layer is first, not layer.elementwise and not layer.attention
         dense = layer.dense / images
         runs = layer.frames / images if layer.frames else steps
@@ -234,11 +245,21 @@ def measure_energy(
                 firing_rate=layer.rate,
                 paper_macs=paper_macs,
                 paper_dense=paper_dense,
-                paper_pj=mac_pj * paper_macs + ac_pj * layer.rate * paper_dense,
-                complete_pj=(mac_pj * layer.macs + ac_pj * layer.acs) / images,
+                paper_pj=mac * paper_macs + ac * layer.rate * paper_dense,
+                complete_pj=(mac * layer.macs + ac * layer.acs) / images,
+                mac_pj=mac,
+                ac_pj=ac,
             )
         )
     return Energy(tuple(measured), images, mac_pj, ac_pj, tuple(products.uncounted))
+
+
+def _picojoules(module: nn.Module | None, mac_pj: float, ac_pj: float) -> tuple[float, float]:
+    """What a multiply-accumulate and an accumulation of a layer cost, from what those of floats cost."""
+    if not isinstance(module, Quantized):
+        return mac_pj, ac_pj
+    planes = module.bits // 8
+    return planes * BYTE_MAC_PJ, planes * BYTE_AC_PJ
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from gac_sj.analysis.operations import CONTRACTIONS, COUNTED, DEFINITIONS, FREE,
 from gac_sj.encoders.base import Encoder
 from gac_sj.nn.membrane_attention import MembraneAttention
 from gac_sj.nn.neuron import is_neuron
+from gac_sj.nn.quantized import Quantized
 
 __all__ = ["LayerProducts", "trace_products"]
 
@@ -91,7 +92,9 @@ class trace_products(TorchDispatchMode):
 
     def __enter__(self) -> list[LayerProducts]:
         named = dict(self.model.named_modules())
-        self._weights = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        rounded = [module.float_weight() for module in named.values() if isinstance(module, Quantized)]
+        weights = (*self.model.parameters(), *rounded)
+        self._weights = {weight.untyped_storage().data_ptr() for weight in weights}
         encoders = {f"{name}." if name else "": module for name, module in named.items() if isinstance(module, Encoder)}
         self._encoders = list(encoders)
         self._attentions = [f"{prefix}{part}." for prefix in encoders for part in encoders[prefix].attention_names]

@@ -9,6 +9,8 @@ from typing import Any
 from timm.data.transforms import str_to_interp_mode
 
 from gac_sj.models.builder import OF_TIMM
+from gac_sj.nn.quantization import QUANTIZATION
+from gac_sj.nn.quantized import BITS
 
 __all__ = ["problem"]
 
@@ -82,6 +84,11 @@ def _interpolation(value: Any) -> bool:
         return False
 
 
+def _quantization(value: Any) -> bool:
+    names = [value.get(key) for key in ("layers", "byte_neurons")] if isinstance(value, dict) else [None]
+    return all(isinstance(each, list) and all(map(_text, each)) for each in names) and value.get("bits") in BITS
+
+
 _SHAPE = (_shape, "three positive integers: channels, height, width")
 _CROP = (_positive, "a positive number")
 _NAMES = (_names, "a list of names, or a mapping of numbers to names")
@@ -92,6 +99,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sha256": (_text, "text"),
     "model_args": (lambda value: isinstance(value, dict), "a mapping"),
     "pretrained_cfg": (lambda value: isinstance(value, dict), "a mapping"),
+    QUANTIZATION: (_quantization, "a mapping of bits (8 or 16), layers and byte_neurons (lists of names)"),
     "num_classes": (_count, "an integer of at least 0"),
     "input_size": _SHAPE,
     "test_input_size": _SHAPE,

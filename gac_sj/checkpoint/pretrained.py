@@ -2,7 +2,8 @@
 
 ``timm.create_model("local-dir:DIR", pretrained=True)`` and, once it is on the Hugging Face Hub, ``"hf-hub:NAME"`` build
 the same network with its weights; so does :func:`load_pretrained`, which also compares the weights with the SHA-256 in
-the config.
+the config. A network of :func:`gac_sj.quantize` has int8 weights and their scales in the same file, and a
+``quantization`` in the config, which :func:`load_pretrained` reads; timm, which does not know it, refuses the weights.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from gac_sj.checkpoint.runs import (
 from gac_sj.data import dataset_info
 from gac_sj.encoders import find_encoder, require_source
 from gac_sj.models.kinds import defaults_of
+from gac_sj.nn.quantization import QUANTIZATION, quantization_of, rebuild
 from gac_sj.training.settings import Settings
 
 __all__ = ["load_pretrained", "save_pretrained"]
@@ -62,8 +64,8 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
 
     Raises:
         FileExistsError: the folder is not empty, or is ".".
-        UsageError: timm did not build the model, it was changed afterwards (folded, a layer replaced or changed), one
-            of its keywords is an object, or there is not one name for each class.
+        UsageError: timm did not build the model, it was changed afterwards (folded, a layer replaced or changed, except
+            by :func:`gac_sj.quantize`), one of its keywords is an object, or there is not one name for each class.
         OSError: the folder cannot be written.
     """
     model, folder = unwrap_model(model), Path(folder)
@@ -92,11 +94,13 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
         described["encoder_source"] = info.source
     # timm leaves out dropout, which does not change evaluation, but training goes on with it
     dropout = {key: rate for key, rate in keywords.items() if "drop" in key and key.endswith("rate")}
+    if (quantization := quantization_of(model)) is not None:
+        described[QUANTIZATION] = quantization.as_config()
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir(parents=True)
         save_config_for_hf(model, str(unfinished / CONFIG), model_config=described, model_args=dropout)
-        _check_rebuilds(unfinished, model)
+        _check_rebuilds(unfinished, model, described.get(QUANTIZATION))
         (unfinished / WEIGHTS).write_bytes(content)
         unfinished.replace(folder)
     except OSError as error:
@@ -105,10 +109,10 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _check_rebuilds(folder: Path, model: nn.Module) -> None:
+def _check_rebuilds(folder: Path, model: nn.Module, quantization: dict[str, Any] | None) -> None:
     """Raise UsageError if the config in ``folder`` builds a network with other tensors or layers."""
     with torch.device("meta"):
-        rebuilt = _describe(timm.create_model(f"local-dir:{folder}"))
+        rebuilt = _describe(_build(folder, quantization))
     given = _describe(model)
     if differing := [key for key in rebuilt | given if rebuilt.get(key) != given.get(key)]:
         shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
@@ -116,6 +120,14 @@ def _check_rebuilds(folder: Path, model: nn.Module) -> None:
             f"The {type(model).__name__} differs from the network that its keywords build ({shown})",
             "save it before it is folded or changed",
         )
+
+
+def _build(folder: Path, quantization: dict[str, Any] | None) -> nn.Module:
+    """The network of the config in ``folder``, in evaluation mode, without its weights."""
+    model = timm.create_model(f"local-dir:{folder}").eval()
+    if quantization is not None:
+        rebuild(model, quantization)
+    return model
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:
@@ -157,7 +169,7 @@ def load_pretrained(source: str | Path) -> nn.Module:
     if encoder_source := config.get("encoder_source"):
         require_source(config["model_args"]["encoder"], encoder_source)
     try:
-        model = timm.create_model(f"local-dir:{folder}")
+        model = _build(folder, config.get(QUANTIZATION))
         model.load_state_dict(load(content))
     except SafetensorError as error:
         raise UsageError(f"{folder / WEIGHTS} is damaged ({first_sentence(error)})", "download it again") from error
@@ -166,7 +178,7 @@ def load_pretrained(source: str | Path) -> nn.Module:
         raise UsageError(
             f"{folder} does not hold the network {config['architecture']!r} and its weights ({reason})"
         ) from error
-    return model.eval()
+    return model
 
 
 def _download(name: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,9 @@ from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.export.checks import as_numbers, check_writable, run_example, write
 from gac_sj.nn.copying import copy_network
 from gac_sj.nn.quantization import output_floats
+from gac_sj.ops.int8 import dequantize_definition
 
-__all__ = ["to_program"]
+__all__ = ["export_program", "to_program"]
 
 
 def to_program(
@@ -23,7 +26,8 @@ def to_program(
     """Export a network as a program of PyTorch's own operators, T unrolled, for batches of any size.
 
     The program contains the neurons and the gate as their definitions, not as kernels (:mod:`gac_sj.ops.dispatch`), and
-    so it does SpikingJelly's neurons if the model is on the CPU. Each call starts from a reset state.
+    so it does SpikingJelly's neurons if the model is on the CPU. Integer weights (:func:`gac_sj.quantize`) stay
+    integers, which become floats in front of each product. Each call starts from a reset state.
     ``torch.export.load(path).module()`` loads the network; with an encoder of pixels (Poisson, latency, weighted
     phase), which is an operator of this package, that needs ``import gac_sj``.
 
@@ -46,6 +50,27 @@ def to_program(
             not take; GAC_SJ_OPS requests kernels; a file that cannot be written.
     """
     path = None if path is None else check_writable(path)
+    program = export_program(model, example, {torch.ops.gac_sj.dequantize.default: dequantize_definition})
+    if path is not None:
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        write(path, buffer.getvalue())
+    return program
+
+
+def export_program(
+    model: nn.Module, example: Tensor, decompositions: dict[Any, Callable[..., Any]]
+) -> torch.export.ExportedProgram:
+    """The program of a network.
+
+    Args:
+        model: see :func:`to_program`.
+        example: see :func:`to_program`.
+        decompositions: operators that become others, and by what.
+
+    Raises:
+        UsageError: see :func:`to_program`.
+    """
     requested = os.environ.get("GAC_SJ_OPS")
     if requested not in (None, "", "torch"):
         raise UsageError(
@@ -65,20 +90,17 @@ def to_program(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensors that the neurons keep during tracing
-            program = torch.export.export(
+            return torch.export.export(
                 copied,
                 (example,),
                 dynamic_shapes=shapes,
                 strict=False,
-            ).run_decompositions({})  # of SpikingJelly's operators, which need SpikingJelly to be loaded
+            ).run_decompositions(
+                decompositions
+            )  # and those of SpikingJelly's operators, which need SpikingJelly to be loaded
     except Exception as error:  # torch.export raises whatever the network's code raises on symbolic shapes
         raise UsageError(
             f"torch.export cannot follow {type(model).__name__} ({first_sentence(error)})",
             "pass a network whose forward does not depend on the values of tensors, and whose neurons are "
             "gac_sj.LIFNode (SpikingJelly's own: 2.0.0 only)",
         ) from error
-    if path is not None:
-        buffer = io.BytesIO()
-        torch.export.save(program, buffer)
-        write(path, buffer.getvalue())
-    return program

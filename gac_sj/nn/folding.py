@@ -91,5 +91,5 @@ def _fold(parent: nn.Module, convolution: str, norm: str) -> bool:
     if is_parametrized(conv):
         return False  # every call computes the weight anew
     setattr(parent, convolution, fuse_conv_bn_eval(conv, bn))
-    setattr(parent, norm, nn.Identity())
+    setattr(parent, norm, nn.Identity().eval())
     return True

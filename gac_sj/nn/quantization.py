@@ -10,10 +10,15 @@ from torch import nn
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.nn.folding import fold_in_place
+from gac_sj.nn.memory_format import use_channels_last
 from gac_sj.nn.neuron import LIFNode, is_plain_lif
 from gac_sj.nn.quantized import quantized_layer, why_not_quantized
+from gac_sj.ops import int8
 
-__all__ = ["Quantization", "output_floats", "quantization_of", "quantize_in_place"]
+__all__ = ["QUANTIZATION", "Quantization", "output_floats", "quantization_of", "quantize_in_place", "rebuild"]
+
+#: The attribute of a network that holds its record, and the entry in the config of its weights.
+QUANTIZATION = "quantization"
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Quantization:
         bits: of a weight, 8 or 16.
         layers: names of the layers with integer weights.
         byte_neurons: names of the neurons that write bytes, because only such layers read them.
-        float_layers: names of the other layers behind the encoder that multiply, and why they stay as they are.
+        float_layers: names of the other layers behind the encoder that multiply, and why they stay as they are; empty
+            in a network that was loaded.
         path: "onednn", or "torch" for the definition.
         reason: why the path is not "onednn"; None if it is, or if "torch" was asked for.
     """
@@ -47,7 +53,7 @@ def quantization_of(model: nn.Module) -> Quantization | None:
     Args:
         model: any network.
     """
-    return getattr(model, "quantization", None)
+    return getattr(model, QUANTIZATION, None)
 
 
 def quantize_in_place(
@@ -84,7 +90,7 @@ def quantize_in_place(
 
 
 def rebuild(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Make a network of floats the one that a config describes, up to its weights.
+    """Make a network of floats the one that a config describes, up to the values of its weights.
 
     Args:
         model: in evaluation mode, changed in place.
@@ -93,11 +99,14 @@ def rebuild(model: nn.Module, config: Mapping[str, Any]) -> None:
     Raises:
         UsageError: the config does not fit the network.
     """
+    model.requires_grad_(False)
     fold_in_place(model)
+    use_channels_last(model)
     quantize_in_place(model, config["bits"], config["layers"], config["byte_neurons"])
-    model.quantization = Quantization(  # type: ignore[assignment]
-        config["bits"], tuple(config["layers"]), tuple(config["byte_neurons"])
-    )
+    reason = int8.why_not()
+    path = "torch" if reason else "onednn"
+    names = tuple(config["layers"]), tuple(config["byte_neurons"])
+    model.quantization = Quantization(config["bits"], *names, {}, path, reason)  # type: ignore[assignment]
 
 
 def output_floats(model: nn.Module) -> None:

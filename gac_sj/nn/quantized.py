@@ -67,15 +67,10 @@ class Quantized(nn.Module):
         self.register_buffer("bias", bias)
         self._forget()
 
-    def numbers(self) -> Tensor:
-        """The integers of the weights, float32, ``[out, *]``."""
-        numbers = self.weight.float()
-        return numbers if self.low is None else 256.0 * numbers + self.low.float()
-
     def rounded_weight(self) -> Tensor:
         """The weights, ``[out, *]``, in the type of the bias."""
-        scale = self.scale.float().reshape(-1, *[1] * (self.weight.dim() - 1))
-        return (scale * self.numbers()).to(self.bias.dtype)
+        high, *low = (int8.dequantize(plane, scale) for plane, scale in self._planes())
+        return (high + low[0] if low else high).to(self.bias.dtype)
 
     def float_weight(self) -> Tensor:
         """:meth:`rounded_weight`, computed once, except in an export, which contains the integers."""
@@ -228,7 +223,8 @@ def why_not_quantized(module: nn.Module) -> str | None:
         return "it has a hook, a parametrisation or another forward"
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
-    if not bool(weight.isfinite().all()) or (isinstance(bias, Tensor) and not bool(bias.isfinite().all())):
+    values = [tensor for tensor in (weight, bias) if isinstance(tensor, Tensor) and not tensor.is_meta]
+    if not all(bool(tensor.isfinite().all()) for tensor in values):
         return "a weight is not finite"
     if known is nn.Linear:
         return None

@@ -1,9 +1,9 @@
 """Products of unsigned and signed bytes with sums of 32 bits: oneDNN's, as PyTorch has them for CPUs.
 
-A path needs instructions for such products: AVX512-VNNI, AVX-VNNI or AMX on x86, the dot product on Arm. Without them
-oneDNN on x86 adds pairs of products in 16 bits, which saturate for large bytes. Spikes, zeros and ones, cannot reach that
-(2 * 128 < 2^15), but nothing is gained either. A GPU: PyTorch has a matrix product of bytes there (``torch._int_mm``), but
-no convolution; nothing here uses it.
+They need instructions for such products: AVX512-VNNI, AVX-VNNI or AMX on x86, the dot product on Arm. Without them
+oneDNN on x86 adds pairs of products in 16 bits, which saturate for large bytes. Spikes, zeros and ones, cannot reach
+that (2 * 128 < 2^15), but it is not faster than floats either. On a GPU PyTorch has a matrix product of bytes
+(``torch._int_mm``) and no convolution; nothing here uses it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["Convolution", "Linear", "why_not"]
+__all__ = ["Convolution", "Linear", "dequantize", "dequantize_definition", "why_not"]
 
 #: Flags in /proc/cpuinfo, on x86 and on Arm.
 _FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 #: Output types of oneDNN; others are converted.
 _TYPES = (torch.float32, torch.bfloat16)
+
+
+def dequantize_definition(numbers: Tensor, scale: Tensor) -> Tensor:
+    """Integers as floats, ``scale * numbers``.
+
+    Args:
+        numbers: ``[out, *]``, int8.
+        scale: of each row, ``[out]``, float32.
+    """
+    return scale.reshape(-1, *[1] * (numbers.dim() - 1)) * numbers.to(scale.dtype)
+
+
+#: :func:`dequantize_definition` as one operator, ``torch.ops.gac_sj.dequantize``, so that ONNX keeps the integers.
+dequantize = torch.library.custom_op("gac_sj::dequantize", dequantize_definition, mutates_args=())
+dequantize.register_fake(dequantize_definition)
 
 
 class Convolution:
