@@ -3,7 +3,8 @@
     python experiments/evaluate.py runs/cifar10_gac_T4/seed0/last.safetensors
 
 Prints top-1, top-5, the accuracy when only the first steps are read, and the accuracy of every class. --output DIR
-gets evaluation.json and confusion.csv (rows: true class, columns: predicted class).
+gets evaluation.json and confusion.csv (rows: true class, columns: predicted class). With --quantized the layers that
+receive spikes have integer weights (gac_sj.quantize), found on the first batch.
 """
 
 from __future__ import annotations
@@ -34,18 +35,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("weights", type=Path, help="last.safetensors or best.safetensors of a run")
     parser.add_argument("--data-dir", help="folder of the data set (default: that of the run)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default)")
+    parser.add_argument(
+        "--quantized", type=int, choices=tuple(BITS), help="bits of the weights of layers that receive spikes"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="for evaluation.json and confusion.csv")
     return parser
 
 
 def measure(
-    settings: Settings, weights: dict[str, Tensor], world: DistributedContext
+    settings: Settings, weights: dict[str, Tensor], world: DistributedContext, bits: int | None = None
 ) -> tuple[Evaluation, tuple[str, ...]]:
     """The evaluation, with the draws of the test after the last epoch, and the names of the classes."""
     data = load_data(settings)
     model = load_network(settings, weights, data.info).to(world.device)
     if settings.channels_last:  # as it was tested, to the last bit
         use_channels_last(model)
+    if bits:
+        with draws_of_test(settings, settings.epochs, world):
+            images, _ = next(iter(data.testing(settings, model, world)))
+        model = cast(NetworkModule, quantize(model.eval(), bits, images))
     with draws_of_test(settings, settings.epochs, world):
         evaluation = evaluate(model, data.testing(settings, model, world), world, settings.autocast)
     return evaluation, data.test.classes
@@ -85,7 +93,7 @@ def write(folder: Path, evaluation: Evaluation, classes: tuple[str, ...]) -> Non
 def main(args: argparse.Namespace) -> None:
     settings, weights = read_weights(args.weights)
     with distributed_context(args.device) as world:
-        evaluation, classes = measure(with_data(settings, args.weights, args.data_dir), weights, world)
+        evaluation, classes = measure(with_data(settings, args.weights, args.data_dir), weights, world, args.quantized)
         if world.is_first:
             print(report(evaluation, classes))
             if args.output:

@@ -52,7 +52,8 @@ class TestReading:
     def test_the_columns_of_the_file_are_the_fields_of_the_record(self):
         assert (*KEY_COLUMNS, *MEASURED_COLUMNS, *ANALYSED_COLUMNS) == RUNS.names
         assert set(VOLATILE_COLUMNS) == {
-            "train_seconds", "images_per_second", "inference_images_per_second", "encoder_images_per_second", "date",
+            "train_seconds", "images_per_second", "inference_images_per_second", "inference_int8_images_per_second",
+            "encoder_images_per_second", "date",
         }  # fmt: skip
         assert all(column.help for column in (*RUNS.columns, *ROBUSTNESS.columns, *SPEED.columns))
 

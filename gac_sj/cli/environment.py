@@ -21,6 +21,7 @@ import gac_sj
 from gac_sj._utils.errors import first_sentence
 from gac_sj._utils.provenance import commit, device_name
 from gac_sj.nn.surrogate import Rectangle, Triangle
+from gac_sj.ops import int8
 from gac_sj.ops.compiler import compiler
 from gac_sj.ops.dispatch import ORDER, PATHS, why_not
 from gac_sj.ops.library_cache import cache_folder, why_not_loaded
@@ -54,6 +55,7 @@ def report() -> str:
         "cupy": _cupy,
         "triton": lambda: _package("triton"),
         "CPU": lambda: f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}",
+        "bytes": lambda: int8.why_not() or "products of bytes run on oneDNN (gac_sj.quantize)",
         "GPU": _gpus,
         "driver": lambda: collect_env.get_nvidia_driver_version(collect_env.run) or "none found (nvidia-smi)",
         "compiler": lambda: str(compiler()),

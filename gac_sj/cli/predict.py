@@ -4,7 +4,8 @@ gac-sj predict cat.png dog.jpg --weights DIR
 
 A table for each image: the five likeliest classes after all steps, and their probability in % (softmax of the logits'
 mean) when only the first 1, 2, ... steps are read. Classes are numbers if the weights contain no names (gac-sj convert
---labels). A Poisson encoder draws its spikes; the same command draws the same ones.
+--labels). A Poisson encoder draws its spikes; the same command draws the same ones. With --quantized the layers that
+receive spikes have integer weights (gac_sj.quantize), found on the first image.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
@@ -23,11 +25,16 @@ from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.cli.networks import WEIGHTS, open_weights
 from gac_sj.data.image_files import read_image
 from gac_sj.models.protocols import NetworkModule, encoder_of
+from gac_sj.nn.quantized import BITS
+from gac_sj.quantize import quantize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
     parser.add_argument("--weights", required=True, help=WEIGHTS)
+    parser.add_argument(
+        "--quantized", type=int, choices=tuple(BITS), help="bits of the weights of layers that receive spikes"
+    )
 
 
 @torch.no_grad()
@@ -50,10 +57,13 @@ def run(args: argparse.Namespace) -> None:
             f"{classes} classes"
         )
     transform = create_transform(**resolve_input_data_config(model), is_training=False)
+    bits = args.quantized
     for path in args.images:
-        image = _read(path, "L" if channels == 1 else "RGB")
+        image = transform(_read(path, "L" if channels == 1 else "RGB")).unsqueeze(0)
         torch.manual_seed(0)
-        steps = model.forward_sequence(transform(image).unsqueeze(0))[:, 0]
+        if bits:
+            model, bits = cast(NetworkModule, quantize(model, bits, image)), None
+        steps = model.forward_sequence(image)[:, 0]
         print("\n".join(_table(path, evidence(steps), model)), flush=True)
 
 

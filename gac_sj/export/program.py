@@ -90,14 +90,8 @@ def export_program(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensors that the neurons keep during tracing
-            return torch.export.export(
-                copied,
-                (example,),
-                dynamic_shapes=shapes,
-                strict=False,
-            ).run_decompositions(
-                decompositions
-            )  # and those of SpikingJelly's operators, which need SpikingJelly to be loaded
+            program = torch.export.export(copied, (example,), dynamic_shapes=shapes, strict=False)
+            return program.run_decompositions(decompositions)  # and SpikingJelly's, which would need it
     except Exception as error:  # torch.export raises whatever the network's code raises on symbolic shapes
         raise UsageError(
             f"torch.export cannot follow {type(model).__name__} ({first_sentence(error)})",

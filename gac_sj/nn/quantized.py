@@ -54,6 +54,9 @@ class Quantized(nn.Module):
     scale: Tensor
     #: ``[out]``, in the type of the output outside of autocast
     bias: Tensor
+    # computed from them when they are first needed
+    _packed: Any
+    _float: Tensor | None
 
     def __init__(self, original: nn.Conv1d | nn.Conv2d | nn.Linear, bits: int, fast: bool = True):
         super().__init__()
@@ -113,8 +116,8 @@ class Quantized(nn.Module):
 
     def _forget(self) -> None:
         """Drop what was computed from the weights."""
-        self._packed: Any = None
-        self._float: Tensor | None = None
+        self._packed = None
+        self._float = None
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._forget()

@@ -33,6 +33,7 @@ _DYNAMICS = (
 _SPEED = (
     mean("training (images/s)", "images_per_second", 1),
     mean("inference (images/s)", "inference_images_per_second", 1),
+    mean("inference, 8 bits (images/s)", "inference_int8_images_per_second", 1),
     mean("encoder alone (images/s)", "encoder_images_per_second", 1),
     mean("training (s)", "train_seconds", 1),
 )

@@ -73,6 +73,11 @@ class Analysed:
     readout_by_step: list[float] | None = column("accuracy of a linear classifier on one step's output")
     inference_images_per_second: float = column("throughput of the network", volatile=True)
     encoder_images_per_second: float = column("throughput of the encoder alone", volatile=True)
+    inference_int8_images_per_second: float | None = column(
+        "throughput of the network with weights of 8 bits; empty without instructions or layers for it",
+        volatile=True,
+        absent=None,
+    )
 
 
 def as_text(settings: Mapping[str, Any]) -> dict[str, str]:

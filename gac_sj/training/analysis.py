@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
 from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
 from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
 from gac_sj.models.protocols import NetworkModule, encoder_of, last_neuron
 from gac_sj.nn.copying import copy_network
+from gac_sj.quantize import quantize, why_not_onednn
 from gac_sj.results.schema import Analysed, as_row
 from gac_sj.training.build import Data
 from gac_sj.training.distributed import DistributedContext
@@ -52,7 +54,8 @@ def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.
         dynamics = measure_dynamics(encoder, batches)
         # a neuron like that of direct coding in this network
         durations = compare_durations(encoder, batches, copy_network(last_neuron(model)))
-        speeds = _images_per_second({"network": model, "encoder": encoder}, batches[0][0])
+        parts: dict[str, Callable[[Tensor], Tensor]] = {"network": model, "encoder": encoder}
+        speeds = _images_per_second(parts | _with_bytes(model, batches[0][0]), batches[0][0])
     return as_row(
         Analysed(
             analysed_images=energy.images,
@@ -75,6 +78,7 @@ def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.
             readout_by_step=None if dynamics.readout_by_step is None else _rounded(dynamics.readout_by_step),
             inference_images_per_second=round(speeds["network"], 1),
             encoder_images_per_second=round(speeds["encoder"], 1),
+            inference_int8_images_per_second=round(speeds["int8"], 1) if "int8" in speeds else None,
         )
     )
 
@@ -83,6 +87,16 @@ def _rounded(values: Tensor | list[float] | float, digits: int = 5) -> Any:
     if isinstance(values, Tensor):
         values = values.tolist()
     return [round(value, digits) for value in values] if isinstance(values, list) else round(values, digits)
+
+
+def _with_bytes(model: NetworkModule, images: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The network with integer weights, where it has layers for it and the machine has instructions; else nothing."""
+    if why_not_onednn(model):
+        return {}
+    try:
+        return {"int8": quantize(model, 8, images[:16])}
+    except UsageError:  # no layer receives spikes
+        return {}
 
 
 @torch.no_grad()
