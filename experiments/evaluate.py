@@ -15,13 +15,17 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
 from gac_sj._utils.files import write_atomically
 from gac_sj.checkpoint.runs import load_network, read_weights, with_data
 from gac_sj.cli.program import program
+from gac_sj.models.protocols import NetworkModule
 from gac_sj.nn.memory_format import use_channels_last
+from gac_sj.nn.quantized import BITS
+from gac_sj.quantize import quantize
 from gac_sj.training.build import load_data
 from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.evaluation import Evaluation, draws_of_test, evaluate

@@ -15,7 +15,7 @@ from gac_sj.nn.copying import copy_network
 from gac_sj.nn.folding import fold_in_place
 from gac_sj.nn.memory_format import use_channels_last
 from gac_sj.nn.neuron import reset_states
-from gac_sj.nn.quantization import Quantization, quantize_in_place
+from gac_sj.nn.quantization import Quantization, quantize_in_place, use_bytes
 from gac_sj.nn.quantized import BITS, Quantized, why_not_quantized
 from gac_sj.ops import int8
 
@@ -87,13 +87,13 @@ def quantize(model: nn.Module, bits: int = 8, images: Tensor | None = None, *, b
     use_channels_last(copied)
     layers, float_layers = _layers(copied, images)
     fast = backend != TORCH
-    quantize_in_place(copied, bits, layers, [], fast)
-    byte_neurons = _byte_neurons(copied, images)
-    for name in byte_neurons:
-        copied.get_submodule(name).outputs_bytes = True  # type: ignore[assignment]
     path = ONEDNN if fast and reason is None else TORCH
+    quantize_in_place(copied, bits, layers, fast)
+    neurons, pools = _on_bytes(copied, images)
+    if path == ONEDNN:
+        use_bytes(copied, neurons, pools)
     copied.quantization = Quantization(  # type: ignore[assignment]
-        bits, tuple(layers), tuple(byte_neurons), float_layers, path, reason if fast else None
+        bits, tuple(layers), tuple(neurons), tuple(pools), float_layers, path, reason if fast else None
     )
     if backend == AUTO and reason:
         warnings.warn(f"The quantised {type(model).__name__} runs in floats: {reason}.", stacklevel=2)
@@ -145,15 +145,15 @@ def _layers(model: nn.Module, images: Tensor) -> tuple[list[str], dict[str, str]
     return layers, {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _byte_neurons(model: nn.Module, images: Tensor) -> list[str]:
-    """Names of the neurons that only quantised layers read."""
+def _on_bytes(model: nn.Module, images: Tensor) -> tuple[list[str], list[str]]:
+    """Names of the neurons that only quantised layers read, and of the max-pools between them."""
     reset_states(model)
     with torch.inference_mode(False), torch.no_grad():
         images = images.clone() if images.is_inference() else images
         with trace_consumers(model, [module for module in model.modules() if isinstance(module, Quantized)]) as traced:
             output = model(images)
-        found = traced.neurons(output)
+        neurons, pools = traced.found(output)
     reset_states(model)
     if isinstance(model, Trunk):  # forward_features returns the last neuron's spikes
-        found = [name for name in found if model.get_submodule(name) is not model.lif]
-    return found
+        neurons = [name for name in neurons if model.get_submodule(name) is not model.lif]
+    return neurons, pools

@@ -12,15 +12,19 @@ from torch.utils._pytree import tree_leaves
 
 from gac_sj.analysis.operations import is_view, name_of
 from gac_sj.nn.neuron import outputs_spikes
+from gac_sj.nn.quantized import is_max_pool
 
 __all__ = ["trace_consumers"]
+
+#: Operations whose output is bytes for bytes, besides views.
+_COPIES = {"clone", "unsafe_view"}
 
 
 class trace_consumers(TorchDispatchMode):
     """Record who reads the spikes of a network's neurons in all calls inside the block.
 
-    Views of spikes and their max-pools are spikes themselves. Layers are known by their calls; everything else that
-    reads spikes, such as a mean or a hook, is seen where PyTorch dispatches it.
+    Views, copies and max-pools of spikes are spikes themselves. Layers and max-pools are known by their calls;
+    everything else that reads spikes, such as a mean or a hook, is seen where PyTorch dispatches it.
 
     Args:
         model: any network.
@@ -31,6 +35,8 @@ class trace_consumers(TorchDispatchMode):
         super().__init__()
         self._neurons = {name: module for name, module in model.named_modules() if outputs_spikes(module)}
         self._readers = list(readers)
+        self._max_pools = {name: module for name, module in model.named_modules() if is_max_pool(module)}
+        self._pooled: dict[str, set[str]] = {name: set() for name in self._max_pools}  # whose spikes they read
         self._reading = 0
         self._read: set[str] = set()
         self._others: set[str] = set()
@@ -41,6 +47,9 @@ class trace_consumers(TorchDispatchMode):
         self._hooks = [
             module.register_forward_hook(self._wrote(name), prepend=True) for name, module in self._neurons.items()
         ]
+        for name, pool in self._max_pools.items():
+            enter, leave = self._pool(name)
+            self._hooks += [pool.register_forward_pre_hook(enter), pool.register_forward_hook(leave)]
         for module in self._readers:
             self._hooks += [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
         return super().__enter__()
@@ -51,15 +60,17 @@ class trace_consumers(TorchDispatchMode):
         self._kept.clear()
         super().__exit__(*error)
 
-    def neurons(self, output: Any) -> list[str]:
-        """Names of the neurons that only the given layers read, and at least one of them.
+    def found(self, output: Any) -> tuple[list[str], list[str]]:
+        """Names of the neurons that only the given layers read, and at least one of them, and of the max-pools between.
 
         Args:
             output: of the network: whoever gets it reads it too.
         """
         for tensor in tree_leaves(output):
             self._others |= self._written_by(tensor)
-        return [name for name in self._neurons if name in self._read - self._others]
+        neurons = self._read - self._others
+        pools = [name for name, sources in self._pooled.items() if sources & neurons]
+        return [name for name in self._neurons if name in neurons], pools
 
     def _wrote(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -69,6 +80,18 @@ class trace_consumers(TorchDispatchMode):
                 self._others.add(name)
 
         return hook
+
+    def _pool(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._reading += 1
+
+        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self._reading -= 1
+            names: set[str] = set().union(*map(self._written_by, tree_leaves(inputs)))
+            self._pooled[name] |= names
+            self._follow(output, names)
+
+        return enter, leave
 
     def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._reading += 1
@@ -96,8 +119,8 @@ class trace_consumers(TorchDispatchMode):
         if self._reading or is_view(function):
             return result
         names = set().union(*map(self._written_by, tree_leaves((args, kwargs))))
-        if names and name_of(function) == "max_pool2d_with_indices":
-            self._follow(result[0], names)
+        if names and name_of(function) in _COPIES:
+            self._follow(result, names)
         else:
             self._others |= names
         return result

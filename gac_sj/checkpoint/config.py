@@ -85,7 +85,7 @@ def _interpolation(value: Any) -> bool:
 
 
 def _quantization(value: Any) -> bool:
-    names = [value.get(key) for key in ("layers", "byte_neurons")] if isinstance(value, dict) else [None]
+    names = [value.get(key) for key in ("layers", "byte_neurons", "byte_pools")] if isinstance(value, dict) else [None]
     return all(isinstance(each, list) and all(map(_text, each)) for each in names) and value.get("bits") in BITS
 
 
@@ -99,7 +99,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sha256": (_text, "text"),
     "model_args": (lambda value: isinstance(value, dict), "a mapping"),
     "pretrained_cfg": (lambda value: isinstance(value, dict), "a mapping"),
-    QUANTIZATION: (_quantization, "a mapping of bits (8 or 16), layers and byte_neurons (lists of names)"),
+    QUANTIZATION: (_quantization, "a mapping of bits (8 or 16), layers, byte_neurons and byte_pools (lists of names)"),
     "num_classes": (_count, "an integer of at least 0"),
     "input_size": _SHAPE,
     "test_input_size": _SHAPE,

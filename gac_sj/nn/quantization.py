@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,12 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.nn.folding import fold_in_place
 from gac_sj.nn.memory_format import use_channels_last
 from gac_sj.nn.neuron import LIFNode, is_plain_lif
-from gac_sj.nn.quantized import quantized_layer, why_not_quantized
+from gac_sj.nn.quantized import BytePool, is_max_pool, quantized_layer, why_not_quantized
 from gac_sj.ops import int8
 
-__all__ = ["QUANTIZATION", "Quantization", "output_floats", "quantization_of", "quantize_in_place", "rebuild"]
+__all__ = [
+    "QUANTIZATION", "Quantization", "output_floats", "quantization_of", "quantize_in_place", "rebuild", "use_bytes",
+]  # fmt: skip
 
 #: The attribute of a network that holds its record, and the entry in the config of its weights.
 QUANTIZATION = "quantization"
@@ -28,7 +30,8 @@ class Quantization:
     Args:
         bits: of a weight, 8 or 16.
         layers: names of the layers with integer weights.
-        byte_neurons: names of the neurons that write bytes, because only such layers read them.
+        byte_neurons: names of the neurons that write bytes on the path "onednn", because only such layers read them.
+        byte_pools: names of the max-pools in between.
         float_layers: names of the other layers behind the encoder that multiply, and why they stay as they are; empty
             in a network that was loaded.
         path: "onednn", or "torch" for the definition.
@@ -38,13 +41,15 @@ class Quantization:
     bits: int
     layers: tuple[str, ...]
     byte_neurons: tuple[str, ...]
+    byte_pools: tuple[str, ...]
     float_layers: Mapping[str, str] = field(default_factory=dict)
     path: str = "onednn"
     reason: str | None = None
 
     def as_config(self) -> dict[str, Any]:
         """What rebuilds it on another machine, as plain values."""
-        return {"bits": self.bits, "layers": list(self.layers), "byte_neurons": list(self.byte_neurons)}
+        names = {name: list(getattr(self, name)) for name in ("layers", "byte_neurons", "byte_pools")}
+        return {"bits": self.bits} | names
 
 
 def quantization_of(model: nn.Module) -> Quantization | None:
@@ -56,37 +61,57 @@ def quantization_of(model: nn.Module) -> Quantization | None:
     return getattr(model, QUANTIZATION, None)
 
 
-def quantize_in_place(
-    model: nn.Module, bits: int, layers: list[str], byte_neurons: list[str], fast: bool = True
-) -> None:
-    """Give layers integer weights, and let neurons write bytes.
+def quantize_in_place(model: nn.Module, bits: int, layers: Iterable[str], fast: bool = True) -> None:
+    """Give layers integer weights.
 
     Args:
         model: a network without BatchNorms that can be folded (:func:`gac_sj.nn.folding.fold_in_place`).
         bits: of a weight, 8 or 16.
         layers: names of convolutions and linear layers.
-        byte_neurons: names of neurons.
         fast: whether layers may run on oneDNN.
 
     Raises:
-        UsageError: there is no such layer or neuron, or it cannot be quantised.
+        UsageError: there is no such layer, or it cannot be quantised.
     """
-    named = dict(model.named_modules(remove_duplicate=False))
-    for name in [*layers, *byte_neurons]:
-        wrong = "there is no such module" if name not in named else None
-        if wrong is None and name in byte_neurons and not is_plain_lif(named[name]):
-            wrong = f"{type(named[name]).__name__} is not gac_sj.LIFNode"
-        if wrong or (name in layers and (wrong := why_not_quantized(named[name]))):
-            raise UsageError(f"{type(model).__name__} cannot be quantised at {name} ({wrong})")
-    for original in {id(named[name]): named[name] for name in layers}.values():
-        replacement = quantized_layer(original, bits, fast)
-        for name, module in named.items():
-            if module is original:  # under each of its names
-                model.set_submodule(name, replacement)
-    for name in byte_neurons:
-        node = named[name]
-        assert isinstance(node, LIFNode)
+    for original in _named(model, layers):
+        if reason := why_not_quantized(original):
+            raise UsageError(f"{type(model).__name__} cannot be quantised ({reason})")
+        _replace(model, original, quantized_layer(original, bits, fast))
+
+
+def use_bytes(model: nn.Module, neurons: Iterable[str], pools: Iterable[str]) -> None:
+    """Let neurons write bytes, and max-pools take them.
+
+    Args:
+        model: changed in place.
+        neurons: names of neurons.
+        pools: names of max-pools.
+
+    Raises:
+        UsageError: there is no such module, or it is another one.
+    """
+    for node in _named(model, neurons):
+        if not is_plain_lif(node):
+            raise UsageError(f"{type(model).__name__} has a {type(node).__name__} where a LIFNode writes bytes")
         node.outputs_bytes = True
+    for pool in _named(model, pools):
+        if not is_max_pool(pool):
+            raise UsageError(f"{type(model).__name__} has a {type(pool).__name__} where a max-pool takes bytes")
+        _replace(model, pool, BytePool(pool).train(pool.training))
+
+
+def _named(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    named = dict(model.named_modules())
+    if missing := [name for name in names if name not in named]:
+        raise UsageError(f"{type(model).__name__} has no module {missing[0]}, which was quantised")
+    return [named[name] for name in names]
+
+
+def _replace(model: nn.Module, original: nn.Module, replacement: nn.Module) -> None:
+    """Put a module in the place of another one, under each of its names."""
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module is original:
+            model.set_submodule(name, replacement)
 
 
 def rebuild(model: nn.Module, config: Mapping[str, Any]) -> None:
@@ -102,11 +127,14 @@ def rebuild(model: nn.Module, config: Mapping[str, Any]) -> None:
     model.requires_grad_(False)
     fold_in_place(model)
     use_channels_last(model)
-    quantize_in_place(model, config["bits"], config["layers"], config["byte_neurons"])
+    bits, layers, neurons, pools = (config[key] for key in ("bits", "layers", "byte_neurons", "byte_pools"))
+    quantize_in_place(model, bits, layers)
     reason = int8.why_not()
+    if reason is None:
+        use_bytes(model, neurons, pools)
     path = "torch" if reason else "onednn"
-    names = tuple(config["layers"]), tuple(config["byte_neurons"])
-    model.quantization = Quantization(config["bits"], *names, {}, path, reason)  # type: ignore[assignment]
+    record = Quantization(bits, tuple(layers), tuple(neurons), tuple(pools), {}, path, reason)
+    model.quantization = record  # type: ignore[assignment]
 
 
 def output_floats(model: nn.Module) -> None:
