@@ -386,6 +386,20 @@ class TestPredict:
             assert [float(word) for word in row.split()[1:]] == pytest.approx(percent, abs=0.051)
         assert rows[0].split()[1] != rows[0].split()[2]
 
+    def test_integer_weights(self, command, weights, picture):
+        """Those of 16 bits give the percentages of floats here, up to the last digit."""
+        floats, integers = (
+            command("predict", picture, "--weights", weights, *more) for more in ((), ("--quantized", "16"))
+        )
+        assert integers.splitlines()[:2] == floats.splitlines()[:2]
+        found, expected = (sorted(said.splitlines()[2:]) for said in (integers, floats))
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.split()[0] == theirs.split()[0]
+            assert [float(word) for word in ours.split()[1:]] == pytest.approx(
+                [float(word) for word in theirs.split()[1:]], abs=5
+            )
+        assert "--quantized" in command("predict", picture, "--weights", weights, "--quantized", "4", status=2)
+
     def test_images_are_resized_and_classes_numbered(self, command, tmp_path):
         """A grey image of another size, for a network of colour images; five of ten classes."""
         save_pretrained(timm.create_model(SMALL, T=2, encoder="poisson"), tmp_path / "net")

@@ -11,7 +11,7 @@ from spikingjelly.activation_based import surrogate
 
 from gac_sj import Rectangle, Triangle
 from gac_sj.cli import environment as env
-from gac_sj.ops import cpp, cupy
+from gac_sj.ops import cpp, cupy, int8
 from gac_sj.ops.dispatch import choose, why_not
 
 pytestmark = pytest.mark.usefixtures("default_ops")
@@ -39,6 +39,7 @@ def test_report_has_versions_and_devices():
     assert found["torch"].startswith(torch.__version__)
     assert "threads" in found["CPU"]
     assert found["GAC_SJ_OPS"].startswith("not set")
+    assert found["bytes"] == (int8.why_not() or "products of bytes run on oneDNN (gac_sj.quantize)")
     assert ("none" in found["GPU"]) == (not torch.cuda.is_available())
 
 

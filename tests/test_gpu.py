@@ -99,6 +99,15 @@ def test_lif_every_size(size):
     assert_lif(current(4, size), current(size), SHIFTED)
 
 
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_lif_writes_bytes(dtype):
+    x = current(4, 3, 257, dtype=dtype)
+    expected, last, _ = lif(x, SOFT, Triangle(), path="torch")
+    spikes, found, _ = lif(x.to(DEVICE), SOFT, Triangle(), as_bytes=True, path=PATH)
+    assert spikes.dtype == torch.uint8
+    assert torch.equal(spikes.cpu(), expected.to(torch.uint8)) and torch.equal(found.cpu(), last)
+
+
 SURROGATES = {
     "Rectangle": (Rectangle(0.7), 0.0),
     "strict": (Triangle(1.3, strict=True), 0.0),

@@ -158,6 +158,7 @@ class TestPrograms:
         printed = run(evaluate.main, weights, *given, "--device", "cpu")
         row = next(row for row in table(finished / "results.csv") if row["encoder"] == "gac")
         assert f"top-1 {float(row['accuracy_last']):.2f} %" in printed
+        assert "top-1" in run(evaluate.main, weights, *given, "--device", "cpu", "--quantized", "8")
 
     def test_robustness(self, finished, given, tmp_path):
         quick = ["--images", "20", "--severities", "5", "--corruptions", "blur", "fgsm", "dropped_steps"]

@@ -31,6 +31,7 @@ from gac_sj.analysis import measure_dynamics, measure_energy
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.data import DATASETS, DataSet, ResidentTrainingLoader
 from gac_sj.encoders import DEFAULT_FORM, FORMS, encoder_info, encoder_label, list_encoders
+from gac_sj.quantize import why_not_onednn
 from gac_sj.results import report
 from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, RUNS
 from gac_sj.training import analysis, build, engine, hardware
@@ -290,6 +291,8 @@ class TestAnalysis:
         rates = json.loads(row["firing_rates_by_step"])
         assert list(rates) == list(json.loads(row["firing_rates"])) and all(len(steps) == 2 for steps in rates.values())
         assert min(float(row["inference_images_per_second"]), float(row["encoder_images_per_second"])) > 0
+        if why_not_onednn(model) is None:
+            assert float(row["inference_int8_images_per_second"]) > 0
 
     def test_direct_coding_repeats_from_the_first_step(self, finished):
         row = next(row for row in table(finished[1] / "results.csv") if row["encoder"] == "direct")
