@@ -398,7 +398,6 @@ class TestPredict:
             assert [float(word) for word in ours.split()[1:]] == pytest.approx(
                 [float(word) for word in theirs.split()[1:]], abs=5
             )
-        assert "--quantized" in command("predict", picture, "--weights", weights, "--quantized", "4", status=2)
 
     def test_images_are_resized_and_classes_numbered(self, command, tmp_path):
         """A grey image of another size, for a network of colour images; five of ten classes."""

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gac_sj.analysis.operations import is_view, name_of
+from gac_sj.nn.byte_pool import is_max_pool
 from gac_sj.nn.neuron import outputs_spikes
-from gac_sj.nn.quantized import is_max_pool
 
 __all__ = ["trace_consumers"]
 

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from gac_sj._utils.errors import UsageError
+from gac_sj.nn.byte_pool import BytePool, is_max_pool
 from gac_sj.nn.folding import fold_in_place
 from gac_sj.nn.memory_format import use_channels_last
 from gac_sj.nn.neuron import LIFNode, is_plain_lif
-from gac_sj.nn.quantized import BytePool, is_max_pool, quantized_layer, why_not_quantized
+from gac_sj.nn.quantized import quantized_layer, why_not_quantized
 from gac_sj.ops import int8
 
 __all__ = [

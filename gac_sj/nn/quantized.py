@@ -15,7 +15,7 @@ oneDNN rounds once, from the integer sum to the output, so both agree up to the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from spikingjelly.activation_based import layer
@@ -26,10 +26,7 @@ from gac_sj.ops import int8
 from gac_sj.ops.dispatch import has_dispatch_mode, is_transformed
 from gac_sj.ops.shortcuts import does_only
 
-__all__ = [
-    "BITS", "BytePool", "Quantized", "QuantizedConv", "QuantizedLinear", "is_max_pool", "quantized_layer",
-    "why_not_quantized",
-]  # fmt: skip
+__all__ = ["BITS", "Quantized", "QuantizedConv", "QuantizedLinear", "quantized_layer", "why_not_quantized"]
 
 #: Bits of a weight, and the largest absolute value of its integer: with low in [-128, 127], 127 or 256 * 127 + 127.
 BITS = {8: 127, 16: 32639}
@@ -198,44 +195,6 @@ class QuantizedLinear(Quantized):
         if self._packed is None:
             self._packed = int8.Linear(self._planes(), self.bias, x.shape)
         return self._packed(x, dtype).reshape(*spikes.shape[:-1], -1)
-
-
-class BytePool(nn.MaxPool2d):
-    """A max-pool of bytes, which are bytes again; PyTorch's own takes bytes of small images only.
-
-    Args:
-        original: the max-pool.
-
-    Shapes:
-        ``[*, C, H, W]`` with any number of leading dimensions, in any type.
-    """
-
-    def __init__(self, original: nn.MaxPool2d):
-        sizes = original.kernel_size, original.stride, original.padding, original.dilation
-        super().__init__(*sizes, ceil_mode=original.ceil_mode)
-
-    def forward(self, x: Tensor) -> Tensor:
-        frames = x.flatten(0, -4) if x.dim() > 3 else x.unsqueeze(0)
-        if x.dtype == torch.uint8 and x.device.type == "cpu" and not has_dispatch_mode():
-            sizes = map(_pair, (self.kernel_size, self.stride, self.padding, self.dilation))
-            y = torch.ops.quantized.max_pool2d(frames, *sizes, self.ceil_mode)
-        else:
-            y = super().forward(frames.float() if x.dtype == torch.uint8 else frames).to(x.dtype)
-        return y.reshape(*x.shape[:-3], *y.shape[-3:])
-
-
-def is_max_pool(module: nn.Module) -> TypeGuard[nn.MaxPool2d]:
-    """Whether :class:`BytePool` may replace a module.
-
-    Args:
-        module: any module.
-    """
-    cls = layer.MaxPool2d if isinstance(module, layer.MaxPool2d) else nn.MaxPool2d
-    return isinstance(module, cls) and does_only(module, cls) and not module.return_indices
-
-
-def _pair(value: int | tuple[int, ...]) -> list[int]:
-    return [value] * 2 if isinstance(value, int) else list(value)
 
 
 def quantized_layer(original: nn.Module, bits: int, fast: bool = True) -> Quantized:
