@@ -158,7 +158,14 @@ class TestPrograms:
         printed = run(evaluate.main, weights, *given, "--device", "cpu")
         row = next(row for row in table(finished / "results.csv") if row["encoder"] == "gac")
         assert f"top-1 {float(row['accuracy_last']):.2f} %" in printed
-        assert "top-1" in run(evaluate.main, weights, *given, "--device", "cpu", "--quantized", "8")
+
+    def test_evaluate_with_integer_weights(self, weights, given, kind, capsys):
+        """Only SpikingJelly's network has convolutions behind its neurons."""
+        arguments = [weights, *given, "--device", "cpu", "--quantized", "8"]
+        if kind == "spikingjelly":
+            assert "top-1" in run(evaluate.main, *arguments)
+        else:
+            refused(capsys, evaluate.main, arguments, "No convolution or linear layer", "spikes")
 
     def test_robustness(self, finished, given, tmp_path):
         quick = ["--images", "20", "--severities", "5", "--corruptions", "blur", "fgsm", "dropped_steps"]

@@ -237,7 +237,7 @@ class TestNetworks:
         (tmp_path / "8" / "config.json").write_text(
             (tmp_path / "8" / "config.json").read_text().replace('"bits": 8', '"bits": 4')
         )
-        with pytest.raises(UsageError, match="quantization.*8 or 16"):
+        with pytest.raises(UsageError, match=r"quantization.*8 or 16"):
             gac_sj.checkpoint.load_pretrained(tmp_path / "8")
 
     @pytest.mark.medium

@@ -140,13 +140,14 @@ def why_not() -> str | None:
     try:
         weight, x = torch.arange(-16, 16, dtype=torch.int8).reshape(2, 4, 2, 2), torch.ones(1, 4, 3, 3).byte()
         scale, bias = torch.tensor([0.5, 2.0]), torch.tensor([1.0, -1.0])
-        found = Convolution([(weight, scale)], bias, [1, 1], [1, 1], [1, 1], 1, x.shape)(x, torch.float32)
+        planes = [(weight, 256.0 * scale), (weight, scale)]
+        found = Convolution(planes, bias, [1, 1], [1, 1], [1, 1], 1, x.shape)(x, torch.float32)
         flat = weight.flatten(1)
         product = Linear([(flat, scale)], bias, (1, 16))(torch.ones(1, 16).byte(), torch.float32)
     except (AttributeError, RuntimeError) as error:
         return f"PyTorch {torch.__version__} cannot run oneDNN's operators on bytes ({str(error).splitlines()[0]})"
     numbers = weight.float() * scale.reshape(2, 1, 1, 1)
-    expected = torch.nn.functional.conv2d(x.float(), numbers, bias, padding=1)
+    expected = torch.nn.functional.conv2d(x.float(), 257.0 * numbers, bias, padding=1)
     if torch.equal(found, expected) and torch.equal(product[0], numbers.flatten(1).sum(1) + bias):
         return None
     return "oneDNN computes something else for bytes"
