@@ -85,15 +85,29 @@ def quantize(model: nn.Module, bits: int = 8, images: Tensor | None = None, *, b
     copied = copy_network(model).requires_grad_(False)
     fold_in_place(copied)
     use_channels_last(copied)
-    layers, float_layers = _layers(copied, images)
+    reasons, silent = _layers(copied, images)
+    neurons, pools, fed = _on_bytes(copied, images, [name for name, why in reasons.items() if why is None])
+    reasons |= {name: "it received zeros only, not from a neuron" for name in silent - fed if reasons[name] is None}
+    layers = [name for name, why in reasons.items() if why is None]
+    if not layers:
+        raise UsageError(
+            f"No convolution or linear layer of {type(model).__name__} can take spikes as bytes"
+            + "".join(f"; {name}: {why}" for name, why in list(reasons.items())[:3]),
+            "pass a network whose layers receive the spikes of neurons",
+        )
     fast = backend != TORCH
     path = ONEDNN if fast and reason is None else TORCH
     quantize_in_place(copied, bits, layers, fast)
-    neurons, pools = _on_bytes(copied, images)
     if path == ONEDNN:
         use_bytes(copied, neurons, pools)
     copied.quantization = Quantization(  # type: ignore[assignment]
-        bits, tuple(layers), tuple(neurons), tuple(pools), float_layers, path, reason if fast else None
+        bits,
+        tuple(layers),
+        tuple(neurons),
+        tuple(pools),
+        {name: why for name, why in reasons.items() if why is not None},
+        path,
+        reason if fast else None,
     )
     if backend == AUTO and reason:
         warnings.warn(f"The quantised {type(model).__name__} runs in floats: {reason}.", stacklevel=2)
@@ -114,8 +128,8 @@ def why_not_onednn(model: nn.Module) -> str | None:
     return int8.why_not()
 
 
-def _layers(model: nn.Module, images: Tensor) -> tuple[list[str], dict[str, str]]:
-    """Names of the layers to quantise, and of the other layers behind the encoder that multiply, with reasons."""
+def _layers(model: nn.Module, images: Tensor) -> tuple[dict[str, str | None], set[str]]:
+    """Names of the layers behind the encoder that multiply, why they stay floats or None, and those without input."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operations that are not counted
@@ -135,25 +149,19 @@ def _layers(model: nn.Module, images: Tensor) -> tuple[list[str], dict[str, str]
         else why_not_quantized(named[layer.name])
         for layer in behind
     }
-    layers = [name for name, reason in reasons.items() if reason is None]
-    if not layers:
-        raise UsageError(
-            f"No convolution or linear layer of {type(model).__name__} can take spikes as bytes"
-            + "".join(f"; {name}: {reason}" for name, reason in list(reasons.items())[:3]),
-            "pass a network whose layers receive the spikes of neurons",
-        )
-    return layers, {name: reason for name, reason in reasons.items() if reason is not None}
+    return reasons, {layer.name for layer in behind if layer.firing_rate == 0}
 
 
-def _on_bytes(model: nn.Module, images: Tensor) -> tuple[list[str], list[str]]:
-    """Names of the neurons that only quantised layers read, and of the max-pools between them."""
+def _on_bytes(model: nn.Module, images: Tensor, layers: list[str]) -> tuple[list[str], list[str], set[str]]:
+    """Names of the neurons that only these layers read, of the max-pools between, and of the layers behind neurons."""
+    readers = {name: model.get_submodule(name) for name in layers}
     reset_states(model)
     with torch.inference_mode(False), torch.no_grad():
         images = images.clone() if images.is_inference() else images
-        with trace_consumers(model, [module for module in model.modules() if isinstance(module, Quantized)]) as traced:
+        with trace_consumers(model, readers.values()) as traced:
             output = model(images)
         neurons, pools = traced.found(output)
     reset_states(model)
     if isinstance(model, Trunk):  # forward_features returns the last neuron's spikes
         neurons = [name for name in neurons if model.get_submodule(name) is not model.lif]
-    return neurons, pools
+    return neurons, pools, {name for name, module in readers.items() if traced.is_fed(module)}

@@ -202,6 +202,15 @@ class TestNetworks:
         found(images)
         assert len(seen) == 2
 
+    def test_silent_layers(self):
+        """Zeros from a neuron are spikes; others say nothing about what the layer receives from other images."""
+        silent = LIFNode(step_mode="s", v_threshold=1e9)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), silent, nn.Conv2d(4, 4, 3), silent, nn.AdaptiveAvgPool2d(1))
+        net += nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        net[2].bias.zero_()
+        found = quantize(net.eval(), images=torch.randn(2, 3, 8, 8)).quantization
+        assert found.layers == ("2",) and "zeros only" in found.float_layers["6"]
+
     def test_a_layer_under_two_names(self):
         shared = nn.Linear(4, 4)
         net = nn.Sequential(nn.Linear(4, 4), LIFNode(step_mode="s", v_threshold=0.1), shared)

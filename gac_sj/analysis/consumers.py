@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from gac_sj.analysis.operations import is_view, name_of
 from gac_sj.nn.byte_pool import is_max_pool
-from gac_sj.nn.neuron import outputs_spikes
+from gac_sj.nn.neuron import is_neuron, outputs_spikes
 
 __all__ = ["trace_consumers"]
 
@@ -33,12 +33,14 @@ class trace_consumers(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, readers: Iterable[nn.Module]):
         super().__init__()
-        self._neurons = {name: module for name, module in model.named_modules() if outputs_spikes(module)}
+        self._neurons = {name: module for name, module in model.named_modules() if is_neuron(module)}
+        self._can_write = {name for name, module in self._neurons.items() if outputs_spikes(module)}
         self._readers = list(readers)
         self._max_pools = {name: module for name, module in model.named_modules() if is_max_pool(module)}
         self._pooled: dict[str, set[str]] = {name: set() for name in self._max_pools}  # whose spikes they read
         self._reading = 0
         self._read: set[str] = set()
+        self._fed: list[nn.Module] = []
         self._others: set[str] = set()
         self._sources: dict[int, set[str]] = {}  # address of the memory -> names of the neurons that wrote it
         self._kept: list[Tensor] = []  # so that addresses stay theirs
@@ -68,9 +70,17 @@ class trace_consumers(TorchDispatchMode):
         """
         for tensor in tree_leaves(output):
             self._others |= self._written_by(tensor)
-        neurons = self._read - self._others
+        neurons = self._read & self._can_write - self._others
         pools = [name for name, sources in self._pooled.items() if sources & neurons]
         return [name for name in self._neurons if name in neurons], pools
+
+    def is_fed(self, reader: nn.Module) -> bool:
+        """Whether a layer reads the output of a neuron.
+
+        Args:
+            reader: one of the given layers.
+        """
+        return any(module is reader for module in self._fed)
 
     def _wrote(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -95,8 +105,9 @@ class trace_consumers(TorchDispatchMode):
 
     def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._reading += 1
-        for tensor in tree_leaves(inputs):
-            self._read |= self._written_by(tensor)
+        if names := set().union(*map(self._written_by, tree_leaves(inputs))):
+            self._read |= names
+            self._fed.append(module)
 
     def _leave(self, *_: Any) -> None:
         self._reading -= 1
