@@ -44,6 +44,9 @@ class SpeedMeasured:
     copy_bytes_per_s: float | None = column("that of a copy", volatile=True, absent=None)
     flop_per_s: float | None = column("arithmetic throughput", volatile=True, absent=None)
     product_flop_per_s: float | None = column("that of a matrix product", volatile=True, absent=None)
+    images_per_s: float | None = column("images per second", volatile=True, absent=None)
+    top1_agreement: float | None = column("images whose first class is that of float32, in percent", absent=None)
+    logit_difference: float | None = column("largest difference to a logit of float32, relative", absent=None)
     saved_bytes: float | None = column("kept for the backward pass", absent=None)
     peak_memory: float | None = column("largest allocation, in bytes", absent=None)
     commit: str = column("of the code; -dirty is appended if files differ from it")
@@ -129,6 +132,9 @@ _FURTHER: tuple[tuple[str, int, Callable[[Timing], float | None]], ...] = (
     (f"of a copy (%){TIMED}", 0, _copy_share),
     (f"TFLOP/s{TIMED}", 2, _in_units("flop_per_s", 1e12)),
     (f"of a matrix product (%){TIMED}", 0, _product_share),
+    (f"images/s{TIMED}", 1, _in_units("images_per_s", 1)),
+    ("top-1 as float32 (%)", 1, _in_units("top1_agreement", 1)),
+    ("logits off by (%)", 3, _in_units("logit_difference", 0.01)),
     ("kept for backward (MB)", 1, _kept_megabytes),
     ("peak memory (MB)", 0, _peak_megabytes),
 )
