@@ -1,8 +1,9 @@
 """A sub-command of speed.py in this checkout and in another revision: how many times as long this checkout takes.
 
 Each side is timed by its own speed.py in its own processes, except that steps of training are timed by the program
-:mod:`speeds.stepping` of this checkout, which knows any revision of the package. They run in pairs of alternating order,
-so that changes in the speed of the machine affect both. The sides share only the command line and the columns of rows.
+:mod:`speeds.stepping` of this checkout, which knows any revision of the package. They run in pairs of alternating
+order, so that changes in the speed of the machine affect both. The sides share only the command line and the columns of
+the rows.
 """
 
 from __future__ import annotations

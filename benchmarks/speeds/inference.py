@@ -1,4 +1,4 @@
-"""Inference: ours in several precisions, with spikes as bytes and integer weights too, SpikingJelly's, the published."""
+"""Inference: ours in several precisions and with integer weights, SpikingJelly's, the published one."""
 
 from __future__ import annotations
 

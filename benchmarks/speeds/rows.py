@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import torch
 
 from gac_sj.results.speed import SPEED
+from gac_sj.results.speed_sentences import counterpart
 from speeds.measuring import Comparison, measure
 
 __all__ = ["report"]
@@ -48,19 +49,6 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         theirs = medians.get(counterpart(variant, medians) or "")
         print(_line(row, comparison.baseline, theirs and theirs / median), flush=True)
         yield row
-
-
-def counterpart(variant: str, names: Collection[str]) -> str | None:
-    """SpikingJelly's variant in the same precision and layout, or its only one; None for those that are not ours.
-
-    Args:
-        variant: the name of one.
-        names: of all.
-    """
-    if variant.startswith(("spikingjelly", "naive")):
-        return None
-    same = f"spikingjelly+{variant.removesuffix('+cuda_graph').removesuffix('+compile')}"
-    return same if same in names else "spikingjelly"
 
 
 def _text(value: object) -> str:

@@ -2,8 +2,8 @@
 
     PYTHONPATH=CHECKOUT:benchmarks python -m speeds.stepping --forms float32 bfloat16+channels_last --output ROWS
 
-``speed.py train --against REV`` runs it for both revisions, so that both do the same. So it knows of the package only what all revisions have:
-that importing it registers networks with timm.
+``speed.py train --against REV`` runs it for both revisions, so that both do the same work. It knows of the package only
+what all revisions have: that importing it registers networks with timm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An optimiser step: ours, the same network of SpikingJelly's neurons and layers, the published one; each in all forms."""
+"""An optimiser step of ours, of the same network with SpikingJelly's layers, and of the published one, in all forms."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class SideBySide:
             runs,
             shared={name: getattr(args, name) for name in ("model", "T", "batch", "size")},
             of_variant=of_variant,
-            flops={name: flops * args.batch for name in limit_of},
+            flops=dict.fromkeys(limit_of, flops * args.batch),
             limits={str(dtype): multiplying(args.device, dtype) for dtype in types},
             limit_of=limit_of,
             images=args.batch,

@@ -15,7 +15,6 @@ from torch import nn
 from gac_sj._utils.errors import UsageError
 from gac_sj.ops.shortcuts import has_hooks
 from gac_sj.training.distributed import DistributedContext
-from gac_sj.training.settings import Settings
 
 __all__ = ["StepNumbers", "capturable", "check_device", "why_not_now"]
 
@@ -37,7 +36,7 @@ def check_device(world: DistributedContext) -> None:
         )
 
 
-def capturable(opt: str) -> dict[str, bool]:
+def capturable(opt: str) -> dict[str, Any]:
     """Keywords with which an optimiser runs without the CPU: it takes the learning rate as a tensor.
 
     Args:

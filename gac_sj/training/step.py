@@ -122,7 +122,7 @@ class TrainStep:
         return self._update(images, labels)
 
     def _update(self, images: Tensor, labels: Tensor, step: int | None = None) -> tuple[Tensor, Tensor]:
-        """Loss and correct predictions of a batch, by which the weights are updated; without ``step`` by tensors only."""
+        """Update the weights by a batch, without ``step`` by tensors only: its loss and its correct predictions."""
         loss, correct = self._backward(images, labels)
         if self.settings.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
