@@ -14,9 +14,9 @@
 ``naive`` does what the published code does: a stem that runs T times, then a loop over steps. The program prints the
 median, the 20 % and 80 % quantiles and the ratio of medians, and appends rows to the file --output.
 
-``--against REV`` (encoder, lif, network, train) measures this checkout and a temporary worktree of a git revision in pairs of
-processes, and prints how many times as long this checkout takes: the median of the ratios of the pairs and their 5, 25,
-75 and 95 % quantiles.
+``--against REV`` (encoder, lif, network, train) measures this checkout and a temporary worktree of a git revision in
+pairs of processes, and prints how many times as long this checkout takes: the median of the ratios of the pairs and
+their 5, 25, 75 and 95 % quantiles.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def is_switch(hint: Any) -> bool:
     Args:
         hint: of a field.
     """
-    return get_origin(hint) in (Union, UnionType) and bool in get_args(hint)
+    return get_origin(hint) in (Union, UnionType) and {str, bool} <= {*get_args(hint)}
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
@@ -222,6 +222,9 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, without: Collectio
             option |= {"nargs": "?", "const": True, "type": _value} if is_switch(hints[field.name]) else {}
         names = ["-T"] if field.name == "T" else [f"--{field.name.replace('_', '-')}"]
         groups[about["group"]].add_argument(*names, **option)
+        if is_switch(hints[field.name]):
+            off = {"dest": field.name, "default": argparse.SUPPRESS, "action": "store_false", "help": "switch it off"}
+            groups[about["group"]].add_argument(f"--no-{names[0].removeprefix('--')}", **off)
 
 
 def _text(text: str) -> str | None:

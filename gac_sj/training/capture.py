@@ -58,6 +58,7 @@ class Captured:
         record: Callable[[Callable[[], Outputs]], Callable[[], Outputs]] = cuda_graph,
     ):
         self._function, self._record = function, record
+        self._stream: torch.cuda.Stream | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -101,24 +102,25 @@ class Captured:
             raise UsageError(f"{reason[0].upper()}{reason[1:]}", "call the function itself")
         if self._replay is None:
             self._calls += 1
-            with _own_stream(inputs[0].device):
+            with self._warming_up(inputs[0].device):
                 return self._function(*inputs)
         for kept, new in zip(self._inputs, inputs):
             kept.copy_(new)
         return tuple(each.clone() for each in self._replay())
 
-
-@contextmanager
-def _own_stream(device: torch.device) -> Iterator[None]:
-    """Run the block on another stream than the current one, after it and before what follows on it."""
-    if device.type != "cuda":
-        yield
-        return
-    current, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    own.wait_stream(current)
-    with torch.cuda.stream(own):
-        yield
-    current.wait_stream(own)
+    @contextmanager
+    def _warming_up(self, device: torch.device) -> Iterator[None]:
+        """Run the block on a stream of its own, after what the current one does and before what follows there."""
+        if device.type != "cuda":
+            yield
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        current = torch.cuda.current_stream(device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            yield
+        current.wait_stream(self._stream)
 
 
 def _listed(tensors: list[tuple[list[int], torch.dtype]]) -> str:
