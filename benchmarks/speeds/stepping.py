@@ -111,6 +111,7 @@ def main() -> None:
     if "--quick" in sys.argv:
         parser.set_defaults(**QUICK)
     args = parser.parse_args()
+    getattr(gac_sj, "keep_memory", bool)()  # as the programs of revisions that have it do
     runs = {each.name: _step_of(args, each) for each in args.forms}
     times = measure(runs, args.repeats, args.device, wall_time)
     shared = {"benchmark": "train", "mode": "step", "ops_path": ""} | {
