@@ -101,6 +101,7 @@ speed() {
 lif=(lif --elements 16777216) # far more than the cache of a GPU holds
 network=(network --model gac_ms_resnet18_cifar -T 6 --batch 128)
 forms=(--also channels_last spikes_as_bytes channels_last+spikes_as_bytes cuda_graph channels_last+cuda_graph)
+graphs=(--forms bfloat16+channels_last bfloat16+channels_last+cuda_graph)
 compiled=(--also channels_last+compile channels_last+compile+cuda_graph --modes forward+backward)
 
 part env 20 "$python" -m gac_sj env
@@ -111,6 +112,8 @@ speed 'speed lif' 35 "${lif[@]}" --dtype float32
 speed 'speed lif bf16' 35 "${lif[@]}" --dtype bfloat16
 speed 'speed network' 60 "${network[@]}" --dtype float32 "${forms[@]}"
 speed 'speed network bf16' 60 "${network[@]}" --dtype bfloat16 "${forms[@]}"
+speed 'speed train' 45 train --model gac_ms_resnet18_cifar -T 6 --batch 128 "${graphs[@]}"
+speed 'speed train small' 30 train "${graphs[@]}" cuda_graph
 speed 'speed memory' 40 memory --also spikes_as_bytes grad_checkpointing
 
 images=(--dataset cifar10 --data-dir "$data")

@@ -5,6 +5,8 @@
     python benchmarks/speed.py lif --dtype bfloat16
     python benchmarks/speed.py network --model gac_ms_resnet34 -T 4 --batch 1 --modes forward
     python benchmarks/speed.py memory
+    python benchmarks/speed.py train --forms float32 bfloat16+channels_last
+    python benchmarks/speed.py inference
     python benchmarks/speed.py loaders --data-dir DIR
     python benchmarks/speed.py lif --against REV
 
@@ -12,9 +14,9 @@
 ``naive`` does what the published code does: a stem that runs T times, then a loop over steps. The program prints the
 median, the 20 % and 80 % quantiles and the ratio of medians, and appends rows to the file --output.
 
-``--against REV`` (encoder, lif, network) measures this checkout and a temporary worktree of a git revision in pairs of
-processes, and prints how many times as long this checkout takes: the median of the ratios of the pairs and their 5, 25,
-75 and 95 % quantiles.
+``--against REV`` (encoder, lif, network, train) measures this checkout and a temporary worktree of a git revision in
+pairs of processes, and prints how many times as long this checkout takes: the median of the ratios of the pairs and
+their 5, 25, 75 and 95 % quantiles.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import sys
 from pathlib import Path
 
 import torch
-from speeds import against, encoder, lif, loaders, memory, network
+from speeds import against, encoder, inference, lif, loaders, memory, network, train
 from speeds.passes import MODES
 from speeds.rows import report
 
@@ -37,7 +39,10 @@ from gac_sj.cli.program import program
 from gac_sj.results.speed import SPEED
 from gac_sj.results.store import Rows
 
-BENCHMARKS = {"encoder": encoder, "lif": lif, "network": network, "memory": memory, "loaders": loaders}
+BENCHMARKS = {
+    "encoder": encoder, "lif": lif, "network": network, "memory": memory, "train": train, "inference": inference,
+    "loaders": loaders,
+}  # fmt: skip
 #: The benchmarks that "all" runs; they need no data.
 ALL = ("encoder", "lif", "network", "memory")
 
@@ -63,6 +68,7 @@ def build_parser(quick: bool = False) -> argparse.ArgumentParser:
             "--modes", nargs="+", choices=MODES, default=[*MODES], metavar="MODE", help=f"default: {' '.join(MODES)}"
         )
         against.add_arguments(commands[name])
+    against.add_arguments(commands["train"])
     for name, command in commands.items():
         add = command.add_argument
         add("--repeats", type=int, metavar="N", help="number of timings of each variant")

@@ -202,16 +202,23 @@ class TestProcesses:
 
 
 @pytest.mark.slow
-def test_real_program(tmp_path, monkeypatch, capsys):
-    """The rows of the program itself hold what the comparison needs."""
+@pytest.mark.parametrize(
+    ("arguments", "settings", "variant"),
+    [
+        (["lif", "-T", "2", "--elements", "1000", "--modes", "forward"], "dtype float32, T 2, size 1000", "ours"),
+        (["train", "-T", "2", "--size", "8", "--forms", "channels_last"], "T 2, batch 8, size 8", "channels_last"),
+    ],
+    ids=["lif", "train"],
+)
+def test_real_program(arguments, settings, variant, tmp_path, monkeypatch, capsys):
+    """The rows of the programs themselves hold what the comparison needs."""
     generated = shutil.ignore_patterns("__pycache__", "*.csv", "*.png", "*.svg", "*.html")
     for name in ("gac_sj", "benchmarks"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=generated)
     git(tmp_path, "init", "--quiet")
     commit(tmp_path)
     monkeypatch.setattr(against, "REPOSITORY", tmp_path)
-    small = ["-T", "2", "--elements", "1000", "--modes", "forward", "--repeats", "2", "--device", "cpu"]
-    assert speed.main(["lif", "--against", "HEAD", "--quick", *small]) == 0
-    _, settings, ratio = capsys.readouterr().out.splitlines()
-    assert "dtype float32, T 2, size 1000, repeats 2" in settings and "ours" in ratio
+    assert speed.main([*arguments, "--against", "HEAD", "--quick", "--repeats", "2", "--device", "cpu"]) == 0
+    _, said, ratio = capsys.readouterr().out.splitlines()
+    assert f"{settings}, repeats 2" in said and variant in ratio
     assert len(worktrees(tmp_path)) == 1

@@ -93,7 +93,8 @@ def test_every_part_runs_though_others_fail(tmp_path, stand_in):
     codes = {line[:18].strip(): int(line[23:27]) for line in lines}
     assert codes == {
         "env": 0, "tests": 2, "speed encoder": 0, "speed encoder bf16": 0, "speed lif": 0, "speed lif bf16": 2,
-        "speed network": 0, "speed network bf16": 0, "speed memory": 0, "images": 0, "training": 0, "speed compiled": 0,
+        "speed network": 0, "speed network bf16": 0, "speed train": 0, "speed train small": 0, "speed memory": 0,
+        "images": 0, "training": 0, "speed compiled": 0,
     }  # fmt: skip
     assert lines[1].endswith("2 failed")
     assert f"--output {out}/speed.csv" in lines[2]

@@ -21,7 +21,8 @@ from gac_sj.results import Run, group
 from gac_sj.results.robustness import robustness_sets, robustness_tables
 from gac_sj.results.run_tables import run_tables
 from gac_sj.results.schema import KEY_COLUMNS, VOLATILE_COLUMNS
-from gac_sj.results.speed import speed_sentences, speed_table
+from gac_sj.results.speed import speed_table
+from gac_sj.results.speed_sentences import speed_sentences
 from gac_sj.results.table import Mean
 
 pytestmark = pytest.mark.one_release

@@ -228,7 +228,8 @@ def test_help_shows_every_setting_with_its_default_and_choices(capsys):
         if not field.metadata["option"]:
             continue
         default = field.default_factory() if field.default is dataclasses.MISSING else field.default
-        start = text.index(f"{option(name)}{', --no-' if name in BOOLEANS else ' VALUE'}")
+        form = ", --no-" if name in BOOLEANS else " [VALUE]" if field.type == "str | bool" else " VALUE"
+        start = text.index(f"{option(name)}{form}")
         assert f"(default: {default})" in text[start:]
         assert all(choice in text[start:] for choice in field.metadata["choices"]())
     assert {field.metadata["group"] for field in FIELDS.values()} == {
@@ -236,7 +237,7 @@ def test_help_shows_every_setting_with_its_default_and_choices(capsys):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BOOLEANS)
+@pytest.mark.parametrize("name", [*BOOLEANS, "compile"])
 def test_every_boolean_can_be_switched_both_ways(name, tmp_path):
     on = write(tmp_path / "on.yaml", f"{name}: true")
     off = write(tmp_path / "off.yaml", f"{name}: false")

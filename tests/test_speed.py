@@ -9,18 +9,21 @@ import pytest
 import speed
 import timm
 import torch
-from speeds import checking, counterparts, lif, naive, network, rows
+from speeds import checking, counterparts, inference, lif, naive, network, rows, train
 from speeds.checking import WrongResultError, distance, require_equal_as_timed, require_equal_exactly, wake
 from speeds.measuring import Comparison, copying, multiplying
 from speeds.memory import saved_bytes
 from speeds.passes import MODES, Pass, Variant
 from torch import nn
 
+import gac_sj
 from gac_sj import GatedAttentionCoding
+from gac_sj._utils.errors import UsageError
 from gac_sj.nn.presets import lif_preset
 from gac_sj.ops.lif import reference
 from gac_sj.results import load
-from gac_sj.results.speed import speed_sentences, speed_table
+from gac_sj.results.speed import speed_table
+from gac_sj.results.speed_sentences import speed_sentences
 
 pytestmark = pytest.mark.usefixtures("default_ops")
 
@@ -31,14 +34,23 @@ SMALL = {
     "encoder": ["encoder", "-T", "2", "--batch", "1", "--size", "8", "--channels", "4"],
     "lif": ["lif", "-T", "3", "--elements", "5000"],
     "network": ["network", "--model", "gac_ms_resnet8_cifar", "-T", "2", "--batch", "2", "--size", "8"],
+    "train": ["train", "-T", "2", "--batch", "2", "--size", "16"],
+    "inference": ["inference", "--model", "gac_ms_resnet8_cifar", "-T", "2", "--batch", "2", "--size", "16"],
     "memory": ["memory", "--model", "gac_ms_resnet8_cifar", "-T", "2", "--batch", "2", "--size", "8"],
 }
+#: Those that time passes; train times a step, and both of the others have images per second.
+OF_PASSES = ("encoder", "lif", "network", "memory")
 TWO_POINT_OH = counterparts.why_no_network(timm.create_model("ms_resnet8_cifar")) is None
 OF_NETWORK = ["ours", "ours_direct", *(["spikingjelly"] if TWO_POINT_OH else []), "naive"]
 
 
 def run(*arguments, code=0):
     assert speed.main([*map(str, arguments), "--device", "cpu"]) == code
+
+
+def who_and_form(form):
+    return [form if form != "float32" else "ours",
+            *(who if form == "float32" else f"{who}+{form}" for who in ("spikingjelly", "naive"))]  # fmt: skip
 
 
 def read(path):
@@ -48,7 +60,7 @@ def read(path):
 
 @pytest.mark.medium
 class TestCommands:
-    @pytest.mark.parametrize("name", SMALL)
+    @pytest.mark.parametrize("name", OF_PASSES)
     def test_rows(self, name, tmp_path, capsys):
         path = tmp_path / "speed.csv"
         run(*SMALL[name], "--repeats", 2, "--output", path)
@@ -120,6 +132,51 @@ class TestCommands:
             training: [*OF_NETWORK, "channels_last", *theirs],
         }
 
+    def test_a_step_in_several_forms(self, tmp_path, capsys):
+        """Beside each of ours those of SpikingJelly and of the published code in the same precision and format."""
+        path = tmp_path / "speed.csv"
+        run(*SMALL["train"], "--forms", "bfloat16+channels_last", "--repeats", 1, "--output", path)
+        names = [*who_and_form("float32"), *who_and_form("bfloat16+channels_last")]
+        found = {row["variant"]: row for row in read(path)}
+        assert {*found} == {*names} and {row["mode"] for row in found.values()} == {"step"}
+        for row in found.values():
+            assert float(row["images_per_s"]) == pytest.approx(2000 / float(row["median_ms"]), rel=0.05)
+            assert float(row["flop_per_s"]) > 0 and row["top1_agreement"] == ""
+        rates = [found[name]["product_flop_per_s"] for name in ("ours", "naive", "bfloat16+channels_last")]
+        assert rates[0] == rates[1] != rates[2]  # the machine's own product in the same type
+        (sentence,) = speed_sentences(load(path).speed)
+        assert "images/s" in sentence and "in the same precision and memory format" in sentence
+        ours, theirs = (found[name] for name in ("bfloat16+channels_last", "spikingjelly+bfloat16+channels_last"))
+        ratio = float(theirs["median_ms"]) / float(ours["median_ms"])
+        assert f"{ratio:.1f}" in sentence and f"{ratio:.2f} x spikingjelly" in capsys.readouterr().out
+
+    def test_inference(self, tmp_path, monkeypatch):
+        """Integer weights are those of gac_sj.quantize; what it refuses is left out."""
+
+        def quantize(model, bits, images):
+            assert not model.training and images.shape == (2, 3, 16, 16)
+            if bits == 16:
+                raise UsageError("must be a way to run")
+            model.head.weight.data.mul_(-1)  # every class but the least likely
+            return model
+
+        monkeypatch.setattr(gac_sj, "quantize", quantize, raising=False)
+        path = tmp_path / "speed.csv"
+        run(*SMALL["inference"], "--forms", "channels_last", "--repeats", 1, "--output", path)
+        found = {row["variant"]: row for row in read(path)}
+        assert {*found} == {*who_and_form("float32"), *who_and_form("channels_last"), "int8"}
+        assert float(found["ours"]["top1_agreement"]) == 100 and float(found["ours"]["logit_difference"]) == 0
+        assert float(found["int8"]["logit_difference"]) > 0.1 and float(found["int8"]["top1_agreement"]) < 100
+        assert float(found["channels_last"]["logit_difference"]) < 0.1 and found["int8"]["images_per_s"]
+        (sentence,) = speed_sentences(load(path).speed)
+        assert "the class of `ours` for" in sentence
+
+    def test_a_silent_network_is_not_timed(self, monkeypatch, capsys):
+        monkeypatch.setattr(train, "wake", lambda model, images: None)  # hardly spikes at initialisation
+        monkeypatch.setattr(inference, "_FIRING", (0.4, 0.5))
+        run(*SMALL["inference"], code=2)
+        assert "must fire at 40% to 50%" in capsys.readouterr().err
+
     def test_a_form_that_is_wrong(self, monkeypatch, capsys):
         monkeypatch.setattr(network.gac_sj, "fold_batch_norm", lambda model: copy.deepcopy(model).apply(
             lambda module: module.weight.data.mul_(1.1) if isinstance(module, nn.Linear) else None))  # fmt: skip
@@ -183,6 +240,9 @@ class TestRefusals:
             (["network", "--model", "resnet18"], "got 'resnet18'"),
             (["memory", "--model", "ms_resnet8_cifar"], "gac_ms_resnet8_cifar"),
             ([*SMALL["network"], "--also", "cuda_graph"], "cuda_graph"),
+            (["train", "--forms", "cuda_graph"], "forms cannot contain cuda_graph on the device cpu"),
+            (["inference", "--forms", "cuda_graph"], "forms cannot contain cuda_graph, a form of training"),
+            (["train", "--model", "ms_resnet8_cifar"], "must be an MS-ResNet with GAC"),
             (["loaders", "--data-dir", "/nowhere"], "/nowhere"),
         ],
     )
@@ -198,7 +258,10 @@ class TestRefusals:
         error = capsys.readouterr().err
         assert error.startswith("speed.py: ") and "device must be" in error and "'abacus'" in error
 
-    @pytest.mark.parametrize("arguments", [["tempo"], ["lif", "--dtype", "float8"], ["lif", "--modes", "backward"]])
+    @pytest.mark.parametrize(
+        "arguments",
+        [["tempo"], ["lif", "--dtype", "float8"], ["train", "--forms", "float8"], ["lif", "--modes", "backward"]],
+    )
     def test_unknown_words(self, arguments, capsys):
         with pytest.raises(SystemExit) as raised:
             speed.main(arguments)

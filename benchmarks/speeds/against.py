@@ -1,7 +1,9 @@
 """A sub-command of speed.py in this checkout and in another revision: how many times as long this checkout takes.
 
-Each side is timed by its own speed.py in its own processes. They run in pairs of alternating order, so that changes in
-the speed of the machine affect both. The sides share only the command line and the columns of the rows.
+Each side is timed by its own speed.py in its own processes, except that steps of training are timed by the program
+:mod:`speeds.stepping` of this checkout, which knows any revision of the package. They run in pairs of alternating
+order, so that changes in the speed of the machine affect both. The sides share only the command line and the columns of
+the rows.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ MIN_PAIRS = 15
 MIN_PAIRS_QUICK = 2
 #: Columns that must be equal on both sides; defaults may differ between revisions.
 SETTINGS = ("benchmark", "model", "dtype", "T", "batch", "size", "channels", "repeats", "versions", "device")
+
+#: The program that times both sides of a sub-command; each side has one of its own for the others.
+PROGRAMS = {"train": "speeds.stepping"}
 
 #: The rows of one process by mode and variant.
 Rows = dict[tuple[str, str], dict[str, str]]
@@ -71,7 +76,7 @@ class Checkout:
     commit: str
 
     def measure(self, arguments: list[str]) -> Rows:
-        """Run this checkout's speed.py once.
+        """Run this checkout's speed.py once, or the program of :data:`PROGRAMS`.
 
         Args:
             arguments: the sub-command and its options.
@@ -82,11 +87,15 @@ class Checkout:
         Raises:
             UsageError: the process fails, or it measures a ``gac_sj`` of another commit.
         """
-        paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]  # in front of an installed gac_sj
+        shared = PROGRAMS.get(arguments[0])
+        program = ["-m", shared, *arguments[1:]] if shared else ["benchmarks/speed.py", *arguments]
+        own = [str(Path(__file__).resolve().parents[1])] if shared else []
+        # in front of an installed gac_sj
+        paths = [str(self.folder), *own, *filter(None, [os.environ.get("PYTHONPATH")])]
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "rows.csv"
             process = subprocess.run(
-                [sys.executable, "benchmarks/speed.py", *arguments, "--output", str(output)],
+                [sys.executable, *program, "--output", str(output)],
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
                 capture_output=True,
@@ -176,7 +185,7 @@ def ratio_lines(measured: list[tuple[Rows, Rows]]) -> Iterator[str]:
     settings = next(iter(first_here.values()))
     yield ", ".join(f"{name} {settings[name]}" for name in SETTINGS[1:] if settings.get(name))
     for mode, variant in dict.fromkeys([*first_here, *first_there]):
-        if variant.startswith(("naive", "spikingjelly")):
+        if not _is_ours(variant):
             continue
         label = f"{settings['benchmark']:<8} {mode:<17} {variant:<13}"
         pairs = [(here.get((mode, variant)), there.get((mode, variant))) for here, there in measured]
@@ -203,6 +212,10 @@ def quantiles(values: list[float]) -> tuple[float, float, float, float, float]:
     return twentieths[0], twentieths[4], twentieths[9], twentieths[14], twentieths[18]
 
 
+def _is_ours(variant: str) -> bool:
+    return not variant.startswith(("naive", "spikingjelly"))
+
+
 def _require_same_settings(here: Checkout, rows: Rows, there: Checkout, others: Rows) -> None:
     """Refuse to compare different work.
 
@@ -210,8 +223,8 @@ def _require_same_settings(here: Checkout, rows: Rows, there: Checkout, others: 
         UsageError: no variant ``ours`` is on both sides, or a setting differs.
     """
     common = rows.keys() & others.keys()
-    if not any(variant == "ours" for _, variant in common):
-        raise UsageError(f"speed.py of {here.name} and of {there.name} have no mode of the variant ours in common")
+    if not any(_is_ours(variant) for _, variant in common):
+        raise UsageError(f"speed.py of {here.name} and of {there.name} have no variant of ours in common")
     for key in common:
         for name in SETTINGS:
             one, other = rows[key].get(name), others[key].get(name)

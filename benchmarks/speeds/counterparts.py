@@ -13,6 +13,7 @@ from gac_sj import GatedAttentionCoding, LIFNode, Rectangle
 from gac_sj.nn.neuron import reset_states
 from gac_sj.ops.surrogates import spikingjelly_equivalent
 from speeds.checking import WrongResultError
+from speeds.naive import with_parts
 
 __all__ = [
     "Fresh",
@@ -21,6 +22,7 @@ __all__ = [
     "spikingjelly_neuron",
     "spikingjelly_path",
     "why_no_network",
+    "with_spikingjelly",
 ]
 
 
@@ -134,6 +136,17 @@ def spikingjelly_network(model: nn.Module) -> nn.Module:
         raise WrongResultError("SpikingJelly's MSResNet must have the parameters of ours, got other shapes.")
     network.load_state_dict(dict(zip(theirs, ours.values())))
     return Fresh(network)
+
+
+def with_spikingjelly(model: nn.Module) -> nn.Module:
+    """A copy of an MS-ResNet with GAC with SpikingJelly's neurons, and its layers on T copies in the encoder.
+
+    The other layers of the network are SpikingJelly's already.
+
+    Args:
+        model: the network.
+    """
+    return with_parts(model, SpikingJellyEncoder, lambda node: Fresh(spikingjelly_neuron(node)))
 
 
 def _keywords(node: LIFNode) -> dict[str, Any]:

@@ -85,6 +85,8 @@ class Comparison:
         flops: operations of a run, by variant.
         limits: the best rates of the device, timed in turns with the variants: the column of a rate, the run that
             reaches it, and the bytes or operations of that run.
+        limit_of: of variants with limits of their own, columns and the names of their runs among ``limits``.
+        images: number of images of a run; 0 if the rate of images is not reported.
     """
 
     mode: str
@@ -96,6 +98,8 @@ class Comparison:
     traffic: int = 0
     flops: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, tuple[Run, float]] = field(default_factory=dict)
+    limit_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    images: int = 0
 
 
 def copying(like: Tensor) -> tuple[Run, float]:

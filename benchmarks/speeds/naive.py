@@ -7,6 +7,7 @@ the package, so it also checks the results of all variants.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from gac_sj import DirectCoding, GatedAttentionCoding, LIFNode, Rectangle, Triangle
 from gac_sj._utils.errors import UsageError
 
-__all__ = ["NaiveDirect", "NaiveEncoder", "NaiveLIF", "naive_network"]
+__all__ = ["NaiveDirect", "NaiveEncoder", "NaiveLIF", "naive_network", "with_parts"]
 
 
 class _TriangleStep(torch.autograd.Function):
@@ -135,11 +136,24 @@ def naive_network(model: nn.Module) -> nn.Module:
     Raises:
         UsageError: it has neurons that the published code does not have.
     """
-    model = copy.deepcopy(model)
     has_gate = isinstance(model.encoder, GatedAttentionCoding)
-    model.encoder = (NaiveEncoder if has_gate else NaiveDirect)(model.encoder)
+    return with_parts(model, NaiveEncoder if has_gate else NaiveDirect, NaiveLIF)
+
+
+def with_parts(
+    model: nn.Module, encoder: Callable[[nn.Module], nn.Module], neuron: Callable[[LIFNode], nn.Module]
+) -> nn.Module:
+    """A copy of an MS-ResNet with another encoder and other neurons.
+
+    Args:
+        model: the network.
+        encoder: makes the encoder from its own.
+        neuron: makes a neuron from one of its own.
+    """
+    model = copy.deepcopy(model)
+    model.encoder = encoder(model.encoder)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, LIFNode):
-                setattr(parent, name, NaiveLIF(child))
+                setattr(parent, name, neuron(child))
     return model

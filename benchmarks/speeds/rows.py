@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from gac_sj.results.speed import SPEED
+from gac_sj.results.speed_sentences import counterpart
 from speeds.measuring import Comparison, measure
 
 __all__ = ["report"]
@@ -34,14 +35,18 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         median = medians[variant]
         measured = {"median_ms": median, "low_ms": low, "high_ms": high}
         measured["speedup"] = medians[comparison.baseline] / median
-        row = dict.fromkeys(SPEED.names, "") | shared | dict(comparison.shared) | rates
+        row = dict.fromkeys(SPEED.names, "") | shared | dict(comparison.shared)
+        row |= {name: rate for name, rate in rates.items() if name in row}
+        row |= {name: rates[limit] for name, limit in comparison.limit_of.get(variant, {}).items()}
         row |= {"mode": comparison.mode, "variant": variant, **comparison.of_variant.get(variant, {})}
+        if comparison.images:
+            measured["images_per_s"] = comparison.images / median * 1000
         if comparison.traffic:
             row["bytes_per_s"] = comparison.traffic / median * 1000
         if variant in comparison.flops:
             row["flop_per_s"] = comparison.flops[variant] / median * 1000
         row = {name: _text(value) for name, value in row.items()} | {k: f"{value:.3f}" for k, value in measured.items()}
-        theirs = medians.get("spikingjelly") if variant not in ("spikingjelly", "naive") else None
+        theirs = medians.get(counterpart(variant, medians) or "")
         print(_line(row, comparison.baseline, theirs and theirs / median), flush=True)
         yield row
 
@@ -49,7 +54,9 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
 def _text(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.0f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if value > 1e3 else f"{value:.6g}"  # rates of bytes and operations are large
+    return str(value)
 
 
 def _line(row: dict[str, str], baseline: str, against_spikingjelly: float | None) -> str:
@@ -68,6 +75,12 @@ def _line(row: dict[str, str], baseline: str, against_spikingjelly: float | None
     if row["flop_per_s"]:
         share = value("flop_per_s") / value("product_flop_per_s")
         parts.append(f"; {value('flop_per_s') / 1e12:,.2f} TFLOP/s, {share:.0%} of a matrix product")
+    if row["images_per_s"]:
+        parts.append(f"; {value('images_per_s'):,.1f} images/s")
+    if row["top1_agreement"]:
+        parts.append(
+            f"; {value('top1_agreement'):.1f} % top-1 as float32, logits within {value('logit_difference'):.1e}"
+        )
     if row["saved_bytes"]:
         parts.append(f"; keeps {value('saved_bytes') / 1e6:,.1f} MB for the backward pass")
     if row["peak_memory"]:

@@ -86,12 +86,13 @@ print(f"\nweights after the kill {'equal' if resumed == whole else 'DIFFER FROM'
 #   loss needs no scaling.
 # - `--channels-last`: the memory layout that those units prefer.
 # - `--compile`: `torch.compile` of network and loss; it takes minutes at the start, so use it for long runs.
+# - `--cuda-graph`: one launch for a whole step, for small networks on one GPU.
 # - `--loader resident` keeps a small data set on the GPU; ImageNet needs `--workers` instead, several for each process.
 # - Checkpoints: leave `--checkpoint-minutes` out; one after every step is for this tutorial.
 #
-# The first three change precision or order of the arithmetic, so a run with one of them is another run, with other last
-# digits and a row of its own. They also work on the CPU (`--compile` with a C++ compiler), which is useful for a trial
-# and seldom faster. Here are the first two, in one process: the same recipe, because the batch is the same.
+# The first four change precision or order of the arithmetic, so a run with one of them is another run, with other last
+# digits and a row of its own. The first three also work on the CPU (`--compile` with a C++ compiler), which is useful
+# for a trial and seldom faster. Here are the first two, in one process: the same recipe, because the batch is the same.
 
 # %%
 finish(start("bf16", "--amp", "bf16", "--channels-last", processes=1))

@@ -12,13 +12,14 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj._utils.files import read_text
 from gac_sj._utils.reading import parse_yaml, require_plain
 
-__all__ = ["add_arguments", "check", "default_of", "plain_type", "read_yaml", "setting"]
+__all__ = ["add_arguments", "check", "default_of", "is_switch", "plain_type", "read_yaml", "setting"]
 
 _WORDS = {
     int: "an integer",
@@ -90,7 +91,7 @@ def check(settings: Any) -> None:
         if value is None:
             continue
         choices = tuple(limits["choices"]())
-        if choices and value not in choices:
+        if choices and value not in choices and not isinstance(value, bool):
             raise UsageError(f"must be a known value, got {value!r}", argument=field.name, options=choices, given=value)
         if limits["least"] is not None and not limits["least"] <= value <= limits["most"]:
             upper = "" if limits["most"] == float("inf") else f" and at most {limits['most']:g}"
@@ -101,18 +102,29 @@ def check(settings: Any) -> None:
 def plain_type(hint: Any) -> tuple[type, bool]:
     """The plain type of a hint, such as dict of ``dict[str, int] | None``, and whether the value may be None.
 
+    The first one of several, such as str of ``str | bool`` (:func:`is_switch`).
+
     Args:
         hint: of a field.
     """
-    options = get_args(hint) if type(None) in get_args(hint) else (hint,)
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     plain = next(option for option in options if option is not type(None))
     return get_origin(plain) or plain, type(None) in options
 
 
+def is_switch(hint: Any) -> bool:
+    """Whether the values of a hint, ``str | bool``, are false, true and the names of ways to be on.
+
+    Args:
+        hint: of a field.
+    """
+    return get_origin(hint) in (Union, UnionType) and {str, bool} <= {*get_args(hint)}
+
+
 def _typed(name: str, value: Any, hint: Any) -> Any:
     expected, optional = plain_type(hint)
-    if value is None and optional:
-        return None
+    if (value is None and optional) or (isinstance(value, bool) and is_switch(hint)):
+        return value
     if expected is float and not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
             return float(value)  # YAML 1.1 reads 1e-3 as a string
@@ -207,8 +219,12 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, without: Collectio
         else:
             option |= {"metavar": "VALUE", "type": _text if expected in (str, list) else _value}
             option |= {"nargs": "+", "action": "extend"} if expected is list else {}
+            option |= {"nargs": "?", "const": True, "type": _value} if is_switch(hints[field.name]) else {}
         names = ["-T"] if field.name == "T" else [f"--{field.name.replace('_', '-')}"]
         groups[about["group"]].add_argument(*names, **option)
+        if is_switch(hints[field.name]):
+            off = {"dest": field.name, "default": argparse.SUPPRESS, "action": "store_false", "help": "switch it off"}
+            groups[about["group"]].add_argument(f"--no-{names[0].removeprefix('--')}", **off)
 
 
 def _text(text: str) -> str | None:

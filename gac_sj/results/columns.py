@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from gac_sj._utils.configuration import plain_type
+from gac_sj._utils.configuration import is_switch, plain_type
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.reading import parse_json
 
@@ -174,7 +174,7 @@ def _value(text: str, about: ColumnInfo, path: Path | None) -> Any:
         return None
     try:
         if kind is str:
-            return text
+            return {"True": True, "False": False}.get(text, text) if is_switch(about.hint) else text
         if kind is bool:
             return {"True": True, "False": False}[text]
         if kind in (int, float):

@@ -22,7 +22,7 @@ from gac_sj.results.ledger import ledger, read_configs
 from gac_sj.results.robustness import robustness_sets, robustness_tables
 from gac_sj.results.run import Run, group
 from gac_sj.results.run_tables import group_over_encoders, run_tables
-from gac_sj.results.speed import speed_sentences
+from gac_sj.results.speed_sentences import speed_sentences
 from gac_sj.results.table import Table, escape
 
 __all__ = ["rewrite", "rewrite_pages"]

@@ -1,4 +1,4 @@
-"""Timings of parts: their rows, which benchmarks/speed.py writes, as a table and in sentences."""
+"""Timings of parts: their rows, which benchmarks/speed.py writes, and as a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from gac_sj.results.columns import Schema, column, columns_of, parse
 from gac_sj.results.run import Record
 from gac_sj.results.table import MISSING, TIMED, TIMES, Cell, Table, values
 
-__all__ = ["SPEED", "SpeedKey", "SpeedMeasured", "Timing", "speed_sentences", "speed_table"]
+__all__ = [
+    "SPEED", "SpeedKey", "SpeedMeasured", "Timing", "copy_share", "kept_megabytes", "measurements", "peak_megabytes",
+    "product_share", "setting_of", "speed_table", "split",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,9 @@ class SpeedMeasured:
     copy_bytes_per_s: float | None = column("that of a copy", volatile=True, absent=None)
     flop_per_s: float | None = column("arithmetic throughput", volatile=True, absent=None)
     product_flop_per_s: float | None = column("that of a matrix product", volatile=True, absent=None)
+    images_per_s: float | None = column("images per second", volatile=True, absent=None)
+    top1_agreement: float | None = column("images whose first class is that of float32, in percent", absent=None)
+    logit_difference: float | None = column("largest difference to a logit of float32, relative", absent=None)
     saved_bytes: float | None = column("kept for the backward pass", absent=None)
     peak_memory: float | None = column("largest allocation, in bytes", absent=None)
     commit: str = column("of the code; -dirty is appended if files differ from it")
@@ -119,18 +125,21 @@ def _in_units(name: str, unit: float) -> Callable[[Timing], float | None]:
     return value
 
 
-_copy_share = _share("bytes_per_s", "copy_bytes_per_s")
-_product_share = _share("flop_per_s", "product_flop_per_s")
-_kept_megabytes = _in_units("saved_bytes", _MEGABYTE)
-_peak_megabytes = _in_units("peak_memory", _MEGABYTE)
+copy_share = _share("bytes_per_s", "copy_bytes_per_s")
+product_share = _share("flop_per_s", "product_flop_per_s")
+kept_megabytes = _in_units("saved_bytes", _MEGABYTE)
+peak_megabytes = _in_units("peak_memory", _MEGABYTE)
 #: What only some benchmarks measure: heading, digits, value.
 _FURTHER: tuple[tuple[str, int, Callable[[Timing], float | None]], ...] = (
     (f"GB/s{TIMED}", 1, _in_units("bytes_per_s", 1e9)),
-    (f"of a copy (%){TIMED}", 0, _copy_share),
+    (f"of a copy (%){TIMED}", 0, copy_share),
     (f"TFLOP/s{TIMED}", 2, _in_units("flop_per_s", 1e12)),
-    (f"of a matrix product (%){TIMED}", 0, _product_share),
-    ("kept for backward (MB)", 1, _kept_megabytes),
-    ("peak memory (MB)", 0, _peak_megabytes),
+    (f"of a matrix product (%){TIMED}", 0, product_share),
+    (f"images/s{TIMED}", 1, _in_units("images_per_s", 1)),
+    ("top-1 as float32 (%)", 1, _in_units("top1_agreement", 1)),
+    ("logits off by (%)", 3, _in_units("logit_difference", 0.01)),
+    ("kept for backward (MB)", 1, kept_megabytes),
+    ("peak memory (MB)", 0, peak_megabytes),
 )
 
 
@@ -143,14 +152,14 @@ def speed_table(timings: Iterable[Timing]) -> Table:
     Raises:
         UsageError: a measurement has no baseline.
     """
-    measurements = _measurements(timings)
-    everything = [timing for measurement in measurements for timing in measurement]
+    groups = measurements(timings)
+    everything = [timing for measurement in groups for timing in measurement]
     has_paths = any(timing.measured.ops_path for timing in everything)
     further = [each for each in _FURTHER if any(each[2](timing) is not None for timing in everything)]
     lines = []
-    for measurement in measurements:
+    for measurement in groups:
         for mode in values(measurement, "mode"):
-            baseline, _ = _split(measurement, mode)
+            baseline, _ = split(measurement, mode)
             for timing in measurement:
                 if timing.mode == mode:
                     found = timing.measured
@@ -161,75 +170,22 @@ def speed_table(timings: Iterable[Timing]) -> Table:
                         *(Cell(f"{value:,.2f}", value) for value in times),
                         *([Cell(found.ops_path or MISSING)] if has_paths else []),
                         *(_cell(value(timing), digits) for _, digits, value in further),
-                        *map(Cell, (_setting(timing), found.commit, found.device)),
+                        *map(Cell, (setting_of(timing), found.commit, found.device)),
                     ))  # fmt: skip
     head = (*_HEAD, *(["path"] if has_paths else []), *(title for title, _, _ in further), *_TAIL)
     return Table("Speed of parts", head, tuple(lines), f"Variants were timed in turns.\n{TIMES}")
-
-
-def speed_sentences(timings: Iterable[Timing]) -> list[str]:
-    """A sentence for each measurement: every ratio, what was measured, commit and device.
-
-    Args:
-        timings: of any benchmarks.
-
-    Raises:
-        UsageError: a measurement has no baseline.
-    """
-    sentences = []
-    for measurement in _measurements(timings):
-        first = measurement[0]
-        benchmark = first.settings["benchmark"]
-        say = _memory if benchmark == "memory" else _speed
-        said = [f"{mode}, {say(*_split(measurement, mode))}" for mode in values(measurement, "mode")]
-        sentences.append(
-            f"`python benchmarks/speed.py {benchmark}` ({_setting(first)}, timed in turns): "
-            f"{'; '.join(said)} ({first.measured.device}, commit {first.measured.commit})."
-        )
-    return sentences
-
-
-def _speed(baseline: Timing, others: Sequence[Timing]) -> str:
-    """Every ratio to the baseline, and that of ours to SpikingJelly's."""
-    parts = ", ".join(f"`{each.variant}` {each.measured.speedup:.2f} times{_reached(each)}" for each in others)
-    text = f"{parts} as fast as `{baseline.variant}`"
-    by_name = {each.variant: each.measured.speedup for each in others}
-    if reference := by_name.get("spikingjelly"):
-        ours = (
-            f"`{name}` {by_name[name] / reference:.2f} times" for name in ("ours", "ours_direct") if name in by_name
-        )
-        text += f" ({', '.join(ours)} as fast as `spikingjelly`)"
-    return text
-
-
-def _reached(timing: Timing) -> str:
-    """Of ours the path, and the share of the device's best rate."""
-    if timing.variant != "ours":
-        return ""
-    copied, multiplied = _copy_share(timing), _product_share(timing)
-    found = [timing.measured.ops_path] if timing.measured.ops_path else []
-    found += [] if copied is None else [f"{copied:.0f} % of a copy's bytes per second"]
-    found += [] if multiplied is None else [f"{multiplied:.0f} % of a matrix product's FLOP/s"]
-    return f" ({', '.join(found)})" if found else ""
-
-
-def _memory(baseline: Timing, others: Sequence[Timing]) -> str:
-    """What is kept, and the peak if it was measured."""
-
-    def amount(timing: Timing) -> str:
-        kept, peak = _kept_megabytes(timing), _peak_megabytes(timing)
-        most = "" if peak is None else f" and needs {peak:,.0f} MB at most"
-        return f"`{timing.variant}` keeps {kept or 0:,.1f} MB{most}"
-
-    return f"{', '.join(map(amount, [*others, baseline]))} for the backward pass"
 
 
 def _cell(value: float | None, digits: int) -> Cell:
     return Cell(MISSING) if value is None else Cell(f"{value:,.{digits}f}", value)
 
 
-def _measurements(timings: Iterable[Timing]) -> list[list[Timing]]:
-    """The timings that were taken in turns."""
+def measurements(timings: Iterable[Timing]) -> list[list[Timing]]:
+    """The timings in groups of those that were taken in turns.
+
+    Args:
+        timings: of any benchmarks.
+    """
     groups: dict[str, list[Timing]] = {}
     for timing in timings:
         settings = [value for name, value in timing.settings.items() if name not in ("variant", "mode")]
@@ -238,8 +194,16 @@ def _measurements(timings: Iterable[Timing]) -> list[list[Timing]]:
     return list(groups.values())
 
 
-def _split(measurement: Sequence[Timing], mode: str) -> tuple[Timing, list[Timing]]:
-    """The baseline, and the variants that are compared with it."""
+def split(measurement: Sequence[Timing], mode: str) -> tuple[Timing, list[Timing]]:
+    """The baseline, and the variants that are compared with it.
+
+    Args:
+        measurement: timings that were taken in turns.
+        mode: of those that are meant.
+
+    Raises:
+        UsageError: there is no baseline.
+    """
     timings = [timing for timing in measurement if timing.mode == mode]
     equal = [timing for timing in timings if timing.measured.speedup == 1]
     if not equal:
@@ -253,7 +217,12 @@ def _split(measurement: Sequence[Timing], mode: str) -> tuple[Timing, list[Timin
     return baseline, [timing for timing in timings if timing is not baseline]
 
 
-def _setting(timing: Timing) -> str:
+def setting_of(timing: Timing) -> str:
+    """What was timed: network, steps, input, type, number of timings.
+
+    Args:
+        timing: of any benchmark.
+    """
     settings = timing.settings
     steps = f"T = {settings['T']}" if settings["T"] else ""
     if settings["benchmark"] == "lif":

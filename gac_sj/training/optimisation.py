@@ -12,6 +12,7 @@ from torch import nn
 
 from gac_sj._utils.errors import UsageError, first_sentence
 from gac_sj.encoders.base import attention_weights
+from gac_sj.training.graphed import capturable
 from gac_sj.training.settings import Settings
 
 __all__ = ["create_optimizer", "create_schedule"]
@@ -25,7 +26,7 @@ def create_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimi
         settings: settings of the run.
 
     Raises:
-        UsageError: it needs a package or a device that is missing.
+        UsageError: it needs a package or a device that is missing, or cannot be captured and has to be.
     """
     try:
         return create_optimizer_v2(
@@ -33,6 +34,7 @@ def create_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimi
             settings.opt,
             lr=settings.lr,
             momentum=settings.momentum,
+            **(capturable(settings.opt) if settings.cuda_graph else {}),
             param_group_fn=partial(_groups, settings=settings),
         )
     except AssertionError as error:

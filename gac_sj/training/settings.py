@@ -28,6 +28,8 @@ from gac_sj.models.kinds import record_network
 
 __all__ = ["MAY_BE_OPEN", "Settings"]
 
+#: Values of the setting ``compile``; false and true stand for the first two, as in rows of before there were more.
+_COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 #: Settings that may wait for a device, and what says that they do.
 MAY_BE_OPEN = {"amp": "auto", "channels_last": None}
 
@@ -111,7 +113,10 @@ class Settings(Augmentation):
     spikes_as_bytes: bool = setting(
         "optimisation", False, "save memory: keep spikes as bytes for the backward pass", key=False
     )
-    compile: bool = setting("optimisation", False, "compile network and loss with torch.compile")
+    compile: str | bool = setting(
+        "optimisation", False, "compile network and loss with torch.compile; true is default", _COMPILE
+    )
+    cuda_graph: bool = setting("optimisation", False, "launch a whole step on a GPU at once, as a CUDA graph")
     sync_bn: bool = setting("optimisation", False, "BatchNorm over all processes")
 
     continues: str | None = setting("run", None, "epochs and name of the run that it continues", option=False)
@@ -140,6 +145,7 @@ class Settings(Augmentation):
         for name in ("mean", "std"):
             object.__setattr__(self, name, numbers_text(name, getattr(self, name)))
         check(self)
+        object.__setattr__(self, "compile", {"off": False, "default": True}.get(str(self.compile), self.compile))
         self._resolve_dataset()
         for name, value in zip(("model", "model_source"), record_network(self.model, self.model_source)):
             object.__setattr__(self, name, value)
@@ -174,6 +180,8 @@ class Settings(Augmentation):
     def _check_combinations(self) -> None:
         if self.compile and self.spikes_as_bytes:
             raise UsageError("cannot be combined with spikes_as_bytes", "leave one out", argument="compile")
+        if self.cuda_graph and (reason := self._why_not_captured()):
+            raise UsageError(f"cannot be combined with {reason}", "leave one out", argument="cuda_graph")
         if self.auto_augment and self.color_jitter:
             raise UsageError(
                 "cannot be combined with color_jitter, which timm would ignore", "leave one out",
@@ -197,6 +205,14 @@ class Settings(Augmentation):
             if refused:
                 given = ", ".join(f"{name}={getattr(self, name)}" for name in refused)
                 raise UsageError(f"must not be 'resident' with {given}", "use loader=standard", argument="loader")
+
+    def _why_not_captured(self) -> str | None:
+        """What a CUDA graph of a step cannot hold; None if nothing is asked for."""
+        if self.amp == "fp16":
+            return "amp=fp16, whose scaling of the loss is decided on the CPU in every step"
+        if isinstance(self.compile, str):
+            return f"compile={self.compile}, which captures graphs of its own"
+        return "grad_checkpointing, which looks at random states" if self.grad_checkpointing else None
 
     def _resolve_dataset(self) -> None:
         """Run the file of a user's data set, unless it was recorded; its name and digest are part of the key."""
