@@ -1,7 +1,5 @@
 """The LIF operator: the kernels, built for the CPU, against the definition."""
 
-from functools import cache
-
 import pytest
 import torch
 from helpers.neuron_cases import CIFAR, EXACT, GRIDS, HARD, NEURONS, ROUNDED, SOFT, grid, nan_filled  # noqa: F401
@@ -10,7 +8,7 @@ from torch import nn
 
 import gac_sj
 from gac_sj import LIFNode, Rectangle, Triangle
-from gac_sj.ops import cpp, dispatch
+from gac_sj.ops import dispatch
 from gac_sj.ops.lif import lif, reference
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 

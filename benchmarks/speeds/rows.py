@@ -25,7 +25,7 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         A row for each variant.
     """
     limits = {name: run for name, (run, _) in comparison.limits.items()}
-    times = measure({**comparison.runs, **limits}, shared["repeats"], device, comparison.clock)
+    times, faults = measure({**comparison.runs, **limits}, shared["repeats"], device, comparison.clock)
     medians = {name: statistics.median(values) for name, values in times.items()}
     rates = {name: amount / medians[name] * 1000 for name, (_, amount) in comparison.limits.items()}
     for variant in comparison.runs:
@@ -36,6 +36,7 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         measured["speedup"] = medians[comparison.baseline] / median
         row = dict.fromkeys(SPEED.names, "") | shared | dict(comparison.shared) | rates
         row |= {"mode": comparison.mode, "variant": variant, **comparison.of_variant.get(variant, {})}
+        row["page_faults"] = statistics.median(faults[variant]) if faults[variant] else None
         if comparison.traffic:
             row["bytes_per_s"] = comparison.traffic / median * 1000
         if variant in comparison.flops:
@@ -68,6 +69,8 @@ def _line(row: dict[str, str], baseline: str, against_spikingjelly: float | None
     if row["flop_per_s"]:
         share = value("flop_per_s") / value("product_flop_per_s")
         parts.append(f"; {value('flop_per_s') / 1e12:,.2f} TFLOP/s, {share:.0%} of a matrix product")
+    if row["page_faults"]:
+        parts.append(f"; {value('page_faults'):,.0f} page faults")
     if row["saved_bytes"]:
         parts.append(f"; keeps {value('saved_bytes') / 1e6:,.1f} MB for the backward pass")
     if row["peak_memory"]:

@@ -44,6 +44,7 @@ class SpeedMeasured:
     copy_bytes_per_s: float | None = column("that of a copy", volatile=True, absent=None)
     flop_per_s: float | None = column("arithmetic throughput", volatile=True, absent=None)
     product_flop_per_s: float | None = column("that of a matrix product", volatile=True, absent=None)
+    page_faults: float | None = column("median number of pages newly given by the system", volatile=True, absent=None)
     saved_bytes: float | None = column("kept for the backward pass", absent=None)
     peak_memory: float | None = column("largest allocation, in bytes", absent=None)
     commit: str = column("of the code; -dirty is appended if files differ from it")
@@ -129,6 +130,7 @@ _FURTHER: tuple[tuple[str, int, Callable[[Timing], float | None]], ...] = (
     (f"of a copy (%){TIMED}", 0, _copy_share),
     (f"TFLOP/s{TIMED}", 2, _in_units("flop_per_s", 1e12)),
     (f"of a matrix product (%){TIMED}", 0, _product_share),
+    (f"page faults{TIMED}", 0, _in_units("page_faults", 1)),
     ("kept for backward (MB)", 1, _kept_megabytes),
     ("peak memory (MB)", 0, _peak_megabytes),
 )
