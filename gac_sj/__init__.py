@@ -1,6 +1,7 @@
 """Gated Attention Coding (GAC) for SpikingJelly. Importing it registers the models with timm."""
 
 from gac_sj import checkpoint, export, models
+from gac_sj._utils.memory import keep_memory
 from gac_sj.analysis import summarize
 from gac_sj.attach import Attached, attach
 from gac_sj.encoders import (
@@ -54,6 +55,7 @@ __all__ = [
     "export",
     "fold_batch_norm",
     "functional",
+    "keep_memory",
     "lif_preset",
     "list_encoders",
     "models",

@@ -10,6 +10,7 @@ import torch
 from spikingjelly.activation_based import surrogate
 
 from gac_sj import Rectangle, Triangle
+from gac_sj._utils.memory import allocator
 from gac_sj.cli import environment as env
 from gac_sj.ops import cpp, cupy, int8
 from gac_sj.ops.dispatch import choose, why_not
@@ -38,6 +39,7 @@ def test_report_has_versions_and_devices():
     assert found["numpy"] == metadata.version("numpy")
     assert found["torch"].startswith(torch.__version__)
     assert "threads" in found["CPU"]
+    assert found["allocator"] == allocator()
     assert found["GAC_SJ_OPS"].startswith("not set")
     assert found["bytes"] == (int8.why_not() or "products of bytes run on oneDNN (gac_sj.quantize)")
     assert ("none" in found["GPU"]) == (not torch.cuda.is_available())

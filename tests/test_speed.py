@@ -77,6 +77,7 @@ class TestCommands:
             assert row["peak_memory"] == ""  # a GPU's
             assert bool(row["bytes_per_s"] and row["copy_bytes_per_s"]) == (name == "lif")
             assert bool(row["flop_per_s"] and row["product_flop_per_s"]) == (name == "network")
+            assert int(row["page_faults"]) >= 0
             assert bool(row["saved_bytes"]) == (name == "memory")
             naive = next(r for r in found if r["variant"] == "naive" and r["mode"] == row["mode"])
             expected = float(naive["median_ms"]) / float(row["median_ms"])

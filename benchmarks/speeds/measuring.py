@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 from speeds.passes import Pass
 
-__all__ = ["Comparison", "copying", "device_time", "measure", "multiplying", "peak_memory", "wall_time"]
+__all__ = ["Comparison", "copying", "device_time", "measure", "multiplying", "page_faults", "peak_memory", "wall_time"]
 
 WARM_UP = 2  # rounds before the timings
 
@@ -52,8 +57,15 @@ def device_time(run: Run, device: torch.device) -> float:
     return start.elapsed_time(end)
 
 
-def measure(runs: Mapping[str, Run], repeats: int, device: torch.device, clock: Clock) -> dict[str, list[float]]:
-    """Milliseconds of each variant, in turns and after a warm-up.
+def page_faults() -> int | None:
+    """Pages that the system has given to this process so far, none from a file; None where it does not count them."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else None
+
+
+def measure(
+    runs: Mapping[str, Run], repeats: int, device: torch.device, clock: Clock
+) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """Milliseconds and page faults of each variant, in turns and after a warm-up; no faults where none are counted.
 
     Args:
         runs: what is timed, by variant.
@@ -62,12 +74,16 @@ def measure(runs: Mapping[str, Run], repeats: int, device: torch.device, clock: 
         clock: takes the time.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
+    faults: dict[str, list[int]] = {name: [] for name in runs}
     for repeat in range(WARM_UP + repeats):
         for name, run in runs.items():
+            before = page_faults()
             taken = clock(run, device)
             if repeat >= WARM_UP:
                 times[name].append(taken)
-    return times
+                if before is not None:
+                    faults[name].append(page_faults() - before)
+    return times, faults
 
 
 @dataclass(frozen=True)

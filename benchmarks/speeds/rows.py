@@ -26,7 +26,7 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         A row for each variant.
     """
     limits = {name: run for name, (run, _) in comparison.limits.items()}
-    times = measure({**comparison.runs, **limits}, shared["repeats"], device, comparison.clock)
+    times, faults = measure({**comparison.runs, **limits}, shared["repeats"], device, comparison.clock)
     medians = {name: statistics.median(values) for name, values in times.items()}
     rates = {name: amount / medians[name] * 1000 for name, (_, amount) in comparison.limits.items()}
     for variant in comparison.runs:
@@ -41,6 +41,7 @@ def report(comparison: Comparison, shared: dict[str, object], device: torch.devi
         row |= {"mode": comparison.mode, "variant": variant, **comparison.of_variant.get(variant, {})}
         if comparison.images:
             measured["images_per_s"] = comparison.images / median * 1000
+        row["page_faults"] = statistics.median(faults[variant]) if faults[variant] else None
         if comparison.traffic:
             row["bytes_per_s"] = comparison.traffic / median * 1000
         if variant in comparison.flops:
@@ -81,6 +82,8 @@ def _line(row: dict[str, str], baseline: str, against_spikingjelly: float | None
         parts.append(
             f"; {value('top1_agreement'):.1f} % top-1 as float32, logits within {value('logit_difference'):.1e}"
         )
+    if row["page_faults"]:
+        parts.append(f"; {value('page_faults'):,.0f} page faults")
     if row["saved_bytes"]:
         parts.append(f"; keeps {value('saved_bytes') / 1e6:,.1f} MB for the backward pass")
     if row["peak_memory"]:

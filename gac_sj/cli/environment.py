@@ -19,6 +19,7 @@ from torch.utils import collect_env
 
 import gac_sj
 from gac_sj._utils.errors import first_sentence
+from gac_sj._utils.memory import allocator
 from gac_sj._utils.provenance import commit, device_name
 from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.ops import int8
@@ -56,6 +57,7 @@ def report() -> str:
         "triton": lambda: _package("triton"),
         "CPU": lambda: f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}",
         "bytes": lambda: int8.why_not() or "products of bytes run on oneDNN (gac_sj.quantize)",
+        "allocator": allocator,
         "GPU": _gpus,
         "driver": lambda: collect_env.get_nvidia_driver_version(collect_env.run) or "none found (nvidia-smi)",
         "compiler": lambda: str(compiler()),

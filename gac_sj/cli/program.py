@@ -13,6 +13,7 @@ from typing import Any, TextIO, cast
 
 from gac_sj._utils.errors import ExitError, UsageError
 from gac_sj._utils.files import as_utf8
+from gac_sj._utils.memory import keep_memory
 from gac_sj.encoders import import_plugins
 
 __all__ = ["program"]
@@ -24,10 +25,11 @@ def program(
     """Decorator: make a function of parsed arguments the ``main`` of a program.
 
     The program takes ``--import FILE_OR_MODULE`` (repeatable), which runs before all other arguments are read, so that
-    what it registers is among their choices. Errors that a user can fix are one sentence on stderr. Exit statuses: 0,
-    or what the function returns; 2 for such an error; 1 for numbers that stopped being finite; that of an
-    :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 143 after SIGTERM; 141 if the reader of the output went
-    away. What the output's encoding lacks, such as the name of a file that is not UTF-8, is escaped.
+    what it registers is among their choices. Freed memory is kept (:func:`gac_sj.keep_memory`). Errors that a user can
+    fix are one sentence on stderr. Exit statuses: 0, or what the function returns; 2 for such an error; 1 for numbers
+    that stopped being finite; that of an :class:`gac_sj._utils.errors.ExitError`; 130 after Ctrl-C; 143 after SIGTERM;
+    141 if the reader of the output went away. What the output's encoding lacks, such as the name of a file that is not
+    UTF-8, is escaped.
 
     Args:
         build_parser: builds the parser; its ``prog`` names the program in messages.
@@ -51,6 +53,7 @@ def program(
                     parser = build_parser()  # its choices and defaults now include what was registered
                 _add_import(parser)
                 args = parser.parse_args(arguments)
+                keep_memory()
                 args.command_line = list(sys.argv[1:] if arguments is None else arguments)
                 return run(args) or 0
             except KeyboardInterrupt:

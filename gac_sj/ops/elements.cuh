@@ -48,8 +48,7 @@ __device__ inline void convert(float x, float& y) { y = x; }
 __device__ inline void convert(float x, half& y) { y.bits = float_to_half(x); }
 __device__ inline void convert(float x, bfloat16& y) {
   const unsigned bits = __float_as_uint(x);
-  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  y.bits = is_nan ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // round to nearest, ties to even
+  y.bits = x != x ? 0x7fffu : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // round to nearest, ties to even
 }
 
 __device__ inline void convert(float x, unsigned char& y) { y = (unsigned char)x; }  // of spikes: 0 or 1
@@ -57,15 +56,46 @@ __device__ inline void convert(float x, unsigned char& y) { y = (unsigned char)x
 template <class S>
 struct alignas(sizeof(S) * LANES < 16 ? sizeof(S) * LANES : 16) Pack { S lane[LANES]; };
 
+// The lanes of a pack in memory. A GPU moves the pack with one instruction. On a CPU each lane of a vectorised loop has
+// its own access: through a copy of the pack, vectors of one width would be read that were written in another.
+#ifdef HOST
+template <class S>
+struct Input {
+  const S* lane;
+  Input(const S* at) : lane(at) {}
+  float operator[](int l) const { return to_float(lane[l]); }
+};
+template <class S>
+struct Output {
+  S* lane;
+  Output(S* at) : lane(at) {}
+  void set(int l, float value) { convert(value, lane[l]); }
+};
+#else
+template <class S>
+struct Input {
+  Pack<S> pack;
+  __device__ Input(const S* at) : pack(*reinterpret_cast<const Pack<S>*>(at)) {}
+  __device__ float operator[](int l) const { return to_float(pack.lane[l]); }
+};
+template <class S>
+struct Output {
+  S* at;
+  Pack<S> pack;
+  __device__ Output(S* at) : at(at) {}
+  __device__ ~Output() { *reinterpret_cast<Pack<S>*>(at) = pack; }
+  __device__ void set(int l, float value) { convert(value, pack.lane[l]); }
+};
+#endif
+
 template <class S>
 __device__ inline void load(const S* at, float* values) {
-  const Pack<S> pack = *reinterpret_cast<const Pack<S>*>(at);
-  EACH_LANE values[l] = to_float(pack.lane[l]);
+  const Input<S> input(at);
+  EACH_LANE values[l] = input[l];
 }
 
 template <class S>
 __device__ inline void store(const float* values, S* at) {
-  Pack<S> pack;
-  EACH_LANE convert(values[l], pack.lane[l]);
-  *reinterpret_cast<Pack<S>*>(at) = pack;
+  Output<S> output(at);
+  EACH_LANE output.set(l, values[l]);
 }

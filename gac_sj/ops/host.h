@@ -21,33 +21,22 @@ static thread_local dim blockIdx, threadIdx, gridDim, blockDim;
 
 static inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
 static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
-#ifdef __FLT16_MAX__  // the compiler supports half precision (GCC 12 and later, Clang)
-static inline float half_to_float(unsigned short bits) { _Float16 x; std::memcpy(&x, &bits, 2); return x; }
-static inline unsigned short float_to_half(float x) {
-  const _Float16 y = x;
-  unsigned short bits;
-  std::memcpy(&bits, &y, 2);
-  return bits;
-}
-#else
-// A half has a sign bit, 5 bits of exponent (15 stands for 2^0) and 10 bits of fraction. A float of the same value
-// times 2^-112 has the same bits, shifted left by 13.
-static inline float half_to_float(unsigned short bits) {
-  const unsigned magnitude = bits & 0x7fffu;
-  const float x = magnitude >= 0x7c00u ? __uint_as_float(0x7f800000u | (magnitude & 0x3ffu) << 13)
-                                       : __uint_as_float(magnitude << 13) * 0x1p112f;
-  return bits & 0x8000u ? -x : x;
+// A half has a sign bit, 5 bits of exponent (15 stands for 2^0) and 10 bits of fraction. Every case is computed and one
+// is chosen, so that loops become vector instructions, which compilers do not make of their own conversions.
+static inline float half_to_float(unsigned short half) {
+  const unsigned magnitude = half & 0x7fffu, bits = magnitude << 13;
+  const float tiny = __uint_as_float(bits + 0x38800000u) - 0x1p-14f;  // below 2^-14, where the exponent is not stored
+  const unsigned other = bits + (magnitude < 0x7c00u ? 0x38000000u : 0x70000000u);  // infinity and NaN
+  return __uint_as_float((magnitude < 0x400u ? __float_as_uint(tiny) : other) | (half & 0x8000u) << 16);
 }
 static inline unsigned short float_to_half(float x) {
-  const unsigned bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
-  if (magnitude > 0x7f800000u) return sign | 0x7e00u;  // NaN
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds to infinity
-  if (magnitude < 0x38800000u)  // below 2^-14: adding 0.5 rounds to a multiple of 2^-24
-    return sign | (__float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u);
-  const unsigned rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);  // round to nearest, ties to even
-  return sign | (rounded - 0x38000000u) >> 13;
+  const unsigned bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu;
+  const unsigned tiny = __float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u;  // rounds to multiples of 2^-24
+  const unsigned normal = (magnitude - 0x37fff001u + (magnitude >> 13 & 1u)) >> 13;  // round to nearest, ties to even
+  const unsigned finite = magnitude < 0x38800000u ? tiny : normal;
+  const unsigned other = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;  // NaN, infinity
+  return (magnitude < 0x477ff000u ? finite : other) | (bits >> 16 & 0x8000u);
 }
-#endif
 
 #ifdef EMULATE_GRID
 static inline long long first_pack(long long) { return blockIdx.x * (long long)blockDim.x + threadIdx.x; }

@@ -47,7 +47,7 @@ class Launch:
     def lanes(self) -> int:
         """Neighbouring elements that a thread takes if memory is aligned: a power of two that divides ``size``."""
         if not self.sequence.is_cuda:
-            return min(16, self.size & -self.size)  # they fill the vector registers of a CPU
+            return min(32, self.size & -self.size)  # enough vectors of a CPU to work on while others wait
         registers = _REGISTERS // (len(self.sequence) * self.held)
         most = min(16 // self.sequence.element_size(), 1 << max(registers, 1).bit_length() - 1)
         return min(most, self.size & -self.size)

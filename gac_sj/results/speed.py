@@ -50,6 +50,7 @@ class SpeedMeasured:
     images_per_s: float | None = column("images per second", volatile=True, absent=None)
     top1_agreement: float | None = column("images whose first class is that of float32, in percent", absent=None)
     logit_difference: float | None = column("largest difference to a logit of float32, relative", absent=None)
+    page_faults: float | None = column("median number of pages newly given by the system", volatile=True, absent=None)
     saved_bytes: float | None = column("kept for the backward pass", absent=None)
     peak_memory: float | None = column("largest allocation, in bytes", absent=None)
     commit: str = column("of the code; -dirty is appended if files differ from it")
@@ -138,6 +139,7 @@ _FURTHER: tuple[tuple[str, int, Callable[[Timing], float | None]], ...] = (
     (f"images/s{TIMED}", 1, _in_units("images_per_s", 1)),
     ("top-1 as float32 (%)", 1, _in_units("top1_agreement", 1)),
     ("logits off by (%)", 3, _in_units("logit_difference", 0.01)),
+    (f"page faults{TIMED}", 0, _in_units("page_faults", 1)),
     ("kept for backward (MB)", 1, kept_megabytes),
     ("peak memory (MB)", 0, peak_megabytes),
 )

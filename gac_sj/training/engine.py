@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gac_sj._utils.memory import release_memory
 from gac_sj._utils.randomness import derive_seed, random_state, seed_all, set_random_state
 from gac_sj.analysis import firing_rates
 from gac_sj.analysis.operator_paths import operator_paths
@@ -199,6 +200,7 @@ class Training:
         return action
 
     def _end_epoch(self) -> None:
+        release_memory()  # a test needs blocks of other sizes
         settings, state, epoch = self.settings, self.state, self.state.epoch + 1
         row = training_columns(state, self.step.lr, self.world)
         is_tested = epoch % settings.eval_every == 0 or epoch == settings.epochs

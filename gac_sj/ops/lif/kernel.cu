@@ -22,14 +22,13 @@ extern "C" __global__ void lif_forward(
     if (v_first) load(v_first + i, v);
     else EACH_LANE v[l] = rest;
     EACH_STEP {
-      float current[LANES], s[LANES];
-      load(x + t * x_step + i, current);
+      const Input<ELEMENT> current(x + t * x_step + i);
+      Output<ELEMENT> fired(spikes + t * neurons + i);
       EACH_LANE {
-        const float h = charge(neuron, v[l], current[l]);
-        s[l] = fire(neuron, h);
-        v[l] = reset(neuron, h, s[l]);
+        const float h = charge(neuron, v[l], current[l]), s = fire(neuron, h);
+        v[l] = reset(neuron, h, s);
+        fired.set(l, s);
       }
-      store(s, spikes + t * neurons + i);
       if (v_seq) store(v, v_seq + t * neurons + i);
     }
     store(v, v_last + i);
@@ -37,21 +36,22 @@ extern "C" __global__ void lif_forward(
 }
 
 extern "C" __global__ void lif_backward(
-    const ELEMENT* __restrict__ grad_spikes, const float* __restrict__ grad_v_last,  // both may be null
+    const ELEMENT* __restrict__ grad_spikes, const float* __restrict__ grad_v_last,  // grad_v_last may be null
     const float* __restrict__ grad_v_seq,  // may be null
     const ELEMENT* __restrict__ x, const float* __restrict__ v_first,  // v_first may be null
     ELEMENT* __restrict__ grad_x, float* __restrict__ grad_v_first,  // grad_v_first may be null
     index_t neurons, index_t x_step, float tau, float decay, float threshold, float rest, float a, float b, float c) {
   const Neuron neuron = {tau, decay, threshold, rest, a, b, c};
   const index_t last = last_pack(neurons / LANES);
+  float grad_v[LANES];
+  EACH_LANE grad_v[l] = 0.0f;
   for (index_t pack = first_pack(neurons / LANES); pack < last; pack += next_pack()) {
     const index_t i = pack * LANES;
     float h[T][LANES], v[LANES];
     if (v_first) load(v_first + i, v);
     else EACH_LANE v[l] = rest;
     EACH_STEP {
-      float current[LANES];
-      load(x + t * x_step + i, current);
+      const Input<ELEMENT> current(x + t * x_step + i);
       EACH_LANE {
         h[t][l] = charge(neuron, v[l], current[l]);
         v[l] = reset(neuron, h[t][l], fire(neuron, h[t][l]));
@@ -62,18 +62,15 @@ extern "C" __global__ void lif_backward(
     else EACH_LANE kept[l] = 0.0f;
     EACH_LANE leaked[l] = 0.0f;
     EACH_STEP_BACK {
-      float grad_s[LANES], grad_v[LANES], grad[LANES];
-      if (grad_spikes) load(grad_spikes + t * neurons + i, grad_s);
-      else EACH_LANE grad_s[l] = 0.0f;
+      const Input<ELEMENT> grad_s(grad_spikes + t * neurons + i);
       if (grad_v_seq) load(grad_v_seq + t * neurons + i, grad_v);
-      else EACH_LANE grad_v[l] = 0.0f;
+      Output<ELEMENT> grad(grad_x + t * neurons + i);
       EACH_LANE {
         const float grad_h = grad_charged(neuron, h[t][l], grad_s[l], (grad_v[l] + kept[l]) + leaked[l]);
-        grad[l] = grad_input(neuron, grad_h);
+        grad.set(l, grad_input(neuron, grad_h));
         kept[l] = grad_kept(neuron, grad_h);
         leaked[l] = grad_leaked(neuron, grad_h);
       }
-      store(grad, grad_x + t * neurons + i);
     }
     if (grad_v_first) {
       EACH_LANE kept[l] += leaked[l];

@@ -101,7 +101,7 @@ def lif_backward(
         "lif_backward",
         neuron_macros(dynamics, surrogate),
         (
-            None if grad_spikes is None else canonical(grad_spikes, grad_x),
+            canonical(grad_x.new_zeros(()) if grad_spikes is None else grad_spikes, grad_x),
             None if grad_v is None else canonical(grad_v, like),
             None if grad_v_seq is None else canonical(grad_v_seq, like_seq),
             x_seq,
