@@ -28,7 +28,7 @@ _OF_LIF = (
 )
 
 
-def norm_then_fire(norm: nn.Module, node: nn.Module, x_seq: Tensor) -> Tensor:
+def norm_then_fire(norm: Any, node: Any, x_seq: Tensor) -> Tensor:
     """``node(norm(x_seq))``, by one operator (:mod:`gac_sj.ops.norm_lif`) where that does the same.
 
     The operator moves the running statistics and sets the neuron's potential, as the modules do. It is left out for
@@ -59,7 +59,7 @@ def norm_then_fire(norm: nn.Module, node: nn.Module, x_seq: Tensor) -> Tensor:
     return spikes
 
 
-def can_fuse(norm: nn.Module, node: nn.Module) -> bool:
+def can_fuse(norm: Any, node: Any) -> bool:
     """Whether the calls of two modules do what the operator does and nothing else, for some input.
 
     Args:

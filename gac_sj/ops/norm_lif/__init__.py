@@ -94,7 +94,5 @@ def _fused(
         mean, var = statistics or batch_statistics(x_seq, dynamics, derivative)
         inverse_std = (var.double() + eps).rsqrt().float()
     of_batch = statistics is None
-    spikes, v = norm_lif_kernel(
-        x_seq, weight, bias, v, mean.float(), inverse_std, of_batch, *dynamics, *derivative
-    )
+    spikes, v = norm_lif_kernel(x_seq, weight, bias, v, mean.float(), inverse_std, of_batch, *dynamics, *derivative)
     return spikes, v, (mean, var)

@@ -44,34 +44,37 @@ struct Items {
   for (index_t item = first_pack(items.count()), last = last_pack(items.count()); item < last; item += next_pack())
 #define EACH_PACK for (index_t i = items.begin(item), end = items.end(item); i < end; i += items.step())
 
-// For each item and channel the number of elements, their mean, and the sum of squared distances from it, which reads the
-// item a second time, from a cache. Here the memory is that of all steps.
+// For each item and channel the number of elements, a number near their mean, and the sums of distances from it and of
+// their squares, for which it reads the item a second time, from a cache. Here the memory is that of all steps.
 extern "C" __global__ void norm_lif_moments(
-    const ELEMENT* __restrict__ x, float* __restrict__ counts, float* __restrict__ means, float* __restrict__ squares,
-    index_t size, index_t segment, index_t channels) {
+    const ELEMENT* __restrict__ x, float* __restrict__ counts, float* __restrict__ middles,
+    float* __restrict__ distances, float* __restrict__ squares, index_t size, index_t segment, index_t channels) {
   const Items items(size, segment, channels);
   EACH_ITEM {
-    float count[LANES], mean[LANES], square[LANES];
-    EACH_LANE count[l] = mean[l] = square[l] = 0.0f;
+    float count[LANES], middle[LANES], sum[LANES], square[LANES];
+    EACH_LANE count[l] = middle[l] = sum[l] = square[l] = 0.0f;
     EACH_PACK {
       float value[LANES];
       load(x + i, value);
-      EACH_LANE count[l] += 1.0f, mean[l] += value[l];
+      EACH_LANE count[l] += 1.0f, middle[l] += value[l];
     }
     items.join(count);
-    items.join(mean);
-    EACH_LANE mean[l] /= count[l];
+    items.join(middle);
+    EACH_LANE middle[l] /= count[l];
     EACH_PACK {
       float value[LANES];
       load(x + i, value);
       EACH_LANE {
-        const float distance = value[l] - mean[l];
+        const float distance = value[l] - middle[l];
+        sum[l] += distance;
         square[l] += distance * distance;
       }
     }
+    items.join(sum);
     items.join(square);
     items.put(count, item, counts);
-    items.put(mean, item, means);
+    items.put(middle, item, middles);
+    items.put(sum, item, distances);
     items.put(square, item, squares);
   }
 }

@@ -19,8 +19,8 @@ __all__ = ["batch_statistics", "norm_lif_kernel"]
 def batch_statistics(x_seq: Tensor, dynamics: LIFDynamics, surrogate: Derivative) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, float64 ``[C]``, in one pass over memory.
 
-    The kernel finds the means and squared distances of short pieces; they are combined in float64 (Chan, Golub and LeVeque
-    1983), which is stable for any mean.
+    The kernel sums the distances of short pieces from their own middles, and their squares; the pieces are combined in
+    float64 (Chan, Golub and LeVeque 1983), which is stable for any mean.
 
     Args:
         x_seq: ``[T, N, C, H, W]``, float32, float16 or bfloat16, not empty.
@@ -29,17 +29,18 @@ def batch_statistics(x_seq: Tensor, dynamics: LIFDynamics, surrogate: Derivative
     """
     x_seq = dense(x_seq.detach())
     layout, size = Layout.of(x_seq), x_seq.numel()
-    parts = layout.sums(size, 3, x_seq)
+    parts = layout.sums(size, 4, x_seq)
     layout.launch(x_seq)(
         "norm_lif",
         "norm_lif_moments",
         _macros(layout, True, dynamics, surrogate),
         (x_seq, *parts, size, layout.segment, layout.channels),
     )
-    counts, means, squares = layout.by_channel(parts)
+    counts, middles, distances, squares = layout.by_channel(parts)
     n = size // layout.channels
-    mean = (counts * means).sum(0) / n
-    return mean, (counts * (means - mean).square() + squares).sum(0) / n
+    mean = (counts * middles + distances).sum(0) / n
+    middles = middles - mean
+    return mean, (squares + middles * (2.0 * distances + counts * middles)).sum(0) / n
 
 
 def _macros(layout: Layout, of_batch: bool, dynamics: LIFDynamics, surrogate: Derivative) -> Macros:

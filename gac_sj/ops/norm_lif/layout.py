@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from gac_sj.ops.launching import Launch
-from gac_sj.ops.source import Macros
 
 __all__ = ["Layout", "dense", "pays"]
 
 # pixels of a segment of channels_last memory: on a CPU it stays in a cache while a kernel runs over it twice, and is long
 # enough for its sums to be few; a GPU needs many threads
 _PIXELS, _ELEMENTS, _PIXELS_OF_GPU = 64, 4096, 16
-_STRANDS = 32  # threads of a GPU that share a segment of contiguous memory
+_STRANDS, _STRANDS_OF_CPU = 32, 1  # threads that share a segment of contiguous memory
 _MOST_CHANNELS = 256  # of channels_last memory; see :func:`pays`
 
 
@@ -51,7 +50,7 @@ class Layout:
     def of(cls, sequence: Tensor) -> Layout:
         """The division of ``[T, N, C, H, W]`` from :func:`dense`."""
         channels, pixels = sequence.shape[2], sequence.shape[3:].numel()
-        strands = _STRANDS if sequence.is_cuda else 1
+        strands = _STRANDS if sequence.is_cuda else _STRANDS_OF_CPU
         if pixels > 1 and sequence[0].is_contiguous():
             return cls(channels, False, pixels, strands)
         neighbours = _PIXELS_OF_GPU if sequence.is_cuda else max(_PIXELS, _ELEMENTS // channels)
