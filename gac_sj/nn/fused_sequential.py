@@ -20,8 +20,8 @@ _Network = TypeVar("_Network", bound=nn.Module)
 class FusedSequential(nn.Sequential):
     """``nn.Sequential`` that runs a BatchNorm and the LIF neuron behind it as one operator, where it can.
 
-    It decides anew in every call, for what :func:`gac_sj.nn.norm_lif.norm_then_fire` says. The BatchNorm may also be the
-    last layer of a ``SeqToANNContainer``.
+    Every call decides anew (:func:`gac_sj.nn.norm_lif.norm_then_fire`). The BatchNorm may also be the last layer of a
+    ``SeqToANNContainer``.
     """
 
     @property
@@ -66,12 +66,14 @@ def fuse_norm_lif(network: _Network) -> _Network:
     """Make every ``nn.Sequential`` of a network run BatchNorm and the LIF neuron behind it in one pass.
 
     Training and evaluation give the same results up to rounding, which can flip spikes near the threshold, in less time
-    and memory: the normalised values are computed again in the backward pass, not kept. In float16 and bfloat16 they
-    and the potentials are float32 inside. Parameters, buffers, their names and all modules stay; only the class of
-    those ``nn.Sequential`` changes. A pair is SpikingJelly's ``layer.BatchNorm2d`` in step mode "m" (or ``nn.BatchNorm2d``
-    at the end of a ``SeqToANNContainer``) directly followed by SpikingJelly's or this package's ``LIFNode``. What has a
-    hook, a replaced method, ``store_v_seq`` or a subclass runs as before, and so do the surrogate functions, types and
-    sizes that no kernel supports. Networks of this package need no call.
+    and memory: the normalised values are computed again in the backward pass, not kept. For float16 and bfloat16 input
+    they and the potentials are float32 inside. Parameters, buffers, their names and all modules stay; only the class of
+    those ``nn.Sequential`` changes.
+
+    A pair is SpikingJelly's ``layer.BatchNorm2d`` in step mode "m" (or ``nn.BatchNorm2d`` at the end of a
+    ``SeqToANNContainer``) directly followed by SpikingJelly's or this package's ``LIFNode``. What has a hook, a
+    replaced method, ``store_v_seq`` or a subclass runs as before, and so do the surrogate functions, types and sizes
+    that no kernel supports. Networks of this package need no call.
 
     Args:
         network: changed in place.

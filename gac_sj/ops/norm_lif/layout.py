@@ -11,8 +11,8 @@ from gac_sj.ops.launching import Launch
 
 __all__ = ["Layout", "dense", "pays"]
 
-# pixels of a segment of channels_last memory: on a CPU it stays in a cache while a kernel runs over it twice, and is long
-# enough for its sums to be few; a GPU needs many threads
+# pixels of a segment of channels_last memory: on a CPU it stays in a cache while a kernel runs over it twice, and is
+# long enough for its sums to be few; a GPU needs many threads
 _PIXELS, _ELEMENTS, _PIXELS_OF_GPU = 64, 4096, 16
 _STRANDS, _STRANDS_OF_CPU = 32, 1  # threads that share a segment of contiguous memory
 _MOST_CHANNELS = 256  # of channels_last memory; see :func:`pays`

@@ -32,7 +32,7 @@ def norm_lif(
         x_seq: input ``[T, N, C, H, W]``.
         weight: scale of each channel ``[C]``; None: 1.
         bias: shift of each channel ``[C]``; None: 0.
-        statistics: mean and variance of each channel ``[C]``, constants; None: those of ``x_seq``, with their gradients.
+        statistics: mean and variance of each channel ``[C]``, constants; None: those of ``x_seq``, with gradients.
         eps: added to variances.
         dynamics: of the neuron.
         surrogate: its surrogate function.
