@@ -14,8 +14,8 @@
 median, the 20 % and 80 % quantiles and the ratio of medians, and appends rows to the file --output.
 
 ``--against REV`` (encoder, lif, norm_lif, network) measures this checkout and a temporary worktree of a git revision in
-pairs of processes, and prints how many times as long this checkout takes: the median of the ratios of the pairs and their 5, 25,
-75 and 95 % quantiles.
+pairs of processes, and prints how many times as long this checkout takes: the median of the ratios of the pairs and
+their 5, 25, 75 and 95 % quantiles.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from gac_sj.nn.functional import gate
 from gac_sj.ops import dispatch
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.ops.lif import lif
-from gac_sj.ops.norm_lif import norm_lif
 from gac_sj.ops.neuron import LIFDynamics
+from gac_sj.ops.norm_lif import norm_lif
 from gac_sj.ops.surrogates import cuda_derivative
 
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cuda"))
