@@ -3,6 +3,7 @@
     python benchmarks/speed.py --quick
     python benchmarks/speed.py encoder
     python benchmarks/speed.py lif --dtype bfloat16
+    python benchmarks/speed.py norm_lif --channels 64 --size 8
     python benchmarks/speed.py network --model gac_ms_resnet34 -T 4 --batch 1 --modes forward
     python benchmarks/speed.py memory
     python benchmarks/speed.py train --forms float32 bfloat16+channels_last
@@ -14,9 +15,9 @@
 ``naive`` does what the published code does: a stem that runs T times, then a loop over steps. The program prints the
 median, the 20 % and 80 % quantiles and the ratio of medians, and appends rows to the file --output.
 
-``--against REV`` (encoder, lif, network, train) measures this checkout and a temporary worktree of a git revision in
-pairs of processes, and prints how many times as long this checkout takes: the median of the ratios of the pairs and
-their 5, 25, 75 and 95 % quantiles.
+``--against REV`` (encoder, lif, norm_lif, network, train) measures this checkout and a temporary worktree of a git
+revision in pairs of processes, and prints how many times as long this checkout takes: the median of the ratios of the
+pairs and their 5, 25, 75 and 95 % quantiles.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import sys
 from pathlib import Path
 
 import torch
-from speeds import against, encoder, inference, lif, loaders, memory, network, train
+from speeds import against, encoder, inference, lif, loaders, memory, network, norm_lif, train
 from speeds.passes import MODES
 from speeds.rows import report
 
@@ -40,11 +41,17 @@ from gac_sj.results.speed import SPEED
 from gac_sj.results.store import Rows
 
 BENCHMARKS = {
-    "encoder": encoder, "lif": lif, "network": network, "memory": memory, "train": train, "inference": inference,
+    "encoder": encoder,
+    "lif": lif,
+    "norm_lif": norm_lif,
+    "network": network,
+    "memory": memory,
+    "train": train,
+    "inference": inference,
     "loaders": loaders,
-}  # fmt: skip
+}
 #: The benchmarks that "all" runs; they need no data.
-ALL = ("encoder", "lif", "network", "memory")
+ALL = ("encoder", "lif", "norm_lif", "network", "memory")
 
 
 def build_parser(quick: bool = False) -> argparse.ArgumentParser:
@@ -63,7 +70,7 @@ def build_parser(quick: bool = False) -> argparse.ArgumentParser:
     for name, module in BENCHMARKS.items():
         commands[name] = names.add_parser(name, help=module.HELP, **_EXACT)
         module.add_arguments(commands[name])
-    for name in ("encoder", "lif", "network"):
+    for name in ("encoder", "lif", "norm_lif", "network"):
         commands[name].add_argument(
             "--modes", nargs="+", choices=MODES, default=[*MODES], metavar="MODE", help=f"default: {' '.join(MODES)}"
         )

@@ -21,6 +21,7 @@ from gac_sj.models.time_steps import resize_time_steps
 from gac_sj.nn import functional
 from gac_sj.nn.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
 from gac_sj.nn.folding import fold_batch_norm
+from gac_sj.nn.fused_sequential import fuse_norm_lif
 from gac_sj.nn.neuron import LIFNode
 from gac_sj.nn.plif import ParametricLIFNode
 from gac_sj.nn.presets import lif_preset
@@ -55,6 +56,7 @@ __all__ = [
     "export",
     "fold_batch_norm",
     "functional",
+    "fuse_norm_lif",
     "keep_memory",
     "lif_preset",
     "list_encoders",

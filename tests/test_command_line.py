@@ -171,7 +171,8 @@ class TestSummary:
         said = command("summary", SMALL, "--images", 1)
         if why_not("cpp", "lif", "cpu") is None:
             assert "gated_lif: fused, the encoder's neuron and gate in one kernel (path cpp)" in said
-            assert "lif: fused, all steps in one kernel (path cpp), 7 neurons" in said
+            assert "lif: fused, all steps in one kernel (path cpp), 4 neurons" in said
+            assert "lif: fused, all steps in one kernel, BatchNorm included (path cpp+norm_lif), 3 neurons" in said
         monkeypatch.setenv("GAC_SJ_OPS", "torch")
         said = command("summary", SMALL, "--images", 1)
         assert "lif: not fused, the definition (path torch), 8 neurons" in said and "gated_lif" not in said

@@ -13,7 +13,7 @@ from gac_sj import Rectangle, Triangle
 from gac_sj._utils.memory import allocator
 from gac_sj.cli import environment as env
 from gac_sj.ops import cpp, cupy, int8
-from gac_sj.ops.dispatch import choose, why_not
+from gac_sj.ops.dispatch import OPERATORS, choose, why_not
 
 pytestmark = pytest.mark.usefixtures("default_ops")
 
@@ -49,7 +49,7 @@ def test_table_has_the_paths_that_operators_choose():
     states = table()
     x = torch.empty(0)
     functions = Triangle(), Rectangle(), surrogate.Sigmoid()
-    for operator in ("lif", "gated_lif"):
+    for operator in OPERATORS:
         used = {path for (*place, path), state in states.items() if place == [operator, "cpu"] and state == "used"}
         assert used == {choose(operator, x, function) for function in functions}
     assert ("lif", "cpu", "cupy") not in states  # not a path of that device
@@ -73,7 +73,7 @@ def test_requested_path_is_used_or_an_error_as_in_the_operators(asked, monkeypat
     monkeypatch.setenv("GAC_SJ_OPS", asked)
     states = table()
     assert facts()["GAC_SJ_OPS"] == asked
-    for operator in ("lif", "gated_lif"):
+    for operator in OPERATORS:
         try:
             expected = choose(operator, torch.empty(0), Triangle())
         except ValueError:

@@ -22,6 +22,7 @@ from gac_sj.ops import dispatch
 from gac_sj.ops.gated_lif import gated_lif
 from gac_sj.ops.lif import lif
 from gac_sj.ops.neuron import LIFDynamics
+from gac_sj.ops.norm_lif import norm_lif
 from gac_sj.ops.surrogates import cuda_derivative
 
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cuda"))
@@ -222,6 +223,32 @@ def test_nothing_to_do():
 
 
 @pytest.mark.usefixtures("any_algorithm")
+def norm_results(device, path, x, statistics):
+    C, leaf = x.shape[2], x.detach().to(device).requires_grad_()
+    weight, bias = (torch.linspace(a, b, C, device=device).requires_grad_() for a, b in ((0.5, 2.0), (0.0, 1.0)))
+    statistics = statistics and tuple(tensor.to(device) for tensor in statistics)
+    spikes, v, found = norm_lif(leaf, weight, bias, statistics, 1e-5, SHIFTED, Triangle(), path=path)
+    torch.manual_seed(1)
+    grads = [torch.randn(output.shape).to(device, output.dtype) for output in (spikes, v)]
+    gradients = torch.autograd.grad((spikes, v), (leaf, weight, bias), grads)
+    return [tensor.cpu().double() for tensor in (spikes, v, *gradients, *found)]
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shape", [(4, 3, 16, 8, 8), (1, 5, 3, 7, 9), (6, 2, 130, 4, 4), (3, 70, 64, 1, 1)], ids=str)
+@pytest.mark.parametrize("given", [False, True], ids=["of the batch", "given"])
+def test_norm_lif(shape, dtype, memory, given):
+    x = current(*shape, dtype=dtype).flatten(0, 1).contiguous(memory_format=memory).unflatten(0, shape[:2])
+    statistics = (torch.rand(shape[2]), 0.1 + torch.rand(shape[2])) if given else None
+    expected, found = norm_results("cpu", "torch", x, statistics), norm_results(DEVICE, PATH, x, statistics)
+    assert (found[0] != expected[0]).double().mean() < 1e-3
+    if torch.equal(found[0], expected[0]):  # no value within a rounding of the threshold
+        for ours, theirs in zip(found, expected, strict=True):
+            limit = 1e-4 if dtype == torch.float32 else 3e-2
+            assert (ours - theirs).abs().max() <= limit * theirs.abs().max().clamp_min(1e-2)
+
+
 class TestWithPyTorch:
     @pytest.mark.parametrize("dtype", TYPES, ids=str)
     def test_opcheck(self, dtype):

@@ -13,7 +13,13 @@ from gac_sj.ops.surrogates import cuda_derivative
 
 nvrtc = pytest.importorskip("cupy", reason="CuPy has no wheel for this platform").cuda.nvrtc
 
-OPERATORS = [("lif", ()), ("gated_lif", (("STATIC", 1),)), ("gated_lif", (("STATIC", 0),))]
+OPERATORS = [
+    ("lif", ()),
+    ("gated_lif", (("STATIC", 1),)),
+    ("gated_lif", (("STATIC", 0),)),
+    ("norm_lif", (("CHANNELS_LAST", 0), ("STRANDS", 32), ("OF_BATCH", 1))),
+    ("norm_lif", (("CHANNELS_LAST", 1), ("STRANDS", 32), ("OF_BATCH", 0))),
+]
 CLOSED_FORM = ("STATIC", 1), ("CLOSED_FORM", "")
 
 

@@ -83,6 +83,13 @@ class TestCommands:
             expected = float(naive["median_ms"]) / float(row["median_ms"])
             assert float(row["speedup"]) == pytest.approx(expected, rel=0.05, abs=2e-3)
 
+    def test_norm_and_neuron_in_both_layouts(self, tmp_path):
+        path = tmp_path / "speed.csv"
+        run("norm_lif", "-T", 2, "--batch", 2, "--size", 4, "--repeats", 1, "--output", path)
+        found = {(row["variant"], row["ops_path"]) for row in read(path)}
+        assert {(f"ours{form}", "cpp+norm_lif") for form in ("", "+channels_last")} <= found
+        assert {("separate", "cpp"), ("separate+channels_last", "cpp"), ("naive", "torch")} <= found
+
     def test_the_traffic_of_the_neuron(self, tmp_path):
         path = tmp_path / "speed.csv"
         run(*SMALL["lif"], "--repeats", 1, "--dtype", "bfloat16", "--output", path)

@@ -113,7 +113,7 @@ def main() -> None:
     args = parser.parse_args()
     getattr(gac_sj, "keep_memory", bool)()  # as the programs of revisions that have it do
     runs = {each.name: _step_of(args, each) for each in args.forms}
-    times = measure(runs, args.repeats, args.device, wall_time)
+    times, _ = measure(runs, args.repeats, args.device, wall_time)
     shared = {"benchmark": "train", "mode": "step", "ops_path": ""} | {
         name: getattr(args, name) for name in ("model", "T", "batch", "size", "repeats", "device")
     }

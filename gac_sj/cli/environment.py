@@ -24,7 +24,7 @@ from gac_sj._utils.provenance import commit, device_name
 from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.ops import int8
 from gac_sj.ops.compiler import compiler
-from gac_sj.ops.dispatch import ORDER, PATHS, why_not
+from gac_sj.ops.dispatch import OPERATORS, ORDER, PATHS, why_not
 from gac_sj.ops.library_cache import cache_folder, why_not_loaded
 from gac_sj.ops.surrogates import cuda_derivative, spikingjelly_equivalent
 
@@ -134,7 +134,7 @@ def _table() -> Iterator[str]:
     """A line for each operator, device and path that belongs to the device or is asked for."""
     line = "{:10} {:6} {:13} {}".format
     yield line("operator", "device", "path", "state")
-    for operator in ("lif", "gated_lif"):
+    for operator in OPERATORS:
         for device, paths in ORDER.items():
             found = {type(surrogate).__name__: _states(operator, device, surrogate) for surrogate in SURROGATES}
             for path in PATHS:
@@ -157,7 +157,7 @@ def _states(operator: str, device: str, surrogate: Callable) -> dict[str, str]:
 
     reasons = {path: _found(partial(reason, path)) for path in PATHS}
     asked = os.environ.get("GAC_SJ_OPS")
-    if asked == "spikingjelly" and operator == "gated_lif":
+    if asked == "spikingjelly" and operator != "lif":
         asked = "torch"
     taken = asked or next(path for path, reason in reasons.items() if reason is None)
     states = {path: reason or "available" for path, reason in reasons.items()}

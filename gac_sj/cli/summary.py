@@ -103,9 +103,11 @@ def _operators(model: nn.Module, images: Tensor, launched: set[str]) -> Iterator
         name = next(name for name, node in nodes.items() if node is encoder.neuron)
         path = choose("gated_lif", images, nodes.pop(name).surrogate_function, steps=encoder.T)
         yield f"  gated_lif: fused, the encoder's neuron and gate in one kernel (path {path})"
-    paths = operator_paths(nodes.values(), images, encoder_of(model).T)
+    others = (module for module in model.modules() if not isinstance(module, neuron.BaseNode))  # they name pairs
+    paths = operator_paths([*others, *nodes.values()], images, encoder_of(model).T)
     for path, count in paths.items():
         fused = "not fused, the definition" if path == "torch" else "fused, all steps in one kernel"
+        fused += ", BatchNorm included" if path.endswith("+norm_lif") else ""
         yield f"  lif: {fused} (path {path}), {count} neurons"
-    if others := len(nodes) - paths.total():
-        yield f"  {others} neurons of other classes, as SpikingJelly runs them"
+    if rest := len(nodes) - paths.total():
+        yield f"  {rest} neurons of other classes, as SpikingJelly runs them"

@@ -12,6 +12,8 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.models.drop_path import DropPath
 from gac_sj.models.spiking_block import SpikingBlock
 from gac_sj.nn.neuron import LIFNode
+from gac_sj.nn.norm_lif import norm_then_fire
+from gac_sj.ops.shortcuts import does_only
 
 __all__ = ["MSBlock"]
 
@@ -93,8 +95,14 @@ class MSBlock(SpikingBlock):
         self.attention = nn.Identity() if attention is None else attention
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
+    @property
+    def norm_lif_pairs(self) -> tuple[tuple[str, str], ...]:
+        """BatchNorms and the neurons that directly follow them, one operator for each pair."""
+        return (("bn1", "lif2"),) if does_only(self.pool, nn.Identity) else ()
+
     def forward(self, x: Tensor) -> Tensor:
         spikes = self.lif1(x)
-        y = self.pool(self.bn1(self._convolve(self.conv1, spikes, self.lif1)))
-        y = self.drop_path(self.attention(self.bn2(self._convolve(self.conv2, self.lif2(y), self.lif2))))
+        y = self._convolve(self.conv1, spikes, self.lif1)
+        inner = norm_then_fire(self.bn1, self.lif2, y) if self.norm_lif_pairs else self.lif2(self.pool(self.bn1(y)))
+        y = self.drop_path(self.attention(self.bn2(self._convolve(self.conv2, inner, self.lif2))))
         return y + (self._convolve(self.shortcut, spikes, self.lif1) if self.spike_shortcut else self.shortcut(x))

@@ -9,6 +9,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.nn.copying import copy_network
+from gac_sj.nn.fused_sequential import FusedSequential
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm
 from gac_sj.ops.shortcuts import does_only, overrides
 
@@ -61,7 +62,8 @@ def fold_in_place(model: nn.Module) -> int:
         if not overrides(module, declares, "forward"):
             for convolution, norm in getattr(module, "foldable_pairs", ()):
                 count += _fold(module, convolution, norm)
-        if isinstance(module, nn.Sequential) and not overrides(module, nn.Sequential, "forward"):
+        sequential = FusedSequential if isinstance(module, FusedSequential) else nn.Sequential
+        if isinstance(module, nn.Sequential) and not overrides(module, sequential, "forward"):
             before = None
             for name, child in list(module.named_children()):
                 if before is not None:

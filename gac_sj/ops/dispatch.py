@@ -33,6 +33,7 @@ from gac_sj.ops.surrogates import cuda_derivative, is_changed, spikingjelly_equi
 __all__ = [
     "KERNELS",
     "MAX_STEPS",
+    "OPERATORS",
     "ORDER",
     "PATHS",
     "choose",
@@ -44,6 +45,7 @@ __all__ = [
     "why_not_numbers",
 ]
 
+OPERATORS = ("lif", "gated_lif", "norm_lif")
 PATHS = ("cupy", "cpp", "spikingjelly", "torch")
 #: The paths that run kernels of this folder.
 KERNELS = ("cupy", "cpp")
@@ -67,7 +69,7 @@ def choose(
     """The path of an operator for an input and a surrogate function.
 
     Args:
-        operator: "lif" or "gated_lif".
+        operator: one of :data:`OPERATORS`.
         x: input, of which the device and the dtype matter.
         surrogate: surrogate function of the neuron.
         requested: one of :data:`PATHS`; None: that of ``GAC_SJ_OPS``, or the first available one.
@@ -108,8 +110,8 @@ def _choose(
         no_derivative = no_equivalent = "forward-mode derivatives and torch.func need the definition"
     source = "path" if requested else "GAC_SJ_OPS"
     requested = requested or os.environ.get("GAC_SJ_OPS") or None
-    if requested == "spikingjelly" and operator == "gated_lif":
-        return "torch"  # the encoder then calls its neuron, whose lif runs SpikingJelly's kernel
+    if requested == "spikingjelly" and operator != "lif":
+        return "torch"  # the modules then call their neuron, whose lif runs SpikingJelly's kernel
     if requested is not None:
         if requested not in PATHS:
             raise ValueError(f"{source} must be one of {', '.join(PATHS)}, got {requested!r}.")
@@ -144,7 +146,7 @@ def why_not(
 
     Args:
         path: one of :data:`PATHS`.
-        operator: "lif" or "gated_lif".
+        operator: one of :data:`OPERATORS`.
         device: type of the input's device: "cuda", "cpu", ...
         dtype: of the input.
         no_derivative: why our kernels do not support the arguments, such as a surrogate function without a CUDA C

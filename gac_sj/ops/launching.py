@@ -35,6 +35,8 @@ class Launch:
         rows: number of rows; a thread works on one row at a time.
         max_threads: maximum number of threads that share a row.
         held: number of values that a thread keeps in registers for each step.
+        unit: number of elements that a pack must divide; 0: ``size``.
+        cpu_lanes: largest pack of a CPU thread; 32 are enough vectors to work on while others wait.
     """
 
     sequence: Tensor
@@ -42,15 +44,18 @@ class Launch:
     rows: int = 1
     max_threads: int = 1 << 40
     held: int = 1
+    unit: int = 0
+    cpu_lanes: int = 32
 
     @property
     def lanes(self) -> int:
-        """Neighbouring elements that a thread takes if memory is aligned: a power of two that divides ``size``."""
+        """Neighbouring elements that a thread takes if memory is aligned: a power of two that divides the unit."""
+        unit = self.unit or self.size
         if not self.sequence.is_cuda:
-            return min(32, self.size & -self.size)  # enough vectors of a CPU to work on while others wait
+            return min(self.cpu_lanes, unit & -unit)
         registers = _REGISTERS // (len(self.sequence) * self.held)
         most = min(16 // self.sequence.element_size(), 1 << max(registers, 1).bit_length() - 1)
-        return min(most, self.size & -self.size)
+        return min(most, unit & -unit)
 
     @property
     def threads(self) -> int:
