@@ -23,7 +23,7 @@ extern "C" __global__ void lif_forward(
     else EACH_LANE v[l] = rest;
     EACH_STEP {
       const Input<ELEMENT> current(x + t * x_step + i);
-      Output<ELEMENT> fired(spikes + t * neurons + i);
+      Output<SPIKE> fired(spikes + t * neurons + i);
       EACH_LANE {
         const float h = charge(neuron, v[l], current[l]), s = fire(neuron, h);
         v[l] = reset(neuron, h, s);
