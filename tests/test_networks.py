@@ -165,7 +165,8 @@ class TestPrograms:
         if kind == "spikingjelly":
             assert "top-1" in run(evaluate.main, *arguments)
         else:
-            refused(capsys, evaluate.main, arguments, "No convolution or linear layer", "spikes")
+            with forgotten_afterwards():
+                refused(capsys, evaluate.main, arguments, "No convolution or linear layer", "spikes")
 
     def test_robustness(self, finished, given, tmp_path):
         quick = ["--images", "20", "--severities", "5", "--corruptions", "blur", "fgsm", "dropped_steps"]
