@@ -1,5 +1,7 @@
 """The memory that a process keeps, measured by the pages that it gets from the system."""
 
+import mmap
+import os
 import platform
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import pytest
 import gac_sj
 from gac_sj._utils import memory
 from gac_sj._utils.errors import UsageError
+from gac_sj._utils.memory import allocator
 from gac_sj.cli.main import main
 
 pytestmark = [
@@ -44,8 +47,8 @@ def test_freed_memory_is_kept_once_asked_for_and_can_be_released(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     said = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True).stdout
     (at_first, default), (kept, keeping), (released,) = (line.split("|") for line in said.splitlines())
-    assert int(at_first) > 50_000 and "default settings" in default  # 4 KiB each; the import has set nothing
-    assert int(kept) < 1000 and "keeps freed memory" in keeping
+    assert "default settings" in default  # the import has set nothing
+    assert int(kept) < int(at_first) / 4 and "keeps freed memory" in keeping  # pages of 4 KiB, or huge ones
     assert int(released) > 80
 
 
@@ -54,6 +57,14 @@ def test_the_settings_of_a_user_stay(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000")
     assert "set by MALLOC_TRIM_THRESHOLD_" in gac_sj.keep_memory()
     assert not memory._kept
+
+
+def test_names_of_loaded_files_need_not_be_utf_8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/library\xff.so"
+    with open(path, "wb") as file:
+        file.write(bytes(4096))
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        assert allocator().startswith("glibc")
 
 
 def test_another_allocator_stays(monkeypatch):

@@ -78,7 +78,7 @@ def _is_glibc() -> bool:
 def _library() -> str:
     """The file that holds this process's ``malloc``."""
     address = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value or 0
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
         extent, *_, path = line.split(maxsplit=5)
         start, end = (int(number, 16) for number in extent.split("-"))
         if start <= address < end:
