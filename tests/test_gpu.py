@@ -255,7 +255,7 @@ class TestWithPyTorch:
         derivative, _ = cuda_derivative(Triangle())
         settings = *CIFAR, *derivative
         x, v = current(3, 2, 8).to(DEVICE, dtype).requires_grad_(), current(2, 8).to(DEVICE).requires_grad_()
-        torch.library.opcheck(torch.ops.gac_sj.lif.default, (x, v, *settings, True))
+        torch.library.opcheck(torch.ops.gac_sj.lif.default, (x, v, *settings, True, False))
         z, temporal, spatial, _ = (tensor.to(DEVICE) for tensor in gated_inputs(3, (2, 4, 4, 4), True))
         parts = [part.detach().requires_grad_() for part in (z.to(dtype), temporal.flatten(1), spatial.to(dtype))]
         torch.library.opcheck(torch.ops.gac_sj.gated_lif.default, (*parts, 2.0, *settings))

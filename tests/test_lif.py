@@ -193,7 +193,7 @@ def test_opcheck(v, stores):
     x = current(3, 2, 8).requires_grad_()
     v = v if v is None else v.requires_grad_()
     derivative, _ = cuda_derivative(Triangle())
-    arguments = (x, v, *CIFAR, *derivative, stores)
+    arguments = (x, v, *CIFAR, *derivative, stores, False)
     torch.library.opcheck(torch.ops.gac_sj.lif.default, arguments)
 
 

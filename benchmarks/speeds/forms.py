@@ -42,6 +42,8 @@ class Form:
     def apply(self, module: nn.Module) -> nn.Module:
         """Put a module into this form; parameters of four dimensions have memory formats.
 
+        It does not call the package for that, because an earlier revision has it elsewhere.
+
         Args:
             module: changed in place.
         """

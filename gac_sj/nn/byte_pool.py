@@ -7,6 +7,7 @@ from typing import TypeGuard
 import torch
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from gac_sj.ops.dispatch import has_dispatch_mode
 from gac_sj.ops.shortcuts import does_only
@@ -46,7 +47,3 @@ def is_max_pool(module: nn.Module) -> TypeGuard[nn.MaxPool2d]:
     """
     cls = layer.MaxPool2d if isinstance(module, layer.MaxPool2d) else nn.MaxPool2d
     return isinstance(module, cls) and does_only(module, cls) and not module.return_indices
-
-
-def _pair(value: int | tuple[int, ...]) -> list[int]:
-    return [value] * 2 if isinstance(value, int) else list(value)

@@ -27,7 +27,7 @@ def lif_kernel(
     derivative: str,
     numbers: Sequence[float],
     store_v_seq: bool,
-    as_bytes: bool = False,
+    as_bytes: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fused :func:`gac_sj.ops.lif.reference.lif`, with flat arguments, as ``torch.library`` needs them.
 
@@ -65,20 +65,8 @@ def lif_kernel(
 
 
 @lif_kernel.register_fake
-def _(
-    x_seq: Tensor,
-    v: Tensor | None,
-    tau: float,
-    decay_input: bool,
-    v_threshold: float,
-    v_reset: float | None,
-    detach_reset: bool,
-    strict: bool,
-    derivative: str,
-    numbers: Sequence[float],
-    store_v_seq: bool,
-    as_bytes: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(x_seq: Tensor, v: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, store_v_seq, as_bytes = settings
     spikes = empty_sequence(x_seq, torch.uint8 if as_bytes else None)
     v_last = torch.empty_like(spikes[0], dtype=torch.float32)
     return spikes, v_last, empty_sequence(x_seq, torch.float32) if store_v_seq else v_last.new_empty(0)

@@ -35,7 +35,7 @@ def lif_with_learnable_tau(
     dynamics = dynamics._replace(tau=tau.item())
     if torch.is_grad_enabled() and tau.requires_grad:
         return _LearnableTau.apply(x_seq, v, tau, dynamics, derivative)
-    return lif_kernel(x_seq, v, *dynamics, *derivative, store_v_seq)
+    return lif_kernel(x_seq, v, *dynamics, *derivative, store_v_seq, False)
 
 
 class _LearnableTau(torch.autograd.Function):
@@ -43,7 +43,7 @@ class _LearnableTau(torch.autograd.Function):
     def forward(
         ctx: Any, x_seq: Tensor, v: Tensor | None, tau: Tensor, dynamics: LIFDynamics, derivative: Derivative
     ) -> tuple[Tensor, Tensor, Tensor]:
-        spikes, last, v_seq = lif_kernel(x_seq, v, *dynamics, *derivative, True)
+        spikes, last, v_seq = lif_kernel(x_seq, v, *dynamics, *derivative, True, False)
         ctx.save_for_backward(x_seq, v, tau, v_seq)
         ctx.dynamics, ctx.derivative = dynamics, derivative
         ctx.set_materialize_grads(False)

@@ -13,6 +13,7 @@ from gac_sj.ops.launching import require_one_device
 from gac_sj.ops.neuron import Derivative, LIFDynamics
 from gac_sj.ops.norm_lif import reference
 from gac_sj.ops.norm_lif.kernel import batch_statistics, norm_lif_kernel
+from gac_sj.ops.norm_lif.layout import dense
 from gac_sj.ops.source import BuildError
 from gac_sj.ops.surrogates import cuda_derivative
 
@@ -90,6 +91,7 @@ def _fused(
     derivative: Derivative,
     v: Tensor | None,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    x_seq = dense(x_seq)  # at most one copy for all kernels
     with torch.no_grad():
         mean, var = statistics or batch_statistics(x_seq, dynamics, derivative)
         inverse_std = (var.double() + eps).rsqrt().float()

@@ -24,10 +24,13 @@ def dense(x_seq: Tensor) -> Tensor:
     Args:
         x_seq: a sequence.
     """
-    frames = x_seq.flatten(0, 1)
-    if frames.is_contiguous() or not frames.is_contiguous(memory_format=torch.channels_last):
-        return frames.contiguous().view(x_seq.shape)
-    return frames.unflatten(0, x_seq.shape[:2])
+    memory = torch.channels_last if _is_channels_last(x_seq) else torch.contiguous_format
+    return x_seq.flatten(0, 1).contiguous(memory_format=memory).unflatten(0, x_seq.shape[:2])
+
+
+def _is_channels_last(x_seq: Tensor) -> bool:
+    step = x_seq[0]
+    return not step.is_contiguous() and step.is_contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class Layout:
 
     @classmethod
     def of(cls, sequence: Tensor) -> Layout:
-        """The division of ``[T, N, C, H, W]`` from :func:`dense`."""
+        """The division of what :func:`dense` makes of ``[T, N, C, H, W]``."""
         channels, pixels = sequence.shape[2], sequence.shape[3:].numel()
         strands = _STRANDS if sequence.is_cuda else _STRANDS_OF_CPU
-        if pixels > 1 and sequence[0].is_contiguous():
+        if pixels > 1 and not _is_channels_last(sequence):
             return cls(channels, False, pixels, strands)
         neighbours = _PIXELS_OF_GPU if sequence.is_cuda else max(_PIXELS, _ELEMENTS // channels)
         return cls(channels, True, neighbours * channels, strands)
@@ -104,5 +107,5 @@ def pays(x_seq: Tensor) -> bool:
     """
     if not x_seq.numel():
         return False
-    layout = Layout.of(dense(x_seq))
+    layout = Layout.of(x_seq)
     return layout.unit % 8 == 0 and not (layout.channels_last and layout.channels > _MOST_CHANNELS)
