@@ -21,7 +21,7 @@ from helpers.programs import refused
 from gac_sj._utils.configuration import read_yaml
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.data import dataset_info, generate_images, load_datasets, read_images
-from gac_sj.results.comparison import MIN_SEEDS, interval
+from gac_sj.results.comparison import MIN_SEEDS, Interval, corrected, interval
 from gac_sj.results.ledger import LEDGER_COLUMNS, read_configs
 from gac_sj.results.schema import KEY_COLUMNS, MEASURED_COLUMNS, NOT_ANALYSED, RUNS
 from gac_sj.results.store import Rows
@@ -284,11 +284,23 @@ class TestCompare:
     def test_interval_by_hand(self):
         # mean 2, std 1, n = 3; Student's t with 2 degrees of freedom is 4.302653 at 0.975
         half = 4.302653 / 3**0.5
-        assert astuple(interval([1.0, 2.0, 3.0])) == pytest.approx((2, 2 - half, 2 + half, 3), abs=1e-5)
+        # t = 2 * sqrt(3), and with 2 degrees of freedom p = 1 - t / sqrt(t^2 + 2)
+        p = 1 - 2 * 3**0.5 / 14**0.5
+        assert astuple(interval([1.0, 2.0, 3.0])) == pytest.approx((2, 2 - half, 2 + half, 3, p), abs=1e-5)
         # n = 5: 2.776445
         values = [0.1, 0.4, 0.2, 0.3, 0.5]
         half = 2.776445 * statistics.stdev(values) / 5**0.5
-        assert astuple(interval(values)) == pytest.approx((0.3, 0.3 - half, 0.3 + half, 5), abs=1e-6)
+        assert astuple(interval(values))[:4] == pytest.approx((0.3, 0.3 - half, 0.3 + half, 5), abs=1e-6)
+
+    @pytest.mark.parametrize(("difference", "p"), [(0.0, 1.0), (2.0, 0.0)])
+    def test_equal_differences(self, difference, p):
+        assert astuple(interval([difference] * 3)) == (difference, difference, difference, 3, p)
+
+    def test_correction_by_hand(self):
+        """Holm: the smallest of m p-values times m, the next times m - 1, ..., never falling, at most 1."""
+        found = [Interval(0.0, 0.0, 0.0, 3, p) for p in (0.04, 0.01, 0.9, 0.03)]
+        assert corrected(found) == pytest.approx([0.09, 0.04, 0.9, 0.09])
+        assert corrected(found[:1]) == [0.04]
 
     def test_without_scipy(self, monkeypatch):
         """It comes with the extra "benchmark"."""

@@ -148,19 +148,25 @@ class TestMarkdown:
         text = self.block(place, "small")
 
         def expected(differences):
-            # Student's t with 2 degrees of freedom is 4.302653 at 0.975
-            mean, half = statistics.mean(differences), 4.302653 * statistics.stdev(differences) / 3**0.5
-            return f"{mean:+.2f} points, [{mean - half:+.2f}, {mean + half:+.2f}], 3 seeds."
+            # Student's t with 2 degrees of freedom: 4.302653 at 0.975, and p = 1 - t / sqrt(t^2 + 2)
+            mean, deviation = statistics.mean(differences), statistics.stdev(differences)
+            half, t = 4.302653 * deviation / 3**0.5, abs(mean) / deviation * 3**0.5
+            ends = f"[{mean - half:+.2f}, {mean + half:+.2f}]"
+            return f"{mean:+.2f} points, {ends}, 3 seeds", 1 - t / (t * t + 2) ** 0.5
 
-        assert f"`gac` - `direct`: {expected([-2, -1.5, -2])} The interval excludes 0: `gac` is below `direct`." in text
-        above = "`gac` is above `direct_lif`."
-        assert f"`gac` - `direct_lif`: {expected([10, 9, 11])} The interval excludes 0: {above}" in text
+        first, p_first = expected([-2, -1.5, -2])
+        second, p_second = expected([10, 9, 11])
+        assert p_second < p_first
+        assert f"`gac` - `direct`: {first}, p = {p_first:.3f}: `gac` is below `direct`." in text
+        assert f"`gac` - `direct_lif`: {second}, p = {2 * p_second:.3f}: `gac` is above `direct_lif`." in text
+        assert "corrected for 2 comparisons (Holm)" in text
         assert "direct_matched`:" not in text  # two common seeds do not make an interval
 
     def test_an_interval_with_0(self, place):
         write(place / "rows/small/results.csv", seeds("gac", [60, 61, 62]) + seeds("direct", [61, 61, 61]))
         self.run(place)
-        assert "no significant difference at the 95 % level (3 seeds)" in self.block(place, "small")
+        text = self.block(place, "small")
+        assert "p = 1.000: no significant difference." in text and "Holm" not in text
 
     def test_only_the_pairs_of_the_index_are_compared(self, place):
         self.change(place, pairs=[["direct", "direct_lif"]])

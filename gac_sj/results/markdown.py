@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import read_text, write_atomically
-from gac_sj.results.comparison import MIN_SEEDS, interval, pair
+from gac_sj.results.comparison import MIN_SEEDS, Interval, corrected, interval, pair
 from gac_sj.results.index import Block, Index
 from gac_sj.results.ledger import ledger, read_configs
 from gac_sj.results.robustness import robustness_sets, robustness_tables
@@ -180,15 +180,24 @@ _MAKERS = {"runs": _runs, "robustness": _robustness, "speed": _speed, "ledger": 
 def _differences(runs: Sequence[Run], pairs: Sequence[Sequence[str]]) -> str:
     """The differences of pairs, last epoch, paired by seed; "" if none has enough common seeds."""
     groups = group(runs)
-    lines = []
+    found: dict[tuple[str, str], Interval] = {}
     for a, b in pairs:
         ours, theirs = groups.get(a, []), groups.get(b, [])
         if len({run.seed for run in ours} & {run.seed for run in theirs}) >= MIN_SEEDS:
-            paired = pair(ours, theirs)
-            found = interval([left.measured.accuracy_last - right.measured.accuracy_last for left, right in paired])
-            lines.append(
-                f"- `{a}` - `{b}`: {found.mean:+.2f} points, [{found.low:+.2f}, {found.high:+.2f}], {found.n} seeds. "
-                f"The interval {found.verdict(f'`{a}`', f'`{b}`')}"
-            )
-    head = "Last epoch, paired by seed, each with its own 95 % confidence interval (Student's t):"
-    return "\n".join([head, "", *lines]) if lines else ""
+            both = pair(ours, theirs)
+            found[a, b] = interval([x.measured.accuracy_last - y.measured.accuracy_last for x, y in both])
+    if not found:
+        return ""
+    lines = []
+    for ((a, b), each), p in zip(found.items(), corrected(list(found.values())), strict=True):
+        verdict = f"`{a}` is {'above' if each.mean > 0 else 'below'} `{b}`" if p < 0.05 else "no significant difference"
+        lines.append(
+            f"- `{a}` - `{b}`: {each.mean:+.2f} points, [{each.low:+.2f}, {each.high:+.2f}], {each.n} seeds, "
+            f"{'p < 0.001' if p < 0.001 else f'p = {p:.3f}'}: {verdict}."
+        )
+    count = f", corrected for {len(found)} comparisons (Holm)" if len(found) > 1 else ""
+    head = (
+        "Last epoch, paired by seed: the difference, its own 95 % confidence interval (Student's t), and the p-value "
+        f"of the paired t-test{count}, which is significant below 0.05:"
+    )
+    return "\n".join([head, "", *lines])
