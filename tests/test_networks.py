@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import evaluate
 import figures
@@ -17,6 +18,7 @@ from helpers.files import table
 from helpers.programs import refused, run
 from helpers.registry import forgotten_afterwards
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from spikingjelly.activation_based.model import sew_resnet
 from torch import nn
 
 from gac_sj.checkpoint import load_pretrained, pretrained
@@ -275,6 +277,21 @@ class TestSpikingJelly:
         with pytest.raises(ValueError) as caught, torch.device("meta"):
             build(SEW, model_options=options)
         assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("encoder", ["direct", "gac"])
+def test_the_narrow_sew_network(encoder):
+    """Three blocks of SpikingJelly's behind each encoder; spikes add up in a block, so all its inputs are integers."""
+    file = Path(__file__).resolve().parent.parent / "experiments/networks/sew.py"
+    with forgotten_afterwards():
+        model = build(f"{file}:narrow", encoder, "cifar10").eval()
+    inputs = []
+    blocks = [module for module in model.modules() if isinstance(module, sew_resnet.BasicBlock)]
+    blocks[1].register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert inputs[0].shape == (2, 2, 16, 32, 32)
+    if encoder == "direct":
+        assert set(inputs[0].unique().tolist()) <= {0, 1, 2}
 
 
 class TestLoading:
