@@ -14,10 +14,12 @@ gated = partial(apply_gate, gate=functional.gate)
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("gain", [1.0, 2.0, 0.3])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (4, 3, 5, 7, 3), (3, 2, 4, 1, 6)])
-def test_outputs_and_gradients_equal_the_definition(static, gain, shape):
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_outputs_and_gradients_equal_the_definition(static, gain, shape, by_channel):
     T, N, *rest = shape
     sequence = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    temporal = torch.randn(T, N, 1, 1, 1, dtype=torch.float64, requires_grad=True)
+    each = (T, 1, rest[0], 1, 1) if by_channel else (T, N, 1, 1, 1)
+    temporal = torch.randn(each, dtype=torch.float64, requires_grad=True)
     spatial = torch.randn((N, *rest) if static else shape, dtype=torch.float64, requires_grad=True)
     inputs, weights = (sequence, temporal, spatial), torch.randn(shape, dtype=torch.float64)
     definition = functional.gate(temporal, spatial, gain) * sequence
@@ -52,10 +54,11 @@ def test_the_sequence_is_expanded(shape):
 
 
 @pytest.mark.parametrize("static", [True, False])
-def test_second_derivatives(static):
+@pytest.mark.parametrize("each", [(2, 2, 1, 1, 1), (2, 1, 3, 1, 1)], ids=["by image", "by channel"])
+def test_second_derivatives(static, each):
     """A gradient penalty, and finite differences."""
     sequence = torch.randn(2, 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    temporal = torch.randn(2, 2, 1, 1, 1, dtype=torch.float64, requires_grad=True)
+    temporal = torch.randn(each, dtype=torch.float64, requires_grad=True)
     spatial = torch.randn(*([] if static else [2]), 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     inputs = (sequence, temporal, spatial)
     assert torch.autograd.gradgradcheck(lambda *inputs: gated(*inputs, 2.0), inputs)

@@ -52,8 +52,43 @@ def test_published_size_of_the_encoder():
         assert sum(p.numel() for p in gac_sj.GatedAttentionUnit(T, 64).parameters()) == 131_072 + extra
 
 
-def test_an_image_gives_the_gate_of_its_repetition():
-    unit = gac_sj.GatedAttentionUnit(5, 6).double()
+LITE = dict(kernel_size=3, depth=1, gain=2.0, free_temporal=True, depthwise=True, batch_norm=True)
+
+
+def numpy_lite_gate(x, by_step, weight, gamma, beta):
+    """[T, N, C, H, W] -> [T, N, C, H, W]: a number for each step and channel, and one depthwise 3x3 convolution."""
+    padded = np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)))
+    y = np.einsum("tnchwij,cij->tnchw", sliding_window_view(padded, (3, 3), (3, 4)), weight[:, 0])
+    mean, var = y.mean((0, 1, 3, 4), keepdims=True), y.var((0, 1, 3, 4), keepdims=True)
+    scale, shift = (value[:, None, None] for value in (gamma, beta))
+    map_ = (y - mean) / np.sqrt(var + 1e-5) * scale + shift
+    return 2 / (1 + np.exp(-by_step[:, None, :, None, None] * map_))
+
+
+@pytest.mark.parametrize("T", [1, 3, 4])
+@pytest.mark.parametrize("static", [True, False])
+def test_lite_gate_equals_numpy(T, static):
+    unit = gac_sj.GatedAttentionUnit(T, 5, **LITE).double()
+    convolution, norm = unit.spatial_channel.convolutions[0], unit.spatial_channel.norm
+    for parameter in unit.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(*([] if static else [T]), 3, 5, 7, 4, dtype=torch.float64)
+    weights = [each.detach().numpy() for each in (unit.temporal.by_step, convolution.weight, norm.weight, norm.bias)]
+    expected = numpy_lite_gate(x.expand(T, *x.shape[-4:]).numpy(), *weights)
+    np.testing.assert_allclose(unit(x).detach().numpy(), expected, rtol=1e-10)
+
+
+def test_a_lite_gate_starts_near_1_and_both_parts_learn():
+    unit, x = gac_sj.GatedAttentionUnit(4, 64, **LITE), torch.randn(8, 64, 8, 8)
+    gate = unit(x)
+    assert 0 < (gate - 1).abs().max() < 0.2
+    (gate * torch.randn_like(gate)).sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in unit.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, LITE], ids=["published", "lite"])
+def test_an_image_gives_the_gate_of_its_repetition(options):
+    unit = gac_sj.GatedAttentionUnit(5, 6, **options).double()
     image = torch.randn(2, 6, 5, 9, dtype=torch.float64)
     torch.testing.assert_close(unit(image), unit(image.expand(5, -1, -1, -1, -1)), rtol=1e-13, atol=1e-13)
 
@@ -74,9 +109,15 @@ def test_integers_of_numpy_are_integers():
         gac_sj.DirectCoding(True)
 
 
-def test_another_number_of_steps_is_refused():
+@pytest.mark.parametrize("options", [{}, LITE], ids=["published", "lite"])
+def test_another_number_of_steps_is_refused(options):
     with pytest.raises(ValueError, match=r"T=4.* 5 steps"):
-        gac_sj.GatedAttentionUnit(4, 8)(torch.rand(5, 2, 8, 3, 3))
+        gac_sj.GatedAttentionUnit(4, 8, **options)(torch.rand(5, 2, 8, 3, 3))
+
+
+def test_depthwise_convolutions_keep_the_number_of_channels():
+    with pytest.raises(ValueError, match=r"^channel_reduction must be 1 for depthwise"):
+        gac_sj.SpatialChannelAttention(8, reduction=2, depthwise=True)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,15 @@ from torch import nn
 
 import gac_sj
 from gac_sj._utils.errors import UsageError
-from gac_sj.nn.attention import TemporalAttention
+from gac_sj.nn.attention import FreeTemporalAttention, TemporalAttention
 from gac_sj.nn.membrane_attention import MembraneAttention
-from gac_sj.nn.time_steps import _between_centres, fit_time_steps, resize_temporal_attention, temporal_pairs
+from gac_sj.nn.time_steps import (
+    _between_centres,
+    fit_time_steps,
+    free_attentions,
+    resize_temporal_attention,
+    temporal_pairs,
+)
 
 EXACT = dict(rtol=0, atol=0)
 #: old and new T; with the reduction ratio 2 both change the number of hidden units, or not, in both directions
@@ -112,13 +118,15 @@ def test_every_temporal_attention_keeps_its_output_for_a_constant_input(name, be
     attentions = [
         (one, resized.get_submodule(at))
         for at, one in module.named_modules()
-        if isinstance(one, TemporalAttention | getattr(layer, "TemporalWiseAttention", TemporalAttention))
+        if isinstance(
+            one, FreeTemporalAttention | TemporalAttention | getattr(layer, "TemporalWiseAttention", TemporalAttention)
+        )
         or at.endswith("attention.ta")
     ]
     assert len(attentions) == 1
     x = constant(1, 2, 4, 5, 5)[0]
     for old, new in attentions:
-        if isinstance(old, TemporalAttention):
+        if isinstance(old, FreeTemporalAttention | TemporalAttention):
             expected, actual = old(x[None].expand(before, *x.shape)), new(x[None].expand(after, *x.shape))
             actual, expected = actual.flatten(1), interpolated(expected.flatten(1), after)
         else:  # SpikingJelly's own: scores behind a sigmoid, or already times the input
@@ -139,6 +147,7 @@ NETWORKS = {
     "gac": ("gac_ms_resnet8_cifar", {}),
     "direct": ("ms_resnet8_cifar", {}),
     "poisson": ("ms_resnet8_cifar", {"encoder": "poisson"}),
+    "lite": ("gac_ms_resnet8_cifar", {"form": "lite"}),
     "blocks": ("att_ms_resnet8_cifar", {"form": "current", "encoder": "gac"}),
     "events": ("ma_snn", {"img_size": 32, "channels": (4, 4, 4), "hidden": 8, "T": 4}),
 }
@@ -166,7 +175,7 @@ def test_a_network_is_the_one_that_its_keywords_build(name, tmp_path):
     pointers = {parameter.data_ptr() for parameter in network.parameters()}
     assert pointers.isdisjoint(parameter.data_ptr() for parameter in resized.parameters())
     # all but temporal attention is untouched
-    changed = {name for pair in temporal_pairs(before) for name in pair}
+    changed = {name for pair in temporal_pairs(before) for name in pair} | {*free_attentions(before)}
     assert bool(changed) == (name not in ("direct", "poisson"))
     own = gac_sj.resize_time_steps(network, 6).state_dict()
     for key in before.keys() - changed:
@@ -215,6 +224,8 @@ def test_kind_type_mode_and_frozen_parts_are_kept():
     temporal = resized.encoder.gau.temporal
     assert temporal.squeeze.weight.dtype == torch.float64 and not temporal.squeeze.weight.requires_grad
     assert temporal.excite.weight.requires_grad
+    lite = gac_sj.GatedAttentionCoding(T=2, form="lite").requires_grad_(False)
+    assert not gac_sj.resize_time_steps(lite, 4).gau.temporal.by_step.requires_grad
     assert resized.pretrained_cfg == network.pretrained_cfg
     torch.save(resized, buffer := io.BytesIO())
     buffer.seek(0)
@@ -254,6 +265,10 @@ def test_what_cannot_be_resized_is_refused(clean_registry):
     nn.utils.parametrizations.weight_norm(network.encoder.gau.temporal.squeeze)
     with pytest.raises(UsageError, match=r"encoder\.gau\.temporal\.squeeze.*parametrisation"):
         gac_sj.resize_time_steps(network, 4)
+    lite = gac_sj.GatedAttentionCoding(T=2, form="lite")
+    nn.utils.parametrizations.weight_norm(lite.gau.temporal, "by_step")
+    with pytest.raises(UsageError, match=r"gau\.temporal\.by_step.*parametrisation"):
+        gac_sj.resize_time_steps(lite, 4)
     gac_sj.register_encoder("weighed")(Weighed)
     with pytest.raises(UsageError, match=r"^T .*encoder\.weights depends on it"):
         gac_sj.resize_time_steps(timm.create_model("ms_resnet8_cifar", encoder="weighed", T=2), 4)

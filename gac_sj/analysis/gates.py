@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gac_sj.nn import functional
-from gac_sj.nn.attention import GatedAttentionUnit
+from gac_sj.nn.attention import GatedAttentionUnit, TemporalAttention
 
 __all__ = ["GateStatistics", "gate_statistics"]
 
@@ -24,7 +24,7 @@ class GateStatistics:
         mean: of the gate over images, steps, channels and pixels, 0 to its gain.
         spread: standard deviation over the steps, mean over images, channels and pixels; 0: every step has one gate.
         silent: share of the hidden units of the temporal attention that output 0 for every image (with ReLU they then
-            have no gradient either), 0 to 1; None without temporal attention.
+            have no gradient either), 0 to 1; None without hidden units.
     """
 
     mean: float
@@ -68,8 +68,9 @@ class _Gate:
 
     def watch(self, hooks: ExitStack) -> None:
         unit = self.unit
-        if unit.temporal is not None:
+        if isinstance(unit.temporal, TemporalAttention):
             hooks.callback(unit.temporal.squeeze.register_forward_hook(self._see_hidden).remove)
+        if unit.temporal is not None:
             hooks.callback(unit.temporal.register_forward_hook(self._see_temporal).remove)
         if unit.spatial_channel is not None:
             hooks.callback(unit.spatial_channel.register_forward_hook(self._see_spatial_channel).remove)

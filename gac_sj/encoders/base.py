@@ -32,7 +32,7 @@ class AttentionMaps(NamedTuple):
 
     Args:
         gate: ``[T, N, C, H, W]``.
-        temporal: ``[T, N, 1, 1, 1]``, or None.
+        temporal: ``[T, N, 1, 1, 1]``, or one number for each channel ``[T, 1, C, 1, 1]``, or None.
         spatial_channel: ``[N, C, H, W]`` or ``[T, N, C, H, W]``, or None.
     """
 

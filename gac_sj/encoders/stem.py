@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from typing import TypeGuard
 
 from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from gac_sj.nn.running_statistics import RepeatedImages
+from gac_sj.nn.running_statistics import repeated_images
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm
 from gac_sj.ops.shortcuts import has_hooks, overrides
 
@@ -81,13 +79,8 @@ def forward_once(stem: nn.Module, images: Tensor, T: int) -> Tensor:
         images: ``[N, C, H, W]``.
         T: number of time steps.
     """
-    with RepeatedImages(T) if T > 1 and _updates_statistics(stem) else nullcontext():
+    with repeated_images(stem, T):
         return forward_sequence(stem, images.unsqueeze(0)).squeeze(0)
-
-
-def _updates_statistics(stem: nn.Module) -> bool:
-    norms = (module for module in stem.modules() if isinstance(module, _BatchNorm))
-    return any(norm.training and norm.running_var is not None for norm in norms)
 
 
 def forward_sequence(stem: nn.Module, x_seq: Tensor) -> Tensor:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.validation import positive
 from gac_sj.nn.copying import copy_network
-from gac_sj.nn.time_steps import hidden_units, resize_temporal_attention, temporal_pairs
+from gac_sj.nn.time_steps import (
+    free_attentions,
+    hidden_units,
+    resize_free_attention,
+    resize_temporal_attention,
+    temporal_pairs,
+)
 
 __all__ = ["resize_time_steps"]
 
@@ -40,9 +46,10 @@ def resize_time_steps(
 
     Both matrices of each temporal attention, of GAC's gate and of blocks, are interpolated linearly and scaled, so that
     an input which is constant over time keeps its output, interpolated over time where that varies
-    (:func:`gac_sj.nn.time_steps.resize_temporal_attention` derives it and says where a single hidden unit cannot). All
-    other tensors keep their values: convolutions, BatchNorm and neurons do not depend on T. With the same T everything
-    is bit-equal. The result is not trained for its T: fine-tune it.
+    (:func:`gac_sj.nn.time_steps.resize_temporal_attention` derives it and says where a single hidden unit cannot). Free
+    temporal attention is interpolated in the same way. All other tensors keep their values: convolutions, BatchNorm and
+    neurons do not depend on T. With the same T everything is bit-equal. The result is not trained for its T: fine-tune
+    it.
 
     Args:
         model_or_state: a network of this package, one that :func:`gac_sj.attach` changed, an encoder or an attention,
@@ -72,7 +79,7 @@ def resize_time_steps(
             state[squeeze], state[excite] = resize_temporal_attention(
                 state[squeeze], state[excite], T, hidden_units(T, ratio)
             )
-        return state
+        return state | {name: resize_free_attention(state[name], T) for name in free_attentions(state)}
     model = copy_network(unwrap_model(model_or_state))
     before = {steps for module in model.modules() if isinstance(steps := vars(module).get("T"), int)}
     if not before:
@@ -93,11 +100,13 @@ def resize_time_steps(
 
 def _resize_attention(model: nn.Module, T: int, temporal_reduction: int | None) -> None:
     parameters = dict(model.named_parameters())
-    for name in [name for name, module in model.named_modules() if hasattr(module, "squeeze")]:
-        if name.rpartition(".")[2] == "temporal" and f"{name}.squeeze.weight" not in parameters:
-            raise UsageError(
-                f"{name}.squeeze has no plain weight, so it cannot be resized", "remove its pruning or parametrisation"
-            )
+    for name, module in model.named_modules():
+        for part, own in (("squeeze", "squeeze.weight"), ("by_step", "by_step")):
+            if name.rpartition(".")[2] == "temporal" and hasattr(module, part) and f"{name}.{own}" not in parameters:
+                raise UsageError(
+                    f"{name}.{part} has no plain weight, so it cannot be resized",
+                    "remove its pruning or parametrisation",
+                )
     for pair in temporal_pairs(parameters):
         squeeze, excite = (parameters[name] for name in pair)
         ratio = temporal_reduction or _ratio(model, pair[0]) or _likely_ratio(pair[0], squeeze)
@@ -107,6 +116,10 @@ def _resize_attention(model: nn.Module, T: int, temporal_reduction: int | None) 
             sizes = ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
             for size, value in zip(sizes, weight.shape):
                 setattr(layer, size, value)
+    for name in free_attentions(parameters):
+        attention: Any = model.get_submodule(name.rpartition(".")[0])
+        resized = resize_free_attention(parameters[name], T)
+        attention.by_step = nn.Parameter(resized, requires_grad=parameters[name].requires_grad)
 
 
 def _ratio(model: nn.Module, name: str) -> int | None:

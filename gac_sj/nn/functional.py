@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["gate", "same_padding", "spatial_channel_attention", "temporal_attention"]
+__all__ = ["free_temporal_attention", "gate", "same_padding", "spatial_channel_attention", "temporal_attention"]
 
 #: A layer, which is called, so that its hooks, parametrisations and the like act.
 Layer = Callable[[Tensor], Tensor]
@@ -22,7 +22,8 @@ def gate(temporal: Tensor | None, spatial_channel: Tensor | None, gain: float = 
     """``gain * sigmoid(temporal * spatial_channel)`` (GAC, main figure; the gain is ours, 1 as published).
 
     Args:
-        temporal: temporal attention ``[T, N, 1, 1, 1]``, or None for the other part alone (ours, for ablations).
+        temporal: temporal attention ``[T, N, 1, 1, 1]`` or ``[T, 1, C, 1, 1]``, or None for the other part alone (ours,
+            for ablations).
         spatial_channel: spatial-channel attention ``[N, C, H, W]`` or ``[T, N, C, H, W]``, or None for the other part
             alone.
         gain: the largest value that the gate can take.
@@ -73,13 +74,34 @@ def same_padding(kernel_size: int) -> tuple[int, int, int, int]:
     return before, after, before, after
 
 
-def spatial_channel_attention(x: Tensor, convolutions: Iterable[Layer], padding: tuple[int, int, int, int]) -> Tensor:
+def free_temporal_attention(x: Tensor, by_step: Tensor) -> Tensor:
+    """One number per time step and channel, whatever the features are (ours).
+
+    On a static image the published attention cannot see more either: it gets the same two numbers at every step.
+
+    Args:
+        x: features, for their dtype, which mixed precision has chosen.
+        by_step: the numbers, ``[T, C]``.
+
+    Returns:
+        ``[T, 1, C, 1, 1]``.
+    """
+    return by_step.to(x.dtype)[:, None, :, None, None]
+
+
+def spatial_channel_attention(
+    x: Tensor,
+    convolutions: Iterable[Layer],
+    padding: tuple[int, int, int, int],
+    norm: Layer | None = None,
+) -> Tensor:
     """Square convolutions with ReLU between them, no bias, size kept (GAC: the figure draws one, the code has two).
 
     Args:
         x: features ``[N, C, H, W]`` or ``[T, N, C, H, W]``.
         convolutions: each maps ``[B, C_in, H + K - 1, W + K - 1]`` to ``[B, C_out, H, W]``.
         padding: of their inputs, see :func:`same_padding`.
+        norm: normalises their result, for example by BatchNorm (ours); None: nothing does, as published.
 
     Returns:
         A map of the shape of ``x``, any real number.
@@ -89,4 +111,4 @@ def spatial_channel_attention(x: Tensor, convolutions: Iterable[Layer], padding:
         if depth:
             y = torch.relu(y)
         y = convolution(F.pad(y, padding))
-    return y.reshape(x.shape)
+    return (y if norm is None else norm(y)).reshape(x.shape)

@@ -7,14 +7,16 @@ Only the running variance changes: BatchNorm scales the variance of the batch by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
-__all__ = ["RepeatedImages", "update_running_statistics"]
+__all__ = ["RepeatedImages", "repeated_images", "update_running_statistics"]
 
 
 def update_running_statistics(
@@ -38,6 +40,18 @@ def update_running_statistics(
         moved = running.mul(1.0 - momentum).add_(new, alpha=momentum)
         running.copy_(torch.where(n > 0, moved, running))
     return None
+
+
+def repeated_images(module: nn.Module, T: int) -> AbstractContextManager[Any]:
+    """:class:`RepeatedImages` where a module updates running statistics, otherwise a block that changes nothing.
+
+    Args:
+        module: what runs inside the block.
+        T: number of equal frames, at least 1.
+    """
+    norms = (norm for norm in module.modules() if isinstance(norm, _BatchNorm))
+    updates = T > 1 and any(norm.training and norm.running_var is not None for norm in norms)
+    return RepeatedImages(T) if updates else nullcontext()
 
 
 class RepeatedImages(TorchFunctionMode):

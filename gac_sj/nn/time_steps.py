@@ -9,11 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["fit_time_steps", "hidden_units", "resize_temporal_attention", "temporal_pairs"]
+__all__ = [
+    "fit_time_steps",
+    "free_attentions",
+    "hidden_units",
+    "resize_free_attention",
+    "resize_temporal_attention",
+    "temporal_pairs",
+]
 
 #: Names of the first matrix of temporal attention: this package's, and those of SpikingJelly's attention layers.
 _SQUEEZE = re.compile(r"((.*\.)?temporal\.)?squeeze\.weight|((.*\.)?(ta|attention)\.)?sharedMLP\.0\.weight")
 _EXCITE = {"squeeze": "excite", "0": "2"}
+#: The name of free temporal attention.
+_FREE = re.compile(r"(.*\.)?by_step")
 
 
 @torch.no_grad()
@@ -68,6 +77,22 @@ def resize_temporal_attention(squeeze: Tensor, excite: Tensor, T: int, hidden: i
     return w_n.to(squeeze).reshape(hidden, T, *tail), w_m.to(excite).reshape(T, hidden, *tail)
 
 
+@torch.no_grad()
+def resize_free_attention(by_step: Tensor, T: int) -> Tensor:
+    """Free temporal attention for another number of steps: each channel interpolated linearly over time, as above.
+
+    Args:
+        by_step: the numbers, ``[T, C]``.
+        T: the new number of steps.
+
+    Returns:
+        ``[T, C]``, computed in float64 and rounded once; the same T returns an equal copy.
+    """
+    if len(by_step) == T:
+        return by_step.clone()
+    return (_between_centres(len(by_step), T) @ by_step.double().cpu()).to(by_step)
+
+
 def _signs(w_n: Tensor) -> Tensor:
     """``[hidden, 2]``: s+ and s- of each hidden unit."""
     sums = w_n.sum(1)
@@ -99,6 +124,15 @@ def temporal_pairs(names: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield name, f"{layer.removesuffix(leaf)}{_EXCITE[leaf]}.weight"
 
 
+def free_attentions(names: Iterable[str]) -> list[str]:
+    """The names of every free temporal attention.
+
+    Args:
+        names: of tensors.
+    """
+    return [name for name in names if _FREE.fullmatch(name)]
+
+
 def hidden_units(T: int, reduction: int) -> int:
     """The hidden units of temporal attention.
 
@@ -121,4 +155,7 @@ def fit_time_steps(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
         if {squeeze, excite} <= own.keys() and excite in state and state[squeeze].shape != own[squeeze].shape:
             hidden, T = own[squeeze].shape[:2]
             fitted[squeeze], fitted[excite] = resize_temporal_attention(state[squeeze], state[excite], T, hidden)
+    for name in free_attentions(state):
+        if name in own and state[name].shape != own[name].shape:
+            fitted[name] = resize_free_attention(state[name], len(own[name]))
     return fitted

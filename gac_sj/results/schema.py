@@ -71,6 +71,12 @@ class Analysed:
     silent: float | None = column("fraction of units and images without output")
     change_by_step: list[float] = column("mean absolute difference to the step before")
     readout_by_step: list[float] | None = column("accuracy of a linear classifier on one step's output")
+    gate_mean: float | None = column("of the encoder's gate, 0 to its gain; empty without a gate", absent=None)
+    gate_spread: float | None = column("standard deviation of the gate over the steps", absent=None)
+    gate_silent: float | None = column(
+        "fraction of the hidden units of the temporal attention that no image makes fire; empty without hidden units",
+        absent=None,
+    )
     inference_images_per_second: float = column("throughput of the network", volatile=True)
     encoder_images_per_second: float = column("throughput of the encoder alone", volatile=True)
     inference_int8_images_per_second: float | None = column(

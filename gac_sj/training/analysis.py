@@ -14,6 +14,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
 from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
 from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
+from gac_sj.analysis.gates import gate_statistics
 from gac_sj.models.protocols import NetworkModule, encoder_of, last_neuron
 from gac_sj.nn.copying import copy_network
 from gac_sj.quantize import quantize, why_not_onednn
@@ -51,11 +52,13 @@ def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.
     with seeded(settings.seed, "analysis"):
         with firing_rates(model, by_step=True) as rates:
             energy = measure_energy(model, batches)
-        dynamics = measure_dynamics(encoder, batches)
+        with gate_statistics(encoder) as gates:
+            dynamics = measure_dynamics(encoder, batches)
         # a neuron like that of direct coding in this network
         durations = compare_durations(encoder, batches, copy_network(last_neuron(model)))
         parts: dict[str, Callable[[Tensor], Tensor]] = {"network": model, "encoder": encoder}
         speeds = _images_per_second(parts | _with_bytes(model, batches[0][0]), batches[0][0])
+    gate = next(iter(gates.values()), None)
     return as_row(
         Analysed(
             analysed_images=energy.images,
@@ -76,6 +79,9 @@ def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.
             silent=_rounded(dynamics.silent.mean()),
             change_by_step=_rounded(dynamics.change_by_step),
             readout_by_step=None if dynamics.readout_by_step is None else _rounded(dynamics.readout_by_step),
+            gate_mean=None if gate is None else _rounded(gate.mean),
+            gate_spread=None if gate is None else _rounded(gate.spread),
+            gate_silent=None if gate is None or gate.silent is None else _rounded(gate.silent),
             inference_images_per_second=round(speeds["network"], 1),
             encoder_images_per_second=round(speeds["encoder"], 1),
             inference_int8_images_per_second=round(speeds["int8"], 1) if "int8" in speeds else None,

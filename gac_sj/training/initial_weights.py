@@ -95,7 +95,8 @@ def _read_checkpoint(path: str, settings: Settings, info: DatasetInfo) -> Mappin
         return next((len(state[name]) for name in (key, *reference_names(key)) if name in state), otherwise)
 
     # a network like that of the run, for the T and the classes of the file
-    steps, classes = size("encoder.gau.temporal.excite.weight", settings.T), size("head.weight", info.classes or 0)
+    free = size("encoder.gau.temporal.by_step", settings.T)
+    steps, classes = size("encoder.gau.temporal.excite.weight", free), size("head.weight", info.classes or 0)
     like = replace(settings, T=steps, T_schedule={})
     model = build_model(like, replace(info, classes=classes))
     if state.keys() & model.state_dict().keys():

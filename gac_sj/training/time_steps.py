@@ -7,7 +7,7 @@ import torch
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
 from gac_sj.checkpoint.runs import build_model
-from gac_sj.nn.time_steps import fit_time_steps, temporal_pairs
+from gac_sj.nn.time_steps import fit_time_steps, free_attentions, temporal_pairs
 from gac_sj.training.build import Data
 from gac_sj.training.network import build_network
 from gac_sj.training.settings import Settings
@@ -41,7 +41,7 @@ def check_time_steps(settings: Settings, data: Data) -> None:
             {name: value.shape for name, value in build_model(each, data.info).state_dict().items()}
             for each in (settings.at_epoch(0), settings)
         )
-    attention = {name for pair in temporal_pairs(first) for name in pair}
+    attention = {name for pair in temporal_pairs(first) for name in pair} | {*free_attentions(first)}
     if others := [name for name in first if name not in attention and first[name] != last.get(name)]:
         raise UsageError(
             f"must not be given where more than temporal attention depends on T, got a network with {others[0]}",

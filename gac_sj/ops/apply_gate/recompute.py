@@ -45,6 +45,7 @@ class ApplyGate(torch.autograd.Function):
         grad_sequence = torch.empty(sequence.shape, dtype=sequence.dtype, device=sequence.device)
         grad_temporal = torch.empty(temporal.shape, dtype=temporal.dtype, device=temporal.device)
         grad_spatial = torch.zeros(spatial_channel.shape, dtype=spatial_channel.dtype, device=spatial_channel.device)
+        shared = [axis for axis in range(4) if temporal.shape[axis + 1] == 1]  # over which one number of a step acts
         # step by step: the tensors of one step stay in the cache, those of T steps do not
         for t in range(len(sequence)):
             spatial, grad_spatial_t = (
@@ -55,5 +56,5 @@ class ApplyGate(torch.autograd.Function):
             torch.mul(opened, scaled, out=grad_sequence[t])
             slope = (scaled * sequence[t]).mul_(opened).mul_(opened.neg_().add_(1.0))
             grad_spatial_t.addcmul_(slope, temporal[t])
-            torch.sum(slope.mul_(spatial), (1, 2, 3), keepdim=True, out=grad_temporal[t])
+            torch.sum(slope.mul_(spatial), shared, keepdim=True, out=grad_temporal[t])
         return grad_sequence, grad_temporal, grad_spatial, None, None

@@ -20,7 +20,7 @@ def apply_gate(
 
     Args:
         sequence: ``[T, N, C, H, W]``, or a shape that broadcasts to it.
-        temporal: temporal attention ``[T, N, 1, 1, 1]``, or None.
+        temporal: temporal attention ``[T, N, 1, 1, 1]`` or ``[T, 1, C, 1, 1]``, or None.
         spatial_channel: spatial-channel attention ``[N, C, H, W]`` or ``[T, N, C, H, W]``, or None.
         gain: the largest value of the gate.
         gate: the definition of the gate, :func:`gac_sj.nn.functional.gate`.
