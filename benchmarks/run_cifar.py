@@ -30,6 +30,7 @@ import torch
 from comparison.settings import OF_A_RUN, fill_in, folder_of, options_of, read_settings, settings
 
 from gac_sj._utils.errors import ExitError, UsageError, first_sentence
+from gac_sj.analysis.energy_profile import DEFAULT_PROFILE, PROFILE_HELP, EnergyProfile, energy_profile
 from gac_sj.checkpoint.runs import build_model
 from gac_sj.cli.program import program
 from gac_sj.encoders import encoder_info, encoder_label, list_encoders
@@ -44,7 +45,7 @@ from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import InterruptedRunError
 from gac_sj.training.folder import run_key
 from gac_sj.training.jobs import threads_of_a_job
-from gac_sj.training.run import complete, is_complete
+from gac_sj.training.run import complete, is_analysed, is_complete
 from gac_sj.training.run_queue import QueuedRun, RunQueue
 from gac_sj.training.settings import Settings
 from gac_sj.training.settings_sources import add_arguments
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="joblib's, which distributes jobs: %(default)s (default), dask, ray",
     )
     add("--address", help="of the cluster, for the backends dask and ray; its machines need the same paths")
+    add("--energy", default=DEFAULT_PROFILE, metavar="PROFILE", help=PROFILE_HELP)
     add("--worker", metavar="LEVEL", help=argparse.SUPPRESS)  # a job of another command, and its log level
     add_arguments(parser, without=OF_A_RUN)
     return parser
@@ -98,6 +100,7 @@ def compare(args: argparse.Namespace, shared: Mapping[str, Any], world: Distribu
         ExitError: some runs that were distributed are unfinished.
     """
     find_callbacks(shared.get("callback") or [])  # one that cannot be used is reported before any work
+    profile = energy_profile(args.energy)
     runs = {}
     for seed in args.seeds:
         for name in args.encoders:
@@ -116,7 +119,7 @@ def compare(args: argparse.Namespace, shared: Mapping[str, Any], world: Distribu
         for run in () if args.worker else filled:  # a network that cannot be built is reported before any work
             with torch.device("meta"), options_of(encoder_label(run.encoder, run.form, run.model_options), shared):
                 build_model(run, data.info)
-        unfinished = work(args, filled, jobs, rows, data, world)
+        unfinished = work(args, filled, jobs, rows, data, world, profile)
     found = [Run.from_row(row) for run in filled if (row := rows.find(run_key(run, data)))]
     if world.is_first and found and not args.worker:
         print(write_report(args.output, found))
@@ -163,6 +166,7 @@ def work(
     rows: Rows,
     data: Data,
     world: DistributedContext,
+    profile: EnergyProfile,
 ) -> list[str]:
     """Complete the runs of a command, or those that its parent asks for.
 
@@ -173,6 +177,7 @@ def work(
         rows: of all runs.
         data: of all runs.
         world: the processes of each run.
+        profile: of their energies.
 
     Returns:
         The titles of unfinished runs.
@@ -181,18 +186,16 @@ def work(
     for number, (name, run) in enumerate(by_name.items(), 1):
         row, folder = rows.find(run_key(run, data)), folder_of(run, data, args.output)
         title = f"[{number}/{len(runs)}] {encoder_label(run.encoder, run.form, run.model_options)}, seed {run.seed}"
-        queued.append(QueuedRun(name, title, folder, is_complete(row, folder, analysis=True, keep_checkpoints=False)))
+        queued.append(QueuedRun(name, title, folder, is_complete(row, folder, profile, keep_checkpoints=False)))
     titles = {run.name: run.title for run in queued}
 
     def complete_run(name: str) -> str:
         run = by_name[name]
         try:
-            row = complete(
-                run, data, world, folder_of(run, data, args.output), rows, analysis=True, keep_checkpoints=False
-            )
+            row = complete(run, data, world, folder_of(run, data, args.output), rows, profile, keep_checkpoints=False)
         except (FloatingPointError, OSError) as error:
             raise type(error)(f"{titles[name]}: {error}") from error
-        lacking = "" if row["analysed_images"] else " (not analysed: its weights are gone)"
+        lacking = "" if is_analysed(row, profile) else f" (not analysed with {profile.name}: its weights are gone)"
         return (
             f"{titles[name]} ({row['train_seconds']} s){lacking}: test accuracy {row['accuracy_last']} %, best "
             f"{row['accuracy_best']} %"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.analysis import summarize
+from gac_sj.analysis.energy_profile import DEFAULT_PROFILE, PROFILE_HELP, energy_profile
 from gac_sj.checkpoint.runs import data_info
 from gac_sj.cli.program import program
 from gac_sj.results.schema import RUNS
@@ -29,7 +30,7 @@ from gac_sj.training.distributed import DistributedContext, distributed_context
 from gac_sj.training.engine import Training
 from gac_sj.training.folder import keeps
 from gac_sj.training.hardware import resolve
-from gac_sj.training.run import complete
+from gac_sj.training.run import complete, is_analysed
 from gac_sj.training.settings import Settings
 from gac_sj.training.settings_sources import add_arguments, from_args
 
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be trained; write nothing")
     parser.add_argument("--analyse", action="store_true", help="measure energy, dynamics and firing rates after it too")
+    parser.add_argument("--energy", default=DEFAULT_PROFILE, metavar="PROFILE", help=PROFILE_HELP)
     add_arguments(parser)
     return parser
 
@@ -96,6 +98,7 @@ def main(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = from_args(args)
     find_callbacks(settings.callback)  # one that cannot be used is reported before the data are read
+    profile = energy_profile(args.energy)
     with distributed_context(settings.device) as world:
         if args.dry_run:
             print(preview(settings, world))
@@ -106,9 +109,9 @@ def main(args: argparse.Namespace) -> None:
         given = resolve(data.resolved(settings), world.device, functools.partial(keeps, folder))
         settings, folder = world.on_first(lambda: continue_finished(given, folder))
         rows = world.on_first(lambda: open_rows(folder))
-        row = complete(settings, data, world, folder, rows, args.analyse)
-        if args.analyse and not row["analysed_images"] and world.is_first:
-            print(f"{folder}: not analysed, because its weights are gone.", file=sys.stderr)
+        row = complete(settings, data, world, folder, rows, profile if args.analyse else None)
+        if args.analyse and not is_analysed(row, profile) and world.is_first:
+            print(f"{folder}: not analysed with {profile.name}, because its weights are gone.", file=sys.stderr)
         if world.is_first:
             print(
                 f"{folder}: test accuracy {row['accuracy_last']} %, best {row['accuracy_best']} % after epoch "

@@ -1,10 +1,11 @@
-"""Energy of one image, by what every layer receives, in two conventions, which are always both measured.
+"""Energy of one image, by what every layer receives, in three conventions, which are always all measured.
 
-An operation is a multiply-accumulate (MAC), or an accumulation (AC) where one factor is a spike (0 or 1). At 45 nm and
-fp32 they cost 4.6 and 0.9 picojoules (Horowitz, ISSCC 2014, the usual figures in the field). Layers of
-:func:`gac_sj.quantize` add integers: an AC adds a weight of 8 bits to a sum of 32 bits, for which the addition of 32
-bits counts (0.1 pJ), and a MAC has a product of 8 bits in front of it (0.2 pJ); both from the same source. With weights
-of 16 bits each happens twice, once for each plane of 8 bits, as it runs.
+An operation is a multiply-accumulate (MAC), or an accumulation (AC) where one factor is a spike (0 or 1). What it costs
+is in a profile (:mod:`gac_sj.analysis.energy_profile`): by default 4.6 and 0.9 picojoules, at 45 nm and fp32 (Horowitz,
+ISSCC 2014, the usual figures in the field). Layers of :func:`gac_sj.quantize` add integers: an AC adds a weight of 8
+bits to a sum of 32 bits, for which the addition of 32 bits counts (0.1 pJ), and a MAC has a product of 8 bits in front
+of it (0.2 pJ); both from the same source. With weights of 16 bits each happens twice, once for each plane of 8 bits, as
+it runs.
 
 - *paper* (GAC, arXiv 2308.06582, the formula that its authors call Eq. (11)): the first convolution once as MACs, every
   later layer as rate x MACs x T ACs, where the rate is the fraction of its input that is not zero (a later layer of the
@@ -13,10 +14,12 @@ of 16 bits each happens twice, once for each plane of 8 bits, as it runs.
 - *complete* (ours): everything that ran. An operation with a spike is an AC, and any other is a MAC: attention, the
   gate, layers that receive gated spikes, membrane shortcuts, pooled heads. Zeros cost nothing, and an operation that
   runs once counts once.
+- *with memory* (ours), for two machines, each with what its memory needs (:mod:`gac_sj.analysis.memory_energy`): a
+  *dense* one does all operations, zeros included; an *event-driven* one those of *complete*.
 
-Neither counts neuron updates, additions outside of products (residual sums, means, biases), functions of single numbers
-(the sigmoid), softmax, BatchNorm (which folds into convolutions), or memory. An operation that may multiply and is
-unknown (:mod:`gac_sj.analysis.operations`) is named in the result, with a warning.
+None counts neuron updates, additions outside of products (residual sums, means, biases), functions of single numbers
+(the sigmoid), softmax, or BatchNorm (which folds into convolutions). *Paper* and *complete* do not count memory. An
+operation that may multiply and is unknown (:mod:`gac_sj.analysis.operations`) is named in the result, with a warning.
 
 The published energies (ImageNet, T = 4 and 6: MS-ResNet-18 1.49 and 2.34 mJ, MS-ResNet-34 2.20 and 3.38 mJ) are what
 *paper* gives for mean firing rates of 0.157, 0.199, 0.131 and 0.149. So they must leave out the attention: its two
@@ -26,27 +29,22 @@ convolutions on 112 x 112 pixels are 1,644 million MACs, 7.6 mJ even if they run
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.analysis.batches import Batch, inputs_and_labels, no_images
-from gac_sj.analysis.modes import in_mode
+from gac_sj.analysis.energy_profile import DEFAULT_PROFILE, EnergyProfile, energy_profile
+from gac_sj.analysis.memory_energy import MemoryEnergy, memory_of_layer, memory_of_neuron
+from gac_sj.analysis.modes import in_mode, plain_operations
 from gac_sj.analysis.products import trace_products
 from gac_sj.nn.neuron import is_neuron, reset_states
 from gac_sj.nn.quantized import Quantized
 
-__all__ = ["AC_PJ", "BYTE_AC_PJ", "BYTE_MAC_PJ", "MAC_PJ", "Energy", "LayerEnergy", "measure_energy"]
-
-#: Picojoules of one operation, 45 nm, fp32.
-MAC_PJ, AC_PJ = 4.6, 0.9
-#: Picojoules of one operation of bytes with a sum of 32 bits, 45 nm: 0.2 for the product and 0.1 for the addition.
-BYTE_MAC_PJ, BYTE_AC_PJ = 0.3, 0.1
+__all__ = ["Energy", "LayerEnergy", "measure_energy"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,11 @@ class LayerEnergy:
     mac_pj: float
     ac_pj: float
 
+    @property
+    def dense_pj(self) -> float:
+        """Picojoules of a dense machine's arithmetic, which does not skip zeros."""
+        return self.dense_macs * (self.ac_pj if self.receives == "spikes" else self.mac_pj)
+
 
 @dataclass(frozen=True)
 class Energy:
@@ -95,15 +98,15 @@ class Energy:
     Args:
         layers: the layers, in the order in which they first ran.
         images: number of measured images.
-        mac_pj: picojoules of a multiply-accumulate of floats.
-        ac_pj: picojoules of an accumulation of floats.
+        memory: what the memory of both machines needs, layer by layer.
+        profile: what operations and memory cost.
         uncounted: operations that may multiply and are not counted, as "layer (operation)".
     """
 
     layers: tuple[LayerEnergy, ...]
     images: int
-    mac_pj: float = MAC_PJ
-    ac_pj: float = AC_PJ
+    memory: MemoryEnergy
+    profile: EnergyProfile
     uncounted: tuple[str, ...] = ()
 
     def total(self, column: str, where: Callable[[LayerEnergy], bool] = lambda layer: True) -> float:
@@ -124,6 +127,16 @@ class Energy:
     def complete_pj(self) -> float:
         """Picojoules in the convention *complete*."""
         return self.total("complete_pj")
+
+    @property
+    def dense_pj(self) -> float:
+        """Picojoules of a dense machine, *with memory*."""
+        return self.total("dense_pj") + self.memory.dense_pj
+
+    @property
+    def event_pj(self) -> float:
+        """Picojoules of an event-driven machine, *with memory*."""
+        return self.complete_pj + self.memory.event_pj
 
     @property
     def encoder_pj(self) -> float:
@@ -177,8 +190,7 @@ def measure_energy(
     loader: Iterable[Batch],
     *,
     T: int | None = None,
-    mac_pj: float = MAC_PJ,
-    ac_pj: float = AC_PJ,
+    energy: str | Path | EnergyProfile = DEFAULT_PROFILE,
 ) -> Energy:
     """Run a network in evaluation mode on batches and count its operations per image.
 
@@ -189,17 +201,19 @@ def measure_energy(
             dimensions are sequences ``[T, N, *]`` (with labels: if there are N of them), others are images ``[N, *]``.
         T: for a network in step mode "s": the number of steps. An image is fed T times, and a sequence ``[T, N, *]``
             step by step. None: the network takes a batch in one call.
-        mac_pj: picojoules of a multiply-accumulate of floats; layers with integer weights have their own.
-        ac_pj: picojoules of an accumulation of floats.
+        energy: what operations and memory cost: the name of a profile, or a YAML file of your own
+            (:func:`gac_sj.analysis.energy_profile.energy_profile`).
 
     Raises:
-        UsageError: a network without neurons, or without convolutions and matrix products; a loader without images.
+        UsageError: a network without neurons, or without convolutions and matrix products; a loader without images; an
+            unknown or wrong profile.
     """
+    profile = energy_profile(energy)
     if not any(map(is_neuron, model.modules())):
         raise UsageError(f"{type(model).__name__} has no spiking neurons", "pass a network with SpikingJelly neurons")
     images, steps = 0, 1
     products = trace_products(model)
-    with _plain_operations(model), in_mode(model, training=False), products as layers:
+    with plain_operations(model), in_mode(model, training=False), products as layers:
         for batch in loader:
             x, labels = inputs_and_labels(batch)
             x = x.clone() if x.is_inference() else x  # otherwise PyTorch runs operations that are not dispatched
@@ -224,9 +238,10 @@ def measure_energy(
             f"{', '.join(products.uncounted)}; its energies lack them.",
             stacklevel=2,
         )
-    measured, named = [], dict(model.named_modules())
+    measured, memory, named = [], [], dict(model.named_modules())
+    frames = max((neuron.frames for neuron in products.neurons.values()), default=images)
     for layer in layers:
-        mac, ac = _picojoules(named.get(layer.name), mac_pj, ac_pj)
+        bits, mac, ac = _weight(named.get(layer.name), profile)
         is_first, counts = layer is first, not layer.elementwise and not layer.attention
         dense = layer.dense / images
         runs = layer.frames / images if layer.frames else steps
@@ -234,7 +249,7 @@ def measure_energy(
         paper_dense = dense if counts and not is_first else 0.0
         measured.append(
             LayerEnergy(
-                name=f"{layer.name} (gate)" if layer.elementwise else layer.name,
+                name=layer.title,
                 in_encoder=layer.place == "encoder",
                 in_attention=layer.attention,
                 after_encoder=layer.place == "after",
@@ -251,28 +266,14 @@ def measure_energy(
                 ac_pj=ac,
             )
         )
-    return Energy(tuple(measured), images, mac_pj, ac_pj, tuple(products.uncounted))
+        memory.append(memory_of_layer(layer, images, frames, bits, profile))
+    memory += [memory_of_neuron(neuron, images, profile) for neuron in products.neurons.values()]
+    return Energy(tuple(measured), images, MemoryEnergy(tuple(memory)), profile, tuple(products.uncounted))
 
 
-def _picojoules(module: nn.Module | None, mac_pj: float, ac_pj: float) -> tuple[float, float]:
-    """What a multiply-accumulate and an accumulation of a layer cost, from what those of floats cost."""
+def _weight(module: nn.Module | None, profile: EnergyProfile) -> tuple[int, float, float]:
+    """The bits of a layer's weights, and what a multiply-accumulate and an accumulation of it cost."""
     if not isinstance(module, Quantized):
-        return mac_pj, ac_pj
+        return profile.weight, profile.mac, profile.ac
     planes = module.bits // 8
-    return planes * BYTE_MAC_PJ, planes * BYTE_AC_PJ
-
-
-@contextmanager
-def _plain_operations(model: nn.Module) -> Iterator[None]:
-    """Inside the block PyTorch uses no operations that hide products, and no copies of weights in another type."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False),
-            sdpa_kernel(SDPBackend.MATH),
-        ):  # fmt: skip
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+    return module.bits, planes * profile.int8_mac, planes * profile.int8_ac

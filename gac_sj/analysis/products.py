@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,15 +23,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gac_sj.analysis.factors import Factor, Operands, Products, convolution, elementwise, matrix
 from gac_sj.analysis.operations import CONTRACTIONS, COUNTED, DEFINITIONS, FREE, is_view, name_of
 from gac_sj.encoders.base import Encoder
 from gac_sj.nn.membrane_attention import MembraneAttention
 from gac_sj.nn.neuron import is_neuron
 from gac_sj.nn.quantized import Quantized
 
-__all__ = ["LayerProducts", "trace_products"]
-
-aten = torch.ops.aten
+__all__ = ["LayerProducts", "NeuronCalls", "trace_products"]
 
 
 @dataclass
@@ -50,6 +49,7 @@ class LayerProducts:
         elements: number of input elements.
         spikes: whether every input contained only zeros and ones.
         frames: images times steps that were the input of its convolutions.
+        operands: what its operations read and wrote.
     """
 
     name: str
@@ -63,6 +63,12 @@ class LayerProducts:
     elements: int = 0
     spikes: bool = True
     frames: int = 0
+    operands: Operands = field(default_factory=Operands)
+
+    @property
+    def title(self) -> str:
+        """The name in tables, which tells a gate from its module's other products."""
+        return f"{self.name} (gate)" if self.elementwise else self.name
 
     @property
     def rate(self) -> float:
@@ -70,11 +76,29 @@ class LayerProducts:
         return self.nonzero / self.elements
 
 
+@dataclass
+class NeuronCalls:
+    """What a neuron did in all calls so far.
+
+    Args:
+        name: name of the module.
+        elements: neurons times images times steps.
+        active: how often a neuron spiked.
+        frames: images times steps.
+    """
+
+    name: str
+    elements: int = 0
+    active: int = 0
+    frames: int = 0
+
+
 class trace_products(TorchDispatchMode):
     """Record the products of all calls inside the block.
 
     The context manager returns the list of :class:`LayerProducts`, in the order in which the layers were first used.
-    ``uncounted`` has the operations that may multiply and are not counted, as "layer (operation)".
+    ``neurons`` has the :class:`NeuronCalls` by name, and ``uncounted`` the operations that may multiply and are not
+    counted, as "layer (operation)".
 
     Args:
         model: a network, whose modules name the layers.
@@ -84,6 +108,7 @@ class trace_products(TorchDispatchMode):
         super().__init__()
         self.model = model
         self.layers: list[LayerProducts] = []
+        self.neurons: dict[str, NeuronCalls] = {}
         self.uncounted: dict[str, None] = {}  # a set that keeps the order
         self._found: dict[tuple[str, bool, str], LayerProducts] = {}
         self._running: list[str] = []
@@ -104,7 +129,7 @@ class trace_products(TorchDispatchMode):
             hides = _hides_products(module)
             self._hooks += [
                 module.register_forward_pre_hook(self._enter(name, hides), prepend=True),
-                module.register_forward_hook(self._leave(hides, is_neuron(module))),
+                module.register_forward_hook(self._leave(name, hides, is_neuron(module))),
             ]
         super().__enter__()
         return self.layers
@@ -123,8 +148,13 @@ class trace_products(TorchDispatchMode):
 
         return enter
 
-    def _leave(self, hides: bool, spikes: bool) -> Callable[..., None]:
+    def _leave(self, name: str, hides: bool, spikes: bool) -> Callable[..., None]:
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            if spikes and self._hidden == 1 and isinstance(output, Tensor):  # in no other neuron
+                calls = self.neurons.setdefault(name, NeuronCalls(name))
+                calls.elements += output.numel()
+                calls.active += int(output.count_nonzero())
+                calls.frames += output.shape[: 2 if getattr(module, "step_mode", "s") == "m" else 1].numel()
             self._running.pop()
             self._hidden -= hides
             self._has_spiked |= spikes
@@ -167,15 +197,15 @@ class trace_products(TorchDispatchMode):
         if known and name == "mul":
             x, y = args[:2]
             if isinstance(y, Tensor) and not (self._is_scale(x) or self._is_scale(y)):
-                self._record(True, _elementwise(x, y, tuple(f for f in (x, y) if not self._is_weight(f))), 0)
+                self._record(True, elementwise(self._factor(x), self._factor(y)), 0)
         elif known and name == "convolution":
             x, weight, _, *rest = args
-            self._record(False, _convolution(x, weight, *rest), len(x))
+            kernel = Factor(weight, True, weight.data_ptr() if self._is_weight(weight) else 0)
+            self._record(False, convolution(Factor(x), kernel, *rest), len(x))
         elif known and name in CONTRACTIONS:
-            x, y = args[CONTRACTIONS[name] :][:2]
-            x_is_weight, y_is_weight = self._is_weight(x), self._is_weight(y)
-            if not (x_is_weight and y_is_weight):
-                self._record(False, _matrix(x, y, x_is_weight, y_is_weight), 0)
+            x, y = map(self._factor, args[CONTRACTIONS[name] :][:2])
+            if not (x.is_weight and y.is_weight):
+                self._record(False, matrix(x, y), 0)
         elif not (known and name in DEFINITIONS and self._run(DEFINITIONS[name], function, args, kwargs)):
             self.uncounted[f"{self._name} ({name})"] = None
 
@@ -206,81 +236,25 @@ class trace_products(TorchDispatchMode):
             return "encoder"
         return "after" if self._has_spiked or self._encoders else "before"
 
-    def _record(self, elementwise: bool, operation: _Operation, frames: int) -> None:
-        layer = self._layer(elementwise)
+    def _record(self, is_elementwise: bool, operation: Products, frames: int) -> None:
+        layer = self._layer(is_elementwise)
         layer.dense += operation.dense
         layer.acs += operation.pairs if operation.spikes else 0
         layer.macs += 0 if operation.spikes else operation.pairs
         layer.spikes &= operation.spikes
-        layer.nonzero += sum(int(factor.count_nonzero()) for factor in operation.inputs)
-        layer.elements += sum(factor.numel() for factor in operation.inputs)
+        layer.nonzero += sum(int(factor.count_nonzero()) for factor in operation.rated)
+        layer.elements += sum(factor.numel() for factor in operation.rated)
         layer.frames += frames
+        layer.operands.add(operation)
+
+    def _factor(self, x: Tensor) -> Factor:
+        return Factor(x, True, x.data_ptr()) if self._is_weight(x) else Factor(x)
 
     def _is_weight(self, x: Tensor) -> bool:
         return x.untyped_storage().data_ptr() in self._weights
 
     def _is_scale(self, x: Tensor) -> bool:
         return x.dim() == 0 or (x.numel() == 1 and self._is_weight(x))
-
-
-@dataclass(frozen=True)
-class _Operation:
-    """One operation.
-
-    Args:
-        dense: multiply-accumulates, zeros included.
-        pairs: pairs of factors that count.
-        inputs: the factors that are inputs.
-        spikes: whether a factor is spikes.
-    """
-
-    dense: int
-    pairs: int
-    inputs: tuple[Tensor, ...]
-    spikes: bool
-
-
-def _elementwise(x: Tensor, y: Tensor, inputs: tuple[Tensor, ...]) -> _Operation:
-    spikes = tuple(filter(_is_binary, inputs))
-    pairs = torch.logical_and(*torch.broadcast_tensors(x != 0, y != 0))
-    return _Operation(pairs.numel(), int(pairs.count_nonzero()), spikes or inputs, bool(spikes))
-
-
-def _convolution(
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> _Operation:
-    """Each nonzero input counts once for every output that it reaches, which at borders are fewer."""
-    channels_out = weight.shape[1] if transposed else weight.shape[0] // groups  # of one group
-    per_group = (x != 0).float().unflatten(1, (groups, -1)).sum(2)
-    ones = torch.ones(groups, 1, *weight.shape[2:], device=x.device)
-    reached = aten.convolution(per_group, ones, None, stride, padding, dilation, transposed, output_padding, groups)
-    positions = per_group[:, :1] if transposed else reached[:, :1]  # of the whole kernel
-    dense = positions.numel() * weight[0, 0].numel() * x.shape[1] * channels_out
-    return _Operation(dense, channels_out * int(reached.sum(dtype=torch.float64)), (x,), _is_binary(x))
-
-
-def _matrix(x: Tensor, y: Tensor, x_is_weight: bool, y_is_weight: bool) -> _Operation:
-    """The product ``[..., m, k] @ [..., k, n]``; a weight counts as if none of its numbers were zero."""
-    inputs = tuple(factor for factor, weight in ((x, x_is_weight), (y, y_is_weight)) if not weight)
-    x_spikes, y_spikes = not x_is_weight and _is_binary(x), not y_is_weight and _is_binary(y)
-    if y_is_weight or (x_spikes and not y_spikes and not x_is_weight):
-        pairs = int(x.count_nonzero()) * y.shape[-1]
-    elif x_is_weight or (y_spikes and not x_spikes):
-        pairs = int(y.count_nonzero()) * x.shape[-2]
-    else:
-        pairs = int(((x != 0).double() @ (y != 0).double()).sum())
-    return _Operation(x.numel() * y.shape[-1], pairs, inputs, x_spikes or y_spikes)
-
-
-def _is_binary(x: Tensor) -> bool:
-    return bool(((x == 0) | (x == 1)).all())
 
 
 def _hides_products(module: nn.Module) -> bool:

@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gac_sj._utils.validation import positive
 from gac_sj.analysis import Energy, firing_rates, measure_energy, summarize
+from gac_sj.analysis.energy_profile import DEFAULT_PROFILE, PROFILE_HELP, energy_profile
 from gac_sj.analysis.inputs import draw_inputs
 from gac_sj.analysis.modes import in_mode
 from gac_sj.analysis.operator_paths import operator_paths
@@ -33,7 +34,8 @@ from gac_sj.ops.dispatch import choose
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     parser.add_argument("--images", type=int, default=4, metavar="N", help="number of generated inputs (default: 4)")
-    parser.add_argument("--layers", action="store_true", help="operations and energy of every layer")
+    parser.add_argument("--layers", action="store_true", help="operations, energy and memory of every layer")
+    parser.add_argument("--energy", default=DEFAULT_PROFILE, metavar="PROFILE", help=PROFILE_HELP)
 
 
 @torch.no_grad()
@@ -44,10 +46,11 @@ def run(args: argparse.Namespace) -> None:
         args: of the command line.
 
     Raises:
-        UsageError: see :func:`gac_sj.cli.networks.open_network`; fewer than one image.
+        UsageError: see :func:`gac_sj.cli.networks.open_network`; fewer than one image; an unknown or wrong profile.
         OSError: weights that cannot be read.
     """
     positive("images", args.images)
+    costs = energy_profile(args.energy)
     model, trained = open_network(args)
     images, generated = draw_inputs(model, args.images)
     if not trained:
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     with profile(activities=[ProfilerActivity.CPU]) as profiler:  # apart: a watched neuron is not fused
         model(images)
     launched = {event.name for event in profiler.events()}
-    energy = measure_energy(model, [images])
+    energy = measure_energy(model, [images], energy=costs)
     print(replace(summary, name=args.network, firing_rates=rates))
     print()
     print("\n".join(_costs(energy, encoder_of(model).T)))
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     statistics = "" if trained else "; untrained, with their BatchNorm statistics"
     print(f"firing rates and energy: of {generated}, not of a data set{statistics}")
     if args.layers:
-        print(f"\n{energy}")
+        print(f"\n{energy}\n\n{energy.memory}")
 
 
 def _take_statistics(model: nn.Module, images: Tensor) -> None:
@@ -82,6 +85,7 @@ def _take_statistics(model: nn.Module, images: Tensor) -> None:
 
 
 def _costs(energy: Energy, T: int) -> Iterator[str]:
+    in_encoder = 100 * energy.encoder_pj / energy.complete_pj
     encoder = energy.total("dense_macs", lambda layer: layer.in_encoder)
     behind = energy.total("dense_macs", lambda layer: not layer.in_encoder)
     yield (
@@ -89,8 +93,12 @@ def _costs(energy: Energy, T: int) -> Iterator[str]:
         f"behind it {behind / T / 1e6:,.1f} million a step, {T} steps"
     )
     yield (
-        f"energy of one input (45 nm, nominal): paper's convention {energy.paper_pj / 1e6:,.2f} µJ; complete "
-        f"{energy.complete_pj / 1e6:,.2f} µJ, {100 * energy.encoder_pj / energy.complete_pj:.1f} % of it in the encoder"
+        f"energy of one input ({energy.profile.name}, nominal): paper's convention {energy.paper_pj / 1e6:,.2f} µJ; "
+        f"complete {energy.complete_pj / 1e6:,.2f} µJ, {in_encoder:.1f} % of it in the encoder"
+    )
+    yield (
+        f"energy with memory: dense machine {energy.dense_pj / 1e6:,.2f} µJ, event-driven {energy.event_pj / 1e6:,.2f} "
+        f"µJ; of which memory {energy.memory.dense_pj / 1e6:,.2f} and {energy.memory.event_pj / 1e6:,.2f} µJ"
     )
 
 

@@ -29,7 +29,11 @@ MEANINGS = {
     "training": "Accuracy on the training images as the network learned from them, last epoch.",
     "firing rate": "Spikes per neuron and step on the test set, mean over layers.",
     "paper, complete": "Energy of one image. Paper: the convention of GAC's authors, without attention and elementwise "
-    "products. Complete: everything that ran. 4.6 pJ for a multiply-accumulate (MAC), 0.9 pJ for an accumulation (AC).",
+    "products. Complete: everything that ran. 4.6 pJ for a multiply-accumulate (MAC), 0.9 pJ for an accumulation (AC), "
+    "unless the note names other costs than 45nm.",
+    "dense, event-driven, with memory": "Energy of one image with the reads and writes of memory: on a machine that "
+    "does all operations and uses whatever it reads for all that needs it, and on one that moves nothing for what is "
+    "zero and reads weights and potentials for every spike.",
     "attention": "The part of attention in the complete energy, the gate included: one in the encoder, or one in every "
     "block.",
     "encoder's share": "Of the complete energy.",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from gac_sj._utils.errors import UsageError
+from gac_sj.analysis.energy_profile import DEFAULT_PROFILE
 from gac_sj.results.run import Run, group
 from gac_sj.results.schema import TO_ANALYSE
 from gac_sj.results.table import Mean, Steps, Table, mean, tabulate, values
@@ -37,6 +38,8 @@ _SPEED = (
     mean("encoder alone (images/s)", "encoder_images_per_second", 1),
     mean("training (s)", "train_seconds", 1),
 )
+#: Columns of energies with memory, which rows of before there were any lack.
+_WITH_MEMORY = {"energy_dense_pj": "dense, with memory", "energy_event_pj": "event-driven, with memory"}
 #: A part of the name of every attention layer in the networks of gac_sj.models.
 _ATTENTION = {"gau", "attention"}
 
@@ -62,16 +65,17 @@ def run_tables(runs: Sequence[Run]) -> list[Table]:
         runs: of equal settings but for encoder and seed.
 
     Raises:
-        UsageError: there are no runs, or their settings differ.
+        UsageError: there are no runs, or their settings or the profiles of their energies differ.
     """
     if len(sets := group_over_encoders(runs)) > 1:
         raise UsageError(f"Runs of several settings ({'; '.join(sets)}) are not averaged", "give those of one")
     groups, note = group(runs), provenance(runs)
     images = _counts(runs, "analysed_images")
     analysed = f"{note} Analysed on {images} test images." if images else f"{note} There is no analysis; {TO_ANALYSE}."
+    costs = _profile(runs)
     return [
         tabulate("Accuracy", groups, _ACCURACY, note),
-        tabulate("Energy of one image", groups, _energy_columns(runs), analysed),
+        tabulate("Energy of one image", groups, _energy_columns(runs), analysed + costs),
         tabulate("Dynamics", groups, _DYNAMICS, analysed),
         tabulate("Speed", groups, _SPEED, note),
     ]
@@ -105,6 +109,14 @@ def attention_energy(by_layer: Mapping[str, Sequence[float]]) -> float:
     return sum(complete for name, (_, complete) in by_layer.items() if parts[name] & _ATTENTION)
 
 
+def _profile(runs: Sequence[Run]) -> str:
+    """A sentence on the profile of the energies; empty for rows of before there was another than 45 nm."""
+    found = dict.fromkeys(run.analysed.energy_profile or DEFAULT_PROFILE for run in runs if run.analysed is not None)
+    if len(found) > 1:
+        raise UsageError(f"Energies of several profiles ({', '.join(found)}) are not averaged", "give runs of one")
+    return f" Costs: {next(iter(found))}." if values(runs, "energy_profile") else ""
+
+
 def _attention(run: Run, unit: float) -> float | None:
     return None if run.analysed is None else attention_energy(run.analysed.energy_by_layer) / unit
 
@@ -129,6 +141,7 @@ def _energy_columns(runs: Sequence[Run]) -> tuple[Mean, ...]:
     return (
         mean(f"paper ({joules})", "energy_paper_pj", unit=unit),
         mean(f"complete ({joules})", "energy_complete_pj", unit=unit),
+        *(mean(f"{title} ({joules})", name, unit=unit) for name, title in _WITH_MEMORY.items() if values(runs, name)),
         Mean(f"attention ({joules})", partial(_attention, unit=unit)),
         Mean("encoder's share (%)", _encoder_share, 1),
         mean(f"dense MACs ({counted})", "dense_macs", 1, unit=count, exact=True),

@@ -61,6 +61,12 @@ class Analysed:
     effective_macs: float = column("multiply-accumulates without zeros")
     effective_acs: float = column("accumulations without zeros")
     energy_by_layer: dict[str, tuple[float, float]] = column("[paper, complete] by layer")
+    energy_profile: str | None = column("what operations and memory cost; older rows: at 45 nm", absent=None)
+    energy_dense_pj: float | None = column("energy of a dense machine, with its memory", absent=None)
+    energy_event_pj: float | None = column("energy of an event-driven machine, with its memory", absent=None)
+    memory_by_layer: dict[str, tuple[float, float]] | None = column(
+        "[dense, event-driven] energy of the memory alone, by layer and neuron", absent=None
+    )
     non_spiking_layers: list[str] = column("layers behind the encoder that receive other values than spikes")
     firing_rates_by_step: dict[str, list[float]] = column("spikes per neuron by layer and step")
     time_to_repeat: float | None = column("steps until the encoder's output repeats")

@@ -14,6 +14,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
 from gac_sj.analysis import firing_rates, measure_energy, non_spiking_layers
 from gac_sj.analysis.dynamics import compare_durations, measure_dynamics
+from gac_sj.analysis.energy_profile import EnergyProfile
 from gac_sj.analysis.gates import gate_statistics
 from gac_sj.models.protocols import NetworkModule, encoder_of, last_neuron
 from gac_sj.nn.copying import copy_network
@@ -31,7 +32,9 @@ MAX_IMAGES = 1000
 MAX_VALUES = 2**28
 
 
-def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.device) -> dict[str, Any]:
+def analyse(
+    model: NetworkModule, settings: Settings, data: Data, device: torch.device, profile: EnergyProfile
+) -> dict[str, Any]:
     """The columns of :class:`gac_sj.results.schema.Analysed` of a network.
 
     Random encoders draw from the run's seed, so that the same weights give the same columns, except speeds.
@@ -41,6 +44,7 @@ def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.
         settings: settings of its run.
         data: data of its run; at most 1,000 test images are used, and fewer where they are large.
         device: where to measure.
+        profile: what operations and memory cost.
     """
     model = model.to(device).eval()
     encoder = encoder_of(model)
@@ -51,7 +55,7 @@ def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.
     batches = [(images[::every], labels[::every]) for images, labels in batches]
     with seeded(settings.seed, "analysis"):
         with firing_rates(model, by_step=True) as rates:
-            energy = measure_energy(model, batches)
+            energy = measure_energy(model, batches, energy=profile)
         with gate_statistics(encoder) as gates:
             dynamics = measure_dynamics(encoder, batches)
         # a neuron like that of direct coding in this network
@@ -69,6 +73,12 @@ def analyse(model: NetworkModule, settings: Settings, data: Data, device: torch.
             effective_macs=round(energy.total("effective_macs")),
             effective_acs=round(energy.total("effective_acs")),
             energy_by_layer={layer.name: (round(layer.paper_pj), round(layer.complete_pj)) for layer in energy.layers},
+            energy_profile=energy.profile.name,
+            energy_dense_pj=round(energy.dense_pj),
+            energy_event_pj=round(energy.event_pj),
+            memory_by_layer={
+                layer.name: (round(layer.dense_pj), round(layer.event_pj)) for layer in energy.memory.layers
+            },
             non_spiking_layers=non_spiking_layers(energy),
             firing_rates_by_step={name: _rounded(by_step) for name, by_step in rates.items()},
             time_to_repeat=_rounded(dynamics.time_to_repeat.mean()),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gac_sj._utils.claims import check_claim
 from gac_sj._utils.provenance import commit, device_name, versions
+from gac_sj.analysis.energy_profile import DEFAULT_PROFILE, EnergyProfile
 from gac_sj.checkpoint.runs import load_network, read_weights
 from gac_sj.results.schema import NOT_ANALYSED, Measured, as_row
 from gac_sj.results.store import Rows
@@ -21,7 +22,7 @@ from gac_sj.training.engine import Training
 from gac_sj.training.folder import hold_folder, run_key
 from gac_sj.training.settings import Settings
 
-__all__ = ["complete", "is_complete", "train"]
+__all__ = ["complete", "is_analysed", "is_complete", "train"]
 
 
 def complete(
@@ -30,7 +31,7 @@ def complete(
     world: DistributedContext,
     folder: Path,
     rows: Rows,
-    analysis: bool,
+    analysis: EnergyProfile | None,
     keep_checkpoints: bool = True,
 ) -> dict[str, Any]:
     """Do what a run still lacks of its training, its row and its analysis.
@@ -41,11 +42,11 @@ def complete(
         world: its processes.
         folder: for checkpoints and run outputs.
         rows: that have the run's row, or get it.
-        analysis: whether the row is to have the columns of the analysis, which needs the saved weights.
+        analysis: the profile of the analysis that the row is to have, which needs the saved weights; None: no analysis.
         keep_checkpoints: whether they stay when nothing is left to do.
 
     Returns:
-        The row; it lacks an analysis if its weights are gone.
+        The row; it lacks the analysis, or has an earlier one with another profile, if its weights are gone.
 
     Raises:
         FolderInUseError: another command is at it.
@@ -72,16 +73,28 @@ def complete(
         if row is None:
             row = trained = train(settings, data, world, folder)
             world.on_first(lambda: keep(trained))
-        if world.is_first and analysis and not row["analysed_images"] and weights.exists():
+        if world.is_first and analysis and not is_analysed(row, analysis) and weights.exists():
             model = load_network(settings, read_weights(weights)[1], data.info)
-            keep(row := row | analyse(model, settings, data, world.device))
+            keep(row := row | analyse(model, settings, data, world.device, analysis))
         if world.is_first and not keep_checkpoints:
             check_claim(folder)
             shutil.rmtree(checkpoints, ignore_errors=True)
     return row
 
 
-def is_complete(row: dict[str, Any] | None, folder: Path, analysis: bool, keep_checkpoints: bool) -> bool:
+def is_analysed(row: Mapping[str, Any], profile: EnergyProfile) -> bool:
+    """Whether a row has an analysis with the energies of a profile.
+
+    Args:
+        row: of a finished run.
+        profile: what operations and memory cost.
+    """
+    return bool(row["analysed_images"]) and (row["energy_profile"] or DEFAULT_PROFILE) == profile.name
+
+
+def is_complete(
+    row: dict[str, Any] | None, folder: Path, analysis: EnergyProfile | None, keep_checkpoints: bool
+) -> bool:
     """Whether nothing is left to do for a run.
 
     Args:
@@ -92,7 +105,7 @@ def is_complete(row: dict[str, Any] | None, folder: Path, analysis: bool, keep_c
     """
     if row is None or ((folder / "checkpoints").exists() and not keep_checkpoints):
         return False
-    return bool(row["analysed_images"]) or not (analysis and (folder / "last.safetensors").exists())
+    return analysis is None or is_analysed(row, analysis) or not (folder / "last.safetensors").exists()
 
 
 def train(
