@@ -164,7 +164,8 @@ class TestSummary:
         energy = measure_energy(model, [draw_inputs(model, 4)[0]])
         said = command("summary", weights, "--layers")
         assert f"complete {energy.complete_pj / 1e6:,.2f} µJ" in said
-        assert str(energy) in said
+        assert str(energy) in said and str(energy.memory) in said
+        assert f"event-driven {energy.event_pj / 1e6:,.2f} µJ" in said
         assert "untrained" not in said
 
     def test_operator_paths_are_reported(self, command, monkeypatch):

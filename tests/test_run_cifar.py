@@ -27,7 +27,7 @@ from helpers.programs import refused
 from PIL import Image
 from safetensors.torch import load_file
 
-from gac_sj.analysis import measure_dynamics, measure_energy
+from gac_sj.analysis import energy_profile, measure_dynamics, measure_energy
 from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.data import DATASETS, DataSet, ResidentTrainingLoader
 from gac_sj.encoders import DEFAULT_FORM, FORMS, encoder_info, encoder_label, list_encoders
@@ -280,6 +280,9 @@ class TestAnalysis:
         assert int(row["energy_paper_pj"]) == round(energy.paper_pj) > 0
         assert int(row["energy_complete_pj"]) == round(energy.complete_pj) > int(row["energy_encoder_pj"]) > 0
         assert int(row["effective_acs"]) == round(energy.total("effective_acs")) > 0
+        assert row["energy_profile"] == "45nm" and int(row["energy_dense_pj"]) == round(energy.dense_pj)
+        assert int(row["energy_event_pj"]) == round(energy.event_pj)
+        assert len(json.loads(row["memory_by_layer"])) == len(energy.memory.layers)
         by_layer = json.loads(row["energy_by_layer"])
         assert sum(complete for _, complete in by_layer.values()) == pytest.approx(
             energy.complete_pj, abs=len(by_layer)
@@ -320,7 +323,7 @@ class TestAnalysis:
     def test_fewer_large_images_are_analysed(self, finished, digits, monkeypatch):
         run = settings("gac")
         monkeypatch.setattr(analysis, "MAX_VALUES", 100 * 2 * 16 * 64)
-        found = analysis.analyse(build_model(run, digits.info), run, digits, HERE.device)
+        found = analysis.analyse(build_model(run, digits.info), run, digits, HERE.device, energy_profile("45nm"))
         assert 50 <= found["analysed_images"] <= 100
 
     def test_spike_driven_network_has_spiking_layers_only(self, tmp_path):

@@ -95,6 +95,9 @@ class TestTheyRun:
         assert floats == ("1", "1", "0", "1")
         total = re.search(r"^total .* (\S+)$", printed, re.MULTILINE)[1]
         assert float(total.replace(",", "")) == pytest.approx(float(complete[0]), abs=0.01)
+        machine = r"^(?:gac|direct|direct_lif|poisson) +(\d+\.\d+) +\S+% +(\d+\.\d+) "
+        machines = re.findall(machine, printed, re.MULTILINE)
+        assert len(machines) == 4 and all(float(event) > float(dense) > 0 for dense, event in machines)
 
     def test_published_weights(self, tmp_path):
         printed = run("4_published_weights", tmp_path)
@@ -126,7 +129,7 @@ class TestTheyRun:
 ENDS = {
     "1_your_network": r"of 360 test images are classified correctly",
     "2_which_encoder": r"direct_lif .* complete .* nJ   \(3 seeds\)",
-    "3_energy": r"times the energy of direct coding with a neuron \(paper\), \S+ times \(complete\)",
+    "3_energy": r"\npoisson +\S+ +\S+% +\S+ +\S+%",
     "4_published_weights": r"runs/tutorials/gate/gate\.svg",
     "5_many_gpus": r"bf16: processes 1, amp bf16, test accuracy \S+ %",
 }

@@ -1,5 +1,5 @@
 # %% [markdown]
-"""The energy of a model: what every layer costs, in two conventions, behind several encoders.
+"""The energy of a model: what every layer costs, in three conventions, behind several encoders.
 
 python experiments/tutorials/3_energy.py
 """
@@ -89,6 +89,19 @@ print(
 )
 
 # %% [markdown]
-# The larger the network, the smaller the share of its encoder, so measure yours; for other prices call
-# `measure_energy(network, batches, mac_pj=..., ac_pj=...)`. Neither convention counts memory, which often costs more
-# than arithmetic. These numbers compare networks; the energy of a chip is measured on the chip.
+# Neither counts memory, which often costs more than arithmetic. The third convention adds the reads and writes of
+# weights, spikes and membrane potentials, for two machines: a *dense* one does the same work whatever fires, and an
+# *event-driven* one works only where spikes are, but reads weights and potentials for each of them anew.
+
+# %%
+print("\nencoder      dense nJ   of it memory   event-driven nJ   of it memory")
+for encoder, energy in measured.items():
+    dense, event = energy.memory.dense_pj / energy.dense_pj, energy.memory.event_pj / energy.event_pj
+    print(
+        f"{encoder:10}   {energy.dense_pj / 1e3:8.2f}   {dense:12.1%}   {energy.event_pj / 1e3:15.2f}   {event:12.1%}"
+    )
+
+# %% [markdown]
+# The larger the network, the smaller the share of its encoder, so measure yours; for the prices of other hardware call
+# `measure_energy(network, batches, energy="mine.yaml")`, with a file in the form of
+# `gac_sj/analysis/profiles/45nm.yaml`. These numbers compare networks; the energy of a chip is measured on the chip.

@@ -96,7 +96,7 @@ def energy_profile(energy: str | Path | EnergyProfile) -> EnergyProfile:
     """
     if isinstance(energy, EnergyProfile):
         return energy
-    path = _SHIPPED.get(str(energy), Path(energy))
+    path = _SHIPPED.get(str(energy), Path(str(energy)))
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(
             f"must be a profile or a YAML file, got {str(energy)!r}",
@@ -123,7 +123,7 @@ def _parsed(name: str, path: Path, content: Any) -> EnergyProfile:
     costs = _entries(path, "operations", top["operations"], ("mac", "ac", "int8_mac", "int8_ac"))
     bits = _entries(path, "bits", top["bits"], ("weight", "activation", "potential", "spike", "address"))
     if not isinstance(top["memory"], list) or not top["memory"]:
-        raise _refuse(path, f"has {top['memory']!r} as memory, which must be a list of levels")
+        raise _refuse(path, f"has {str(top['memory'])[:40]!r} as memory, which must be a list of levels")
     levels: list[Level] = []
     for number, item in enumerate(top["memory"]):
         where, is_last = f"memory[{number}]", number == len(top["memory"]) - 1
@@ -141,7 +141,7 @@ def _parsed(name: str, path: Path, content: Any) -> EnergyProfile:
 def _entries(path: Path, where: str, content: Any, names: tuple[str, ...]) -> Mapping[str, Any]:
     """A mapping that has exactly these entries."""
     if not isinstance(content, dict):
-        raise _refuse(path, f"has {content!r} as {where or 'its content'}, which must be a mapping")
+        raise _refuse(path, f"has {str(content)[:40]!r} as {where or 'its content'}, which must be a mapping")
     place = f" in {where}" if where else ""
     if missing := [name for name in names if name not in content]:
         raise _refuse(path, f"lacks {missing[0]}{place}", "add it")

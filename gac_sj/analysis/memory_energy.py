@@ -13,8 +13,8 @@ The *dense* machine does the same whatever fires. At each step, or once an image
 
 The *event-driven* machine moves nothing for what is zero:
 
-- a neuron writes an event for each spike, which is an address; any other number that is not zero is an event of an
-  address and the number;
+- a neuron writes an event for each spike, which is an address. Any other number that is not zero is an event of an
+  address and the number (a graded spike), which makes layers that receive them expensive here;
 - a layer reads each event once and, for each output that it reaches, reads the weight, and reads and writes the sum
   that becomes the membrane potential of the neuron behind. A neuron without input costs nothing, because its leak is
   made up for when its next event comes. The elementwise products of a gate read both inputs as events, and write

@@ -35,6 +35,7 @@ def row(encoder="gac", seed=0, last=60.0, best=None, analysed=None, **changes):
                 "encoder.gau.temporal": [0, analysed * 1e6], "encoder.gau (gate)": [0, analysed * 5e5],
                 "stages.0.0.attention.spatial.convolution": [0, analysed * 2.5e5], "lif": [analysed, analysed],
             }),
+            "energy_profile": "", "energy_dense_pj": "", "energy_event_pj": "", "memory_by_layer": "",
             "time_to_first_spike": "nan", "readout_by_step": json.dumps([0.5, analysed / 10]),
             "information_by_step": "[1.0, 0.5]", "change_by_step": "[]",
         }  # fmt: skip
