@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 import torch
@@ -27,12 +28,16 @@ class Factor:
     values: Tensor
     is_weight: bool = False
     address: int = 0
-    #: whether they are all zero or one, and no weights
-    spikes: bool = field(init=False)
 
-    def __post_init__(self) -> None:
-        x = self.values
-        object.__setattr__(self, "spikes", not self.is_weight and bool(((x == 0) | (x == 1)).all()))
+    @cached_property
+    def spikes(self) -> bool:
+        """Whether the numbers are all zero or one, and no weights."""
+        return not self.is_weight and bool(((self.values == 0) | (self.values == 1)).all())
+
+    @cached_property
+    def active(self) -> int:
+        """How many of its numbers are not zero."""
+        return int(self.values.count_nonzero())
 
     @property
     def elements(self) -> int:
@@ -74,13 +79,12 @@ class Operands:
                 weight = factor.address, elements
                 self.weights[weight] = self.weights.get(weight, 0) + operation.runs
                 continue
-            active = int(factor.values.count_nonzero())
             if factor.spikes:
                 self.spikes += elements
-                self.active_spikes += active
+                self.active_spikes += factor.active
             else:
                 self.floats += elements
-                self.active_floats += active
+                self.active_floats += factor.active
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Products:
     dense: int
     pairs: int
     factors: tuple[Factor, ...]
-    rated: tuple[Tensor, ...]
+    rated: tuple[Factor, ...]
     outputs: int
     runs: int
 
@@ -117,7 +121,7 @@ def elementwise(x: Factor, y: Factor) -> Products:
         y: the other one.
     """
     inputs = [factor for factor in (x, y) if not factor.is_weight]
-    rated = tuple(factor.values for factor in inputs if factor.spikes) or tuple(factor.values for factor in inputs)
+    rated = tuple(factor for factor in inputs if factor.spikes) or tuple(inputs)
     pairs = torch.logical_and(*torch.broadcast_tensors(x.values != 0, y.values != 0))
     outputs = pairs.numel()
     return Products(outputs, int(pairs.count_nonzero()), (x, y), rated, outputs, outputs)
@@ -153,7 +157,7 @@ def convolution(
     positions = per_group[:, :1] if transposed else reached[:, :1]  # of the whole kernel
     dense = positions.numel() * weight[0, 0].numel() * image.shape[1] * channels_out
     pairs = channels_out * int(reached.sum(dtype=torch.float64))
-    return Products(dense, pairs, (x, kernel), (image,), channels_out * reached.numel(), len(image))
+    return Products(dense, pairs, (x, kernel), (x,), channels_out * reached.numel(), len(image))
 
 
 def matrix(x: Factor, y: Factor) -> Products:
@@ -164,11 +168,11 @@ def matrix(x: Factor, y: Factor) -> Products:
         y: the second factor.
     """
     a, b = x.values, y.values
-    rated = tuple(factor.values for factor in (x, y) if not factor.is_weight)
+    rated = tuple(factor for factor in (x, y) if not factor.is_weight)
     if y.is_weight or (x.spikes and not y.spikes and not x.is_weight):
-        pairs = int(a.count_nonzero()) * b.shape[-1]
+        pairs = x.active * b.shape[-1]
     elif x.is_weight or (y.spikes and not x.spikes):
-        pairs = int(b.count_nonzero()) * a.shape[-2]
+        pairs = y.active * a.shape[-2]
     else:
         pairs = int(((a != 0).double() @ (b != 0).double()).sum())
     rows, columns = prod(a.shape[:-1]), prod(b.shape[:-2]) * b.shape[-1]

@@ -242,8 +242,8 @@ class trace_products(TorchDispatchMode):
         layer.acs += operation.pairs if operation.spikes else 0
         layer.macs += 0 if operation.spikes else operation.pairs
         layer.spikes &= operation.spikes
-        layer.nonzero += sum(int(factor.count_nonzero()) for factor in operation.rated)
-        layer.elements += sum(factor.numel() for factor in operation.rated)
+        layer.nonzero += sum(factor.active for factor in operation.rated)
+        layer.elements += sum(factor.elements for factor in operation.rated)
         layer.frames += frames
         layer.operands.add(operation)
 

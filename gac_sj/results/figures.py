@@ -109,7 +109,7 @@ def accuracy_against_T(groups: Groups) -> Figure:
 
 @print_style
 def accuracy_against_energy(groups: Groups) -> Figure:
-    """Accuracy against energy per image in both conventions of :mod:`gac_sj.analysis.energy`: means and seeds.
+    """Accuracy against energy per image, *paper* and *complete* (:mod:`gac_sj.analysis.energy`): means and seeds.
 
     Args:
         groups: analysed runs by the label of their encoder.
