@@ -137,7 +137,7 @@ def test_it_holds_every_file_of_the_package_and_nothing_else(wheel):
     files = (path for path in (REPOSITORY / "gac_sj").rglob("*") if path.is_file() and path.suffix != ".pyc")
     assert ours == {path.relative_to(REPOSITORY).as_posix() for path in files}
     kinds = {Path(name).suffix for name in ours}
-    assert kinds == {".py", ".cu", ".cuh", ".h", ".typed"}
+    assert kinds == {".py", ".cu", ".cuh", ".h", ".typed", ".yaml"}
     assert f"gac_sj-{__version__}.dist-info/licenses/LICENSE" in names
     assert re.search(r"^License(-Expression)?: Apache-2\.0$", described, re.MULTILINE)
     assert "# gac_sj: Gated Attention Coding" in described
