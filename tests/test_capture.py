@@ -46,8 +46,19 @@ class TestTraining:
         [
             {},
             {"opt": "adamw", "lr": 0.001, "amp": "bf16", "accumulate": 2, "clip_grad": 0.5, "random_erasing": 0.5},
+            {
+                "T": 2,
+                "T_schedule": {0: 1, 1: 2},
+                "opt": "sgd",
+                "channels_last": True,
+                "label_smoothing": 0.1,
+                "cutout": 2,
+                "decay_all": False,
+                "decay_gate": False,
+                "eval_every": 2,
+            },
         ],
-        ids=["momentum", "micro-batches"],
+        ids=["momentum", "micro-batches", "a graph for each T"],
     )
     def test_a_graph_learns_what_the_step_learns(self, changes):
         """The learning rate rises and falls, and the decay of the EMA grows, inside the graph too."""

@@ -7,7 +7,9 @@ import pickle
 import socket
 import struct
 import sys
+import tarfile
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from helpers.files import contents
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -490,6 +493,64 @@ class TestCifar:
         name, folder, _ = cifar
         self.damage(name, folder)
         fails("is not complete", name, folder.parent, OSError, download=False)
+
+    def test_the_archive_in_parts(self, cifar, tmp_path):
+        name, folder, _ = cifar
+        expected = [part.fingerprint() for part in load_datasets(name, folder.parent)]
+        archives = tmp_path / "archives"
+        archives.mkdir()
+        with tarfile.open(tmp_path / "whole", "w:gz") as file:
+            file.add(folder, folder.name)
+        content = (tmp_path / "whole").read_bytes()
+        for part, at in zip(("aa", "ab", "ac"), range(0, 3000, 1000)):
+            place = archives / f"{folder.name.rpartition('-')[0]}-python.tar.gz.{part}"
+            place.write_bytes(content[at:][: 1000 if part < "ac" else None])
+        before = contents(archives)
+        assert [part.fingerprint() for part in load_datasets(name, archives, download=False)] == expected
+        assert contents(archives) == before
+        place.unlink()
+        fails("python.tar.gz is damaged or incomplete.*copy", name, archives, OSError, download=False)
+
+
+class TestZippedImages:
+    """An image folder in zip archives is what it is unpacked."""
+
+    @pytest.fixture
+    def zipped(self, folder, tmp_path):
+        """Two archives, one of them in two parts, beside those of another data set; the folder that they hold."""
+        archives = tmp_path / "archives"
+        archives.mkdir()
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        for name, own in (("cifar10-0", files[::2]), ("cifar10-1", files[1::2]), ("cifar100-0", files)):
+            with zipfile.ZipFile(archives / f"{name}.zip", "w") as file:
+                for path in own:
+                    file.write(path, f"top/{path.relative_to(folder)}")
+        content = (archives / "cifar10-1.zip").read_bytes()
+        (archives / "cifar10-1.zip").unlink()
+        for part, half in (("000", content[:500]), ("001", content[500:])):
+            (archives / f"cifar10-1.zip.{part}").write_bytes(half)
+        return archives, folder
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_they_are_the_images_of_the_folder(self, zipped, threads, monkeypatch):
+        archives, folder = zipped
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr("gac_sj.data.archives._CHUNK", 2)
+        for ours, theirs in zip(load_datasets("cifar10", archives, download=False), load_datasets("cifar10", folder)):
+            assert (ours.classes, ours.labels) == (theirs.classes, theirs.labels)
+            assert torch.equal(read_images(ours, (8, 8))[0], read_images(theirs, (8, 8))[0])
+
+    def test_what_is_missing_or_damaged_is_named(self, zipped):
+        archives, _ = zipped
+        (archives / "cifar10-1.zip.000").rename(archives / "elsewhere")
+        fails("cifar10-1.zip.* is damaged or incomplete", "cifar10", archives, OSError)
+        (archives / "cifar10-1.zip.001").unlink()
+        with zipfile.ZipFile(archives / "cifar10-0.zip", "w") as file:
+            file.writestr("train/ant/0.png", b"no image")
+        fails("ant/0.png is damaged", "cifar10", archives, OSError)
+        with zipfile.ZipFile(archives / "cifar10-0.zip", "w"):
+            pass
+        fails("cifar10 is not complete in the archives cifar10-0.zip in .*train/<class>", "cifar10", archives)
 
 
 class TestGenerated:

@@ -159,7 +159,7 @@ class TestConfigs:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_commands_exist_with_these_arguments(self, command):
         words = shlex.split(command)
-        script = next(word for word in words if word.endswith(".py"))
+        script = next(word for word in words if word.endswith((".py", ".sh")))
         assert (EXPERIMENTS.parent / script).exists()
         if script.endswith("train.py"):
             parser = argparse.ArgumentParser()

@@ -580,6 +580,13 @@ class TestDamage:
         assert "resumes in epoch 1 (batch 3 of 4)" in caplog.text
         assert_same_run(tmp_path, whole)
 
+    @pytest.mark.parametrize("minutes, steps", [(10.0, [8, 12, 12]), (0.0, [*range(1, 13), 12])])
+    def test_epochs_without_a_test_have_one_when_it_is_due(self, minutes, steps, linear, tmp_path):
+        """Four steps an epoch: one before the test of the second epoch, one before the last, and one at the end."""
+        run(tmp_path, **linear, epochs=3, eval_every=2, checkpoint_minutes=minutes, keep_checkpoints=100)
+        found = [int(path.name[15:24]) for path in (tmp_path / "checkpoints").iterdir()]
+        assert sorted(found) == sorted(steps)
+
     def test_a_full_disk_leaves_the_checkpoints_before(self, tmp_path, whole, monkeypatch):
         training = prepare(tmp_path, **WHOLE)
         replace = os.replace

@@ -90,36 +90,50 @@ def read_weights(path: Path) -> tuple[Settings, dict[str, Tensor]]:
     """Settings and tensors of a file that a run has saved.
 
     Args:
-        path: last.safetensors or best.safetensors.
+        path: last.safetensors or best.safetensors, or the index (``*.safetensors.index.json``) of weights in several
+            files beside it, as huggingface_hub writes them.
 
     Raises:
         UsageError: the file does not exist, is damaged, does not belong to a run, or needs an encoder that is not
             registered.
     """
     try:
-        content = read_bytes(path)
-        weights = load(content)
-        settings = _recorded(content)
+        contents = _contents(path)
+        weights = {name: tensor for content in contents for name, tensor in load(content).items()}
+        settings = _recorded(path, contents)
         settings.pop(LABEL_NAMES, None)
         return Settings.recorded({name: value for name, value in settings.items() if name not in PLACES}), weights
     except UsageError as error:
         raise UsageError(f"{path} cannot be used: {str(error).rstrip('.')}") from error
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read as weights of a run ({first_sentence(error)})", "give its last.safetensors"
         ) from error
 
 
-def _recorded(content: bytes) -> dict[str, Any]:
-    """The settings in the header of a file of weights, and the names of the classes among them.
+def _contents(path: Path) -> list[bytes]:
+    """The files of weights: those that an index names, which are beside it, or the file itself."""
+    if path.suffix != ".json":
+        return [read_bytes(path)]
+    names = set(parse_json(read_text(path))["weight_map"].values())
+    return [read_bytes(path.with_name(name)) for name in sorted(names)]
+
+
+def _recorded(path: Path, contents: list[bytes]) -> dict[str, Any]:
+    """The settings in the header of a file of weights, or in an index, and the names of the classes among them.
 
     Raises:
         ValueError: it has none.
     """
-    header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    if "settings" not in header.get("__metadata__", {}):
+    if path.suffix == ".json":
+        metadata = parse_json(read_text(path)).get("metadata", {})
+    else:
+        (content,) = contents
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    if "settings" not in metadata:
         raise ValueError("it has no settings")
-    settings = parse_json(header["__metadata__"]["settings"])
+    settings = parse_json(metadata["settings"])
     if not isinstance(settings, dict):
         raise ValueError("its settings are not a mapping")
     return settings
@@ -129,7 +143,7 @@ def read_label_names(path: Path) -> list[str] | None:
     """The names of the classes in a file of weights that :func:`read_weights` accepts.
 
     Args:
-        path: last.safetensors or best.safetensors.
+        path: see :func:`read_weights`.
 
     Returns:
         The names in order; None for weights that were saved without them.
@@ -137,7 +151,7 @@ def read_label_names(path: Path) -> list[str] | None:
     Raises:
         UsageError: they are not a list of names.
     """
-    found = _recorded(read_bytes(path)).get(LABEL_NAMES)
+    found = _recorded(path, _contents(path)).get(LABEL_NAMES)
     if not (found is None or (isinstance(found, list) and all(isinstance(name, str) for name in found))):
         raise UsageError(f"{path} has names of classes that are not text", "give the last.safetensors of a run")
     return found

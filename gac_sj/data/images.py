@@ -1,4 +1,4 @@
-"""Data sets of images: scikit-learn's digits, CIFAR through torchvision, image folders, generated images."""
+"""Data sets of images: scikit-learn's digits, CIFAR through torchvision or from archives, image folders, generated."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import Dataset
+from torchvision import datasets
 from torchvision.datasets import FakeData
 
 from gac_sj._utils.errors import UsageError, first_sentence
+from gac_sj.data.archives import Archive, find_archives, read_zipped_images, unpacked
 from gac_sj.data.datasets import DataSet
 from gac_sj.data.image_files import ImageFiles, find_images
 from gac_sj.data.info import DatasetInfo
@@ -28,7 +30,7 @@ _TEST_FOLDERS = ("test", "val", "validation")
 
 
 class _Arrays(Dataset[tuple[Image.Image, int]]):
-    """Images ``[n, H, W]`` of bytes in memory as PIL images, as torchvision's CIFAR has them."""
+    """Images ``[n, H, W]`` or ``[n, H, W, 3]`` of bytes in memory as PIL images, as torchvision's CIFAR has them."""
 
     def __init__(self, data: np.ndarray, targets: np.ndarray):
         self.data, self.targets = data, targets.tolist()
@@ -106,11 +108,11 @@ class _Relabelled(Dataset[tuple[Any, int]]):
 
 
 def read_cifar(info: DatasetInfo, folder: Path | None, T: int, download: bool) -> tuple[DataSet, DataSet]:
-    """CIFAR in torchvision's layout, or as an image folder.
+    """CIFAR in torchvision's layout, as an image folder, or in archives of either (:mod:`gac_sj.data.archives`).
 
     Args:
         info: the record of the data set; torchvision knows it by the same name.
-        folder: torchvision's folder, or an image folder.
+        folder: torchvision's folder, an image folder, or a folder of archives.
         T: not used.
         download: whether torchvision downloads what is missing.
 
@@ -121,17 +123,47 @@ def read_cifar(info: DatasetInfo, folder: Path | None, T: int, download: bool) -
     assert folder is not None
     if any((folder / split).is_dir() for split in ("train", *_TEST_FOLDERS)):
         return read_image_folder(info, folder, T, download)
+    if not (folder / getattr(datasets, info.name.upper()).base_folder).is_dir():
+        archives = find_archives(folder, info.name)
+        if zipped := [archive for archive in archives if archive.is_zip]:
+            return _read_zipped(info, folder, zipped)
+        if archives:
+            with unpacked(archives) as content:
+                return _read_torchvision(info, content, False, f"the archives in {folder}")
+    return _read_torchvision(info, folder, download, str(folder))
+
+
+def _read_torchvision(info: DatasetInfo, folder: Path, download: bool, place: str) -> tuple[DataSet, DataSet]:
+    """CIFAR in torchvision's layout, in memory; messages name the place."""
     sets = []
     for split in ("train", "validation"):
         try:
             part = _torchvision(info.name, folder, split, download)
         except Exception as error:
             raise OSError(
-                f"{info.name} is not complete in {folder} (torchvision's layout, or {IMAGE_FOLDER}) and "
-                f"{'cannot be' if download else 'is not'} downloaded ({first_sentence(error)}); give the data folder "
-                "that holds it."
+                f"{info.name} is not complete in {place} (torchvision's layout, {IMAGE_FOLDER}, or archives of either) "
+                f"and {'cannot be' if download else 'is not'} downloaded ({first_sentence(error)}); give the data "
+                "folder that holds it."
             ) from error
         sets.append(DataSet(part, tuple(part.targets), tuple(part.classes), info))
+    return sets[0], sets[1]
+
+
+def _read_zipped(info: DatasetInfo, folder: Path, archives: list[Archive]) -> tuple[DataSet, DataSet]:
+    """The training and the test set of an image folder in zip archives, in memory."""
+    found = read_zipped_images(archives, "L" if info.channels == 1 else "RGB")
+    parts = [found.get("train"), next((found[name] for name in _TEST_FOLDERS if name in found), None)]
+    classes = sorted({name for part in parts if part for name in part[1]})
+    sets = []
+    for part in parts:
+        if part is None or set(part[1]) != set(classes):
+            names = ", ".join(archive.path.name for archive in archives)
+            raise UsageError(
+                f"{info.name} is not complete in the archives {names} in {folder}",
+                f"together they need {IMAGE_FOLDER} with the same classes in both",
+            )
+        labels = np.array([classes.index(name) for name in part[1]])
+        sets.append(DataSet(_Arrays(part[0], labels), tuple(labels.tolist()), tuple(classes), info))
     return sets[0], sets[1]
 
 

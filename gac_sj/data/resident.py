@@ -40,7 +40,7 @@ def read_images(dataset: DataSet, size: tuple[int, int], of_one_size: bool = Fal
             "use loader=standard",
             argument="loader",
         )
-    fit = v2.Compose([v2.PILToTensor(), v2.Resize(min(size), antialias=True), v2.CenterCrop(size)])
+    resize = v2.Compose([v2.Resize(min(size), antialias=True), v2.CenterCrop(size)])
     images, labels = zip(*(dataset[item] for item in range(len(dataset))))
     other = next((item for item, image in enumerate(images) if image.size != images[0].size), None)
     if of_one_size and other is not None:
@@ -51,7 +51,9 @@ def read_images(dataset: DataSet, size: tuple[int, int], of_one_size: bool = Fal
             "use loader=standard, which resizes each of them, or give img_size, the size that all get",
             argument="loader",
         )
-    return torch.stack([fit(convert(image, dataset.mode)) for image in images]), torch.tensor(labels)
+    pixels = (v2.functional.pil_to_tensor(convert(image, dataset.mode)) for image in images)
+    # neither changes an image of the size, and of many images both take longer than reading them
+    return torch.stack([each if each.shape[1:] == size else resize(each) for each in pixels]), torch.tensor(labels)
 
 
 class _ResidentImages:
@@ -171,33 +173,38 @@ class ResidentTrainingLoader(_ResidentImages):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         draws = _Draws(self, derive_seed(self.seed, "resident", self.sampler.epoch))
-        for keys in self.sampler:
-            items = torch.tensor([key.item for key in keys])
-            positions = torch.tensor([key.position for key in keys])
+        # on the device at once: each copy of a batch would wait for the GPU
+        keys = [[(key.item, key.position) for key in batch] for batch in self.sampler]
+        places = torch.tensor(keys, dtype=torch.long, device=self.images.device)
+        for batch in places:
+            items, positions = batch.unbind(1)
             images, labels = self.images[items], self.labels[items]
             yield draws.cutout(self.normalise(draws.crop_and_flip(images, positions)), positions), labels
 
 
 class _Draws:
-    """The random numbers of one epoch, by position; drawn on the CPU, so that they are the same on every device."""
+    """The random numbers of one epoch, by position; drawn on the CPU, so that they are the same on every device.
+
+    They then lie on the device, where a batch takes its own without waiting.
+    """
 
     def __init__(self, loader: ResidentTrainingLoader, seed: int):
         augmentation, self.size, self.device = loader.augmentation, loader.size, loader.images.device
         count = len(loader.labels) * max(1, augmentation.repeats)
         generator = torch.Generator().manual_seed(seed)
-        self.shift = torch.randint(0, 2 * loader.padding + 1, (count, 2), generator=generator)
-        self.flip = torch.rand(count, generator=generator) < augmentation.hflip
+        self.shift = torch.randint(0, 2 * loader.padding + 1, (count, 2), generator=generator).to(self.device)
+        self.flip = (torch.rand(count, generator=generator) < augmentation.hflip).to(self.device)
         self.side = augmentation.cutout
         free = torch.tensor([length - self.side + 1 for length in self.size])
-        self.corner = (torch.rand(count, 2, generator=generator) * free).long()
+        self.corner = (torch.rand(count, 2, generator=generator) * free).long().to(self.device)
 
     def crop_and_flip(self, padded: Tensor, positions: Tensor) -> Tensor:
         """Gather every pixel ``[N, C, H, W]`` from its place in the padded image, in one step."""
         height, width = self.size
-        y, x = self.shift[positions].to(self.device).unbind(1)
+        y, x = self.shift[positions].unbind(1)
         rows = y[:, None] + torch.arange(height, device=self.device)
         columns = torch.arange(width, device=self.device).expand(len(padded), -1)
-        columns = x[:, None] + torch.where(self.flip[positions].to(self.device)[:, None], width - 1 - columns, columns)
+        columns = x[:, None] + torch.where(self.flip[positions][:, None], width - 1 - columns, columns)
         pixels = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]
         pixels = pixels.flatten(1)[:, None].expand(-1, padded.shape[1], -1)
         return padded.flatten(2).gather(2, pixels).unflatten(2, self.size)
@@ -207,7 +214,7 @@ class _Draws:
         if not self.side:
             return images
         inside = []
-        for length, corner in zip(self.size, self.corner[positions].to(self.device).unbind(1)):
+        for length, corner in zip(self.size, self.corner[positions].unbind(1)):
             offset = torch.arange(length, device=self.device) - corner[:, None]
             inside.append((offset >= 0) & (offset < self.side))
         return images.masked_fill_((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)

@@ -102,6 +102,7 @@ class Training:
         self._checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints) if folder else None
         self._outputs: RunOutputs | None = None
         self._signals = Signals()
+        self._saved = time.monotonic()  # or when it began
 
     @property
     def model(self) -> NetworkModule:
@@ -156,7 +157,7 @@ class Training:
         state, metrics = self.state, self.state.metrics
         training_mode(self.model)
         self.loader.set_epoch(state.epoch, state.batch)
-        written = started = time.monotonic()
+        started = time.monotonic()
         pending: list[StepResult] = []
         batches = iterate(self.loader)
         with progress_bar("epoch", len(self.loader), self.settings, state, self.world, self.folder) as progress:
@@ -168,10 +169,9 @@ class Training:
                     continue
                 metrics.add(pending)
                 now = time.monotonic()
-                metrics.seconds += now - started
-                started = now
-                is_due = self.folder is not None and now - written >= 60 * self.settings.checkpoint_minutes
-                action = self._choose_action(save=is_due or is_last)
+                metrics.seconds, started = metrics.seconds + now - started, now
+                is_due = self.folder is not None and now - self._saved >= 60 * self.settings.checkpoint_minutes
+                action = self._choose_action(save=is_due or (is_last and self._is_tested))
                 if action is Action.FAIL:
                     raise NonFiniteLossError(
                         explain_non_finite(
@@ -181,7 +181,7 @@ class Training:
                 pending.clear()
                 if action is not Action.CONTINUE:
                     self._save()
-                    written = started = time.monotonic()
+                    self._saved = started = time.monotonic()
                 if action is Action.STOP:
                     self._stop()
                 show_metrics(progress, state, self.world)
@@ -203,8 +203,7 @@ class Training:
         release_memory()  # a test needs blocks of other sizes
         settings, state, epoch = self.settings, self.state, self.state.epoch + 1
         row = training_columns(state, self.step.lr, self.world)
-        is_tested = epoch % settings.eval_every == 0 or epoch == settings.epochs
-        if is_tested:
+        if is_tested := self._is_tested:
             self.callbacks.call("on_test_start", self)
             state.test = self._test(epoch)
             row |= test_columns(state.test.evaluation)
@@ -219,6 +218,12 @@ class Training:
                 self._outputs.write_weights(self.step.tested, state.history)
         if epoch == settings.epochs:
             self._save()
+
+    @property
+    def _is_tested(self) -> bool:
+        """Whether a test follows the running epoch."""
+        epoch = self.state.epoch + 1
+        return epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs
 
     def _corrupt(self) -> list[list[int]]:
         """The items of both sets that any process could not read, also before the run was resumed."""

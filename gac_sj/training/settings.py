@@ -126,7 +126,7 @@ class Settings(Augmentation):
     device: str = setting("run", "auto", "cpu, cuda, cuda:N or auto", key=False)
     output: str | None = setting("run", None, "folder of the run", key=False)
     checkpoint_minutes: float = setting(
-        "run", 10.0, "minutes between checkpoints inside an epoch; 0: every step", least=0, key=False
+        "run", 10.0, "minutes between checkpoints, besides one before each test; 0: every step", least=0, key=False
     )
     keep_checkpoints: int = setting("run", 2, "number of newest checkpoints that are kept", least=1, key=False)
     wandb: str | None = setting("run", None, "project of Weights & Biases", key=False)

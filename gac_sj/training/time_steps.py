@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.randomness import seeded
@@ -72,9 +75,24 @@ def resize_step(step: TrainStep, settings: Settings, data: Data) -> TrainStep:
         [parameter for group in each.optimizer.param_groups for parameter in group["params"]] for each in (step, new)
     )
     state["optimizer"]["state"] = {
-        number: known
+        number: known if before[number].shape == after[number].shape else _at_zero(known, before[number], after[number])
         for number, known in state["optimizer"]["state"].items()
-        if before[number].shape == after[number].shape
     }
     new.load_state_dict(state)
     return new
+
+
+def _at_zero(known: dict[str, Any], before: Tensor, after: Tensor) -> dict[str, Any]:
+    """What an optimiser knows of a parameter, at its beginning: PyTorch's fused SGD has momentum of all or of none.
+
+    Empty where something is neither a number nor of the parameter's shape; then the optimiser begins by itself.
+
+    Args:
+        known: of the parameter so far.
+        before: the parameter so far.
+        after: the parameter in its new shape.
+    """
+    shapes = {before.shape: after.shape, torch.Size(): torch.Size()}
+    if not all(isinstance(value, Tensor) and value.shape in shapes for value in known.values()):
+        return {}
+    return {name: value.new_zeros(shapes[value.shape]) for name, value in known.items()}
