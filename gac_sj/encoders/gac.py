@@ -255,7 +255,7 @@ class GatedAttentionCoding(Encoder):
         by_channel = isinstance(gau.temporal, FreeTemporalAttention)
         if not (pays(z if z.dim() == 5 else z.unsqueeze(0)) if by_channel else self.gate == AFTER):
             return None
-        if node.store_v_seq or node.potential_before(z if z.dim() == 4 else z[0]) is not None:
+        if node.store_v_seq or node.outputs_bytes or node.potential_before(z if z.dim() == 4 else z[0]) is not None:
             return None
         unsupported = why_not_numbers(gau.gain, *node.dynamics)
         path = choose("gated_lif", z, node.surrogate_function, steps=self.T, unsupported=unsupported)
