@@ -63,7 +63,9 @@ def decisive(model, count=IMAGES):
     encoder, backbone = (part.double() for part in split(model))
 
     def record_margins(module, inputs):
-        torch.minimum(margins, inputs[0].abs().flatten(1).amin(1), out=margins)
+        margin = inputs[0].abs()
+        margin[margin == 0] = torch.inf  # of sums of spikes, which are exact everywhere
+        torch.minimum(margins, margin.flatten(1).amin(1), out=margins)
 
     for module in (*encoder.modules(), *backbone.modules()):
         if isinstance(module, gac_sj.LIFNode):
