@@ -122,7 +122,7 @@ def of_network(
     if attention is None:
         yield "gates", None, f"the encoder {label} has no gate"
     else:
-        temporal = None if attention.temporal is None else attention.temporal[:, 0].flatten().cpu()
+        temporal = None if attention.temporal is None else attention.temporal[:, 0].flatten(1).cpu()
         spatial = None if attention.spatial_channel is None else attention.spatial_channel.select(-4, 0).cpu()
         yield "gates", titled(figures.gates(image, attention.gate[:, 0].cpu(), temporal, spatial)), ""
 

@@ -19,7 +19,7 @@ from gac_sj.encoders import (
 )
 from gac_sj.models.time_steps import resize_time_steps
 from gac_sj.nn import functional
-from gac_sj.nn.attention import GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
+from gac_sj.nn.attention import FreeTemporalAttention, GatedAttentionUnit, SpatialChannelAttention, TemporalAttention
 from gac_sj.nn.folding import fold_batch_norm
 from gac_sj.nn.fused_sequential import fuse_norm_lif
 from gac_sj.nn.neuron import LIFNode
@@ -36,6 +36,7 @@ __all__ = [
     "AttendedDirectCoding",
     "DirectCoding",
     "Encoder",
+    "FreeTemporalAttention",
     "GatedAttentionCoding",
     "GatedAttentionUnit",
     "LIFNode",

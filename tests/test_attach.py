@@ -361,6 +361,15 @@ def test_other_encoders(encoder):
     assert isinstance(network.sn1, neuron.IFNode) == (encoder in ("poisson", "latency", "weighted_phase"))
 
 
+def test_a_gate_before_the_networks_own_neuron():
+    network = attach(wake(Own(), events(T, 4)), T=T, at="conv1", form="lite", gate="before")
+    encoder = encoder_of(network)
+    assert isinstance(encoder.neuron, neuron.IFNode)
+    assert set(encoder(3 * events(4)).unique().tolist()) == {0.0, 1.0}
+    network.train()(events(4)).square().sum().backward()
+    assert all(parameter.grad.any() for parameter in encoder.parameters())
+
+
 @pytest.mark.parametrize("encoder", ["gac", "direct", "poisson"])
 def test_drop_leaves_no_neuron_of_the_stem(encoder):
     network = attach(wake(Own(), events(T, 4)), T=T, at="conv1", encoder=encoder, neuron="drop")

@@ -8,6 +8,7 @@ import torch
 from helpers.networks import skip_where_layers_cannot_be_traced, wake
 
 from gac_sj._utils.errors import UsageError
+from gac_sj.encoders import parse_encoder
 from gac_sj.results.columns import parse
 from gac_sj.results.schema import RUNS
 from gac_sj.training import step
@@ -21,6 +22,7 @@ IMAGES, FRAMES = (2, 3, 16, 16), (2, 2, 2, 32, 32)
     ("model", "encoder", "shape", "changes"),
     [
         pytest.param("ms_resnet8_cifar", "gac", IMAGES, {"amp": "bf16"}, marks=pytest.mark.medium),
+        pytest.param("ms_resnet8_cifar", "gac:lite,gate=before", IMAGES, {"amp": "bf16"}, marks=pytest.mark.medium),
         pytest.param("ms_resnet8_cifar", "direct", IMAGES, {"loss": "tet"}, marks=pytest.mark.slow),
         pytest.param("att_ms_resnet8_cifar", "gac", IMAGES, {}, marks=pytest.mark.slow),
         pytest.param("att_ms_resnet8_cifar", "direct", IMAGES, {}, marks=pytest.mark.slow),
@@ -32,8 +34,9 @@ def test_a_step_is_one_graph(model, encoder, shape, changes, monkeypatch):
     skip_where_layers_cannot_be_traced()
     monkeypatch.setenv("GAC_SJ_OPS", "torch")
     torch._dynamo.reset()
-    size = {"img_size": shape[-2:]} if model == "ma_snn" else {}
-    network = timm.create_model(model, T=2, encoder=encoder, num_classes=10, drop_rate=0.0, **size)
+    encoder, form, options = parse_encoder(encoder)
+    options |= {"img_size": shape[-2:]} if model == "ma_snn" else {}
+    network = timm.create_model(model, T=2, encoder=encoder, form=form, num_classes=10, drop_rate=0.0, **options)
     images, labels = torch.randn(shape), torch.eye(10)[:2]
     wake(network, images).train()
     plain = Objective(network, Settings(model=model, encoder=encoder, T=2, **changes))

@@ -136,6 +136,22 @@ class TestEncoders:
         stem = by_name(measure_energy(poisson, [torch.rand(1, 3, 6, 6)]))["0.stem.0"]
         assert stem.receives == "spikes" and stem.effective_acs > 0 == stem.effective_macs
 
+    @pytest.mark.parametrize("gate", ["after", "before"])
+    def test_a_lite_gate_by_hand(self, gate):
+        """One depthwise convolution of the image, its product with the temporal attention, and that with the input."""
+        encoder = gac_sj.GatedAttentionCoding(T=3, channels=4, form="lite", gate=gate).eval()
+        network = nn.Sequential(encoder, layer.Conv2d(4, 2, 1, bias=False))
+        functional.set_step_mode(network, "m")
+        image = 3 * torch.randn(2, 3, 6, 6)
+        found, spikes = by_name(measure_energy(network, [image])), (encoder(image) != 0).sum().item() / 2
+        assert found["0.gau.spatial_channel.convolutions.0"].dense_macs == 6 * 6 * 4 * 9
+        products = found["0.gau (gate)"]
+        assert products.dense_macs == 2 * 3 * 6 * 6 * 4 and products.in_attention
+        assert products.effective_acs == (spikes if gate == "after" else 0) < products.effective_macs
+        behind = found["1"]
+        assert behind.receives == ("floats" if gate == "after" else "spikes") and spikes > 0
+        assert (behind.effective_macs, behind.effective_acs)[gate == "before"] == 2 * spikes
+
     def test_matched_direct_coding_has_no_attention_to_leave_out(self):
         energy = measure_energy(
             timm.create_model("ms_resnet8_cifar", encoder="direct_matched"), [torch.randn(1, 3, 32, 32)]

@@ -19,13 +19,14 @@ from gac_sj.export import split, to_nir, to_onnx, to_program
 IMAGES = 16
 NAME = "gac_ms_resnet8_cifar"
 FORMS = ["low_threshold", "reference"]
+BEFORE = dict(form="lite", gate="before")
 needs_nir = pytest.mark.skipif(
     importlib.util.find_spec("spikingjelly.activation_based.nir_exchange") is None,
     reason="this SpikingJelly cannot exchange NIR graphs",
 )
 
 
-def lively(name=NAME, gate=40.0, **options):
+def lively(name=NAME, opened=40.0, **options):
     """A network in which every layer fires and the gate has different values, as in a trained network."""
     model = timm.create_model(name, **dict(T=4, spike_driven=True) | options)
     for module in model.modules():
@@ -37,7 +38,7 @@ def lively(name=NAME, gate=40.0, **options):
         for part in (model.encoder.gau.temporal, model.encoder.gau.spatial_channel):
             parameters = list(part.parameters())
             for parameter in parameters:
-                parameter.data *= gate ** (1 / len(parameters) / 2)
+                parameter.data *= opened ** (1 / len(parameters) / 2)
     nn.init.normal_(model.head.weight)
     with torch.no_grad():
         model.train()(torch.randn(8, 3, 32, 32))
@@ -62,7 +63,9 @@ def decisive(model, count=IMAGES):
     encoder, backbone = (part.double() for part in split(model))
 
     def record_margins(module, inputs):
-        torch.minimum(margins, inputs[0].abs().flatten(1).amin(1), out=margins)
+        margin = inputs[0].abs()
+        margin[margin == 0] = torch.inf  # of sums of spikes, which are exact everywhere
+        torch.minimum(margins, margin.flatten(1).amin(1), out=margins)
 
     for module in (*encoder.modules(), *backbone.modules()):
         if isinstance(module, gac_sj.LIFNode):
@@ -176,7 +179,7 @@ class TestNIR:
     def test_spikes_are_equal(self, form, tmp_path):
         """As in the folded backbone and, if no potential is on its threshold, as in the network itself."""
         # the product of a saturated gate and a spike is exactly the threshold, where strict neurons must not fire
-        model = lively(form=form, gate=40.0 if form == "low_threshold" else 4e4)
+        model = lively(form=form, opened=40.0 if form == "low_threshold" else 4e4)
         encoder, backbone = split(model)
         images = torch.randn(IMAGES, 3, 32, 32)
         sequence = encoder(images).detach()
@@ -187,6 +190,15 @@ class TestNIR:
         assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, graph)
         if form == "low_threshold":
             assert_same_spikes(backbone, encoder(decisive(model)), graph)
+
+    def test_a_gate_before_the_neuron_sends_spikes(self):
+        model = lively(opened=4e4, **BEFORE)
+        encoder, backbone = split(model)
+        sequence = encoder(torch.randn(IMAGES, 3, 32, 32)).detach()
+        assert set(sequence.unique().tolist()) == {0.0, 1.0}
+        assert_same_spikes(gac_sj.fold_batch_norm(backbone), sequence, to_nir(backbone, sequence[:, :2]))
+        sequence = encoder(decisive(model)).detach()
+        assert_same_spikes(backbone, sequence, to_nir(backbone, sequence[:, :2]))
 
     def test_graph_has_only_spiking_layers_and_one_mean(self):
         import nir
@@ -425,6 +437,7 @@ class TestONNX:
         "options",
         [
             dict(),
+            BEFORE,
             pytest.param(dict(form="reference"), marks=pytest.mark.slow),
             pytest.param(dict(encoder="direct", spike_driven=False, neuron="imagenet"), marks=pytest.mark.slow),
         ],
@@ -508,6 +521,7 @@ class TestProgram:
         "options",
         [
             dict(),
+            BEFORE,
             pytest.param(dict(form="reference"), marks=pytest.mark.slow),
             pytest.param(dict(encoder="direct"), marks=pytest.mark.slow),
         ],

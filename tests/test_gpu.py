@@ -158,10 +158,10 @@ def test_lif_every_layout(name):
     assert all(map(torch.equal, *results))
 
 
-def gated_results(device, path, tensors, neuron):
+def gated_results(device, path, tensors, neuron, before=False):
     *parts, grad = (tensor.detach().to(device) for tensor in tensors)
     parts = [part.requires_grad_() for part in parts]
-    output = gated_lif(*parts, 2.0, neuron, Triangle(), gate=gate, path=path)
+    output = gated_lif(*parts, 2.0, neuron, Triangle(), gate=gate, before=before, path=path)
     return [tensor.cpu() for tensor in (output, *torch.autograd.grad(output, parts, grad))]
 
 
@@ -173,10 +173,10 @@ def gated_inputs(T, shape, static, dtype=torch.float32):
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def assert_gated(tensors, neuron=CIFAR):
+def assert_gated(tensors, neuron=CIFAR, before=False):
     dtype = tensors[0].dtype
-    expected = gated_results("cpu", "torch", [tensor.float() for tensor in tensors], neuron)
-    ours = gated_results(DEVICE, PATH, tensors, neuron)
+    expected = gated_results("cpu", "torch", [tensor.float() for tensor in tensors], neuron, before)
+    ours = gated_results(DEVICE, PATH, tensors, neuron, before)
     assert torch.equal(ours[0] != 0, expected[0] != 0)
     for mine, theirs in zip(ours, expected, strict=True):
         assert (mine.dtype, mine.shape) == (dtype, theirs.shape)
@@ -203,6 +203,20 @@ def test_gated_lif_every_length(T, static):
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 1, 5), (1, 16, 33, 31), (3, 64, 48, 64)], ids=str)
 def test_gated_lif_every_size(shape, static):
     assert_gated(gated_inputs(3, shape, static))
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+@pytest.mark.parametrize("static", [True, False], ids=["static", "sequence"])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_a_gate_by_channel(channels_last, static, before, dtype):
+    for T, shape in ((1, (2, 3, 5, 7)), (4, (3, 16, 32, 32)), (6, (2, 64, 14, 14))):
+        z, _, spatial, grad = gated_inputs(T, shape, static, dtype)
+        tensors = [z, torch.randn(T, 1, shape[1], 1, 1).to(dtype), spatial, grad]
+        if channels_last:
+            last = dict(memory_format=torch.channels_last)
+            tensors = [x if x.shape[1] == 1 else x.flatten(0, -4).contiguous(**last).view_as(x) for x in tensors]
+        assert_gated(tensors, CIFAR, before=before)
 
 
 def test_gated_lif_takes_channels_last():

@@ -19,7 +19,8 @@ from gac_sj.analysis.operator_paths import operator_paths
 from gac_sj.nn import norm_lif as fusing
 from gac_sj.nn.norm_lif import norm_then_fire
 from gac_sj.nn.running_statistics import RepeatedImages
-from gac_sj.ops.norm_lif import layout, norm_lif
+from gac_sj.ops import layout
+from gac_sj.ops.norm_lif import norm_lif
 from gac_sj.ops.surrogates import cuda_derivative
 
 pytestmark = pytest.mark.usefixtures("default_ops")

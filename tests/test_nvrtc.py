@@ -17,6 +17,8 @@ OPERATORS = [
     ("lif", ()),
     ("gated_lif", (("STATIC", 1),)),
     ("gated_lif", (("STATIC", 0),)),
+    ("channel_gate", (("STATIC", 1), ("BEFORE", 1), ("CHANNELS_LAST", 0), ("STRANDS", 32))),
+    ("channel_gate", (("STATIC", 0), ("BEFORE", 0), ("CHANNELS_LAST", 1), ("STRANDS", 32))),
     ("norm_lif", (("CHANNELS_LAST", 0), ("STRANDS", 32), ("OF_BATCH", 1))),
     ("norm_lif", (("CHANNELS_LAST", 1), ("STRANDS", 32), ("OF_BATCH", 0))),
 ]

@@ -153,6 +153,15 @@ class TestNetworks:
         assert found.forward_features(images).dtype == torch.float32
         torch.testing.assert_close(found(images), model(images), rtol=0.01, atol=0.01)
 
+    def test_a_gate_before_the_neuron_leaves_it_its_bytes(self):
+        encoder = gac_sj.GatedAttentionCoding(4, 3, 8, form="lite", gate="before")
+        net = nn.Sequential(encoder, layer.Conv2d(8, 8, 3), layer.BatchNorm2d(8), LIFNode(), layer.Conv2d(8, 4, 1))
+        functional.set_step_mode(net, "m")
+        images = torch.randn(2, 3, 8, 8)
+        found = quantize(wake(net, images), 16, images)
+        assert found.quantization.byte_neurons == ("0.neuron", "3")
+        torch.testing.assert_close(found(images), net(images), rtol=0.01, atol=0.01)
+
     def test_pooled_spikes(self):
         """A max-pool of bytes is bytes, an average is not; a neuron that something else reads writes floats."""
         conv = nn.Conv2d

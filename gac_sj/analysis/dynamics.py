@@ -7,8 +7,9 @@ GAC's first proposition (arXiv 2308.06582), as far as we know it, says that with
 the dynamic duration of GAC is never shorter than that of direct coding. We read "dynamic duration" as
 :func:`time_to_repeat`. The proposition then holds for every unit if both encoders have the same neuron: if a pattern
 repeats after p steps, its spikes repeat after p steps, because the gate is positive. It need not hold if the neurons
-differ (the default form halves the threshold) or if the sigmoid underflows to 0, and it says nothing about equality: if
-the gate does not change over time, both repeat alike. :func:`compare_durations` measures it.
+differ (the default form halves the threshold), if the gate stands before the neuron, or if the sigmoid underflows to 0,
+and it says nothing about equality: if the gate does not change over time, both repeat alike. :func:`compare_durations`
+measures it.
 """
 
 from __future__ import annotations

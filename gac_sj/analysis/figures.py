@@ -56,7 +56,7 @@ def gates(image: ArrayLike, gate: ArrayLike, temporal: ArrayLike | None, spatial
     Args:
         image: ``[H, W]`` or ``[H, W, 3]``, 0 to 1.
         gate: ``[T, C, h, w]``, in (0, gain); shown as its mean over channels.
-        temporal: ``[T]``, temporal attention; None if the gate has none.
+        temporal: ``[T]``, temporal attention, or ``[T, C]``, a line for each channel; None if the gate has none.
         spatial: ``[C, h, w]`` or ``[T, C, h, w]``, spatial-channel attention, shown as its mean over channels (and
             steps); None if the gate has none.
     """

@@ -18,6 +18,7 @@ from gac_sj.nn.neuron import LIFNode, is_plain_lif
 from gac_sj.nn.presets import lif_preset
 from gac_sj.ops.dispatch import KERNELS, choose, why_not_numbers
 from gac_sj.ops.gated_lif import gated_lif
+from gac_sj.ops.layout import pays
 from gac_sj.ops.shortcuts import does_only
 
 __all__ = ["DEFAULT_FORM", "FORMS", "Form", "GatedAttentionCoding"]
@@ -239,6 +240,7 @@ class GatedAttentionCoding(Encoder):
                 node.dynamics,
                 node.surrogate_function,
                 gate=functional.gate,
+                before=self.gate == BEFORE,
             )
         current = self.over_time(z)
         if self.neuron is None:
@@ -248,11 +250,12 @@ class GatedAttentionCoding(Encoder):
     def _fusable_neuron(self, z: Tensor) -> LIFNode | None:
         """The neuron, if one kernel can do what it and the gate do, from rest; the kernel calls neither."""
         node, gau = self.neuron, self.gau
-        if not (is_plain_lif(node) and does_only(gau, GatedAttentionUnit)) or self.gate == BEFORE:
+        if not (is_plain_lif(node) and does_only(gau, GatedAttentionUnit) and gau.attention == BOTH):
             return None
-        if gau.attention != BOTH or isinstance(gau.temporal, FreeTemporalAttention):
+        by_channel = isinstance(gau.temporal, FreeTemporalAttention)
+        if not (pays(z if z.dim() == 5 else z.unsqueeze(0)) if by_channel else self.gate == AFTER):
             return None
-        if node.store_v_seq or node.potential_before(z if z.dim() == 4 else z[0]) is not None:
+        if node.store_v_seq or node.outputs_bytes or node.potential_before(z if z.dim() == 4 else z[0]) is not None:
             return None
         unsupported = why_not_numbers(gau.gain, *node.dynamics)
         path = choose("gated_lif", z, node.surrogate_function, steps=self.T, unsupported=unsupported)

@@ -14,9 +14,9 @@ from gac_sj._compat import has_other_backend
 from gac_sj.nn.neuron import LIFNode, is_plain_lif
 from gac_sj.nn.running_statistics import update_running_statistics
 from gac_sj.ops.dispatch import KERNELS, choose, has_dispatch_mode, is_transformed
+from gac_sj.ops.layout import pays
 from gac_sj.ops.neuron import LIFDynamics
 from gac_sj.ops.norm_lif import norm_lif, why_not
-from gac_sj.ops.norm_lif.layout import pays
 from gac_sj.ops.shortcuts import does_only
 
 __all__ = ["can_fuse", "norm_then_fire"]
@@ -32,7 +32,7 @@ def norm_then_fire(norm: Any, node: Any, x_seq: Tensor) -> Tensor:
     """``node(norm(x_seq))``, by one operator (:mod:`gac_sj.ops.norm_lif`) where that does the same.
 
     The operator moves the running statistics and sets the neuron's potential, as the modules do. It is left out for
-    what :func:`can_fuse` refuses, for sequences on which it does not pay (:func:`gac_sj.ops.norm_lif.layout.pays`), in
+    what :func:`can_fuse` refuses, for sequences on which it does not pay (:func:`gac_sj.ops.layout.pays`), in
     compiled code, and where something looks at the operations (counters, function modes, ``torch.func``).
 
     Args:

@@ -47,4 +47,4 @@ def source(operator: str, macros: Macros) -> str:
         macros: names and values of the macros that the kernels use.
     """
     defines = "".join(f"#define {name} {value}\n" for name, value in macros)
-    return defines + "".join(map(read, ("elements.cuh", "neuron.cuh", f"{operator}/kernel.cu")))
+    return defines + "".join(map(read, ("elements.cuh", "neuron.cuh", "channels.cuh", f"{operator}/kernel.cu")))

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gac_sj.ops import dispatch
 from gac_sj.ops.launching import require_one_device
+from gac_sj.ops.layout import dense
 from gac_sj.ops.neuron import Derivative, LIFDynamics
 from gac_sj.ops.norm_lif import reference
 from gac_sj.ops.norm_lif.kernel import batch_statistics, norm_lif_kernel
-from gac_sj.ops.norm_lif.layout import dense
 from gac_sj.ops.source import BuildError
 from gac_sj.ops.surrogates import cuda_derivative
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gac_sj.ops.launching import canonical, no_second_derivative
+from gac_sj.ops.layout import Layout, dense
 from gac_sj.ops.neuron import Derivative, LIFDynamics, neuron_macros, neuron_numbers
-from gac_sj.ops.norm_lif.layout import Layout, dense
 from gac_sj.ops.source import Macros
 
 __all__ = ["batch_statistics", "norm_lif_kernel"]
