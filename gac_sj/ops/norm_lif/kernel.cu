@@ -1,83 +1,7 @@
 // BatchNorm and the LIF neuron behind it, forward and backward. The backward pass computes the normalised values and the
 // potentials again. Tensors are [T, neurons]; statistics, parameters, potentials and sums are float.
 //
-// A thread works on items. Memory consists of segments, and the items of a segment are its strands: strand j has the
-// packs j, j + strands, j + 2 strands, ... of it. Contiguous images have a segment for each channel of an image, and
-// channels_last ones segments of several pixels with a strand for each pack of channels. So the channels of an item are
-// the same in all its packs, neighbouring threads of a GPU read neighbouring memory, and sums do not depend on the
-// number of threads.
-//
-// Macros: T, CHANNELS_LAST and OF_BATCH (0 or 1), STRANDS (of a contiguous segment), and those of elements.cuh and neuron.cuh.
-
-struct Items {
-  index_t size, segment, channels, strands;  // size: of the memory
-  __device__ Items(index_t size, index_t segment, index_t channels) : size(size), segment(segment), channels(channels) {
-    const index_t packs = segment / LANES;
-    strands = CHANNELS_LAST ? channels / LANES : (packs < STRANDS ? packs : STRANDS);
-  }
-  __device__ index_t count() const { return (size + segment - 1) / segment * strands; }
-  __device__ index_t begin(index_t item) const { return item / strands * segment + item % strands * LANES; }
-  __device__ index_t end(index_t item) const {
-    const index_t all = (item / strands + 1) * segment;
-    return all < size ? all : size;
-  }
-  __device__ index_t step() const { return strands * LANES; }
-  // A number for each channel of a pack.
-  __device__ void channel(const float* numbers, index_t item, float* values) const {
-    if (CHANNELS_LAST) load(numbers + item % strands * LANES, values);
-    else EACH_LANE values[l] = numbers[item / strands % channels];
-  }
-  // The sums of the channels of an item, from those of its lanes.
-  __device__ static void join(float* sums) {
-    if (CHANNELS_LAST) return;
-    float sum = 0.0f;
-    for (int l = 0; l < LANES; ++l) sum += sums[l];
-    EACH_LANE sums[l] = sum;
-  }
-  // Numbers of the channels of an item: [segments, channels], or [segments, STRANDS].
-  __device__ void put(const float* values, index_t item, float* numbers) const {
-    if (CHANNELS_LAST) store(values, numbers + item * LANES);
-    else numbers[item / strands * STRANDS + item % strands] = values[0];
-  }
-};
-#define EACH_ITEM \
-  for (index_t item = first_pack(items.count()), last = last_pack(items.count()); item < last; item += next_pack())
-#define EACH_PACK for (index_t i = items.begin(item), end = items.end(item); i < end; i += items.step())
-
-// For each item and channel the number of elements, a number near their mean, and the sums of distances from it and of
-// their squares, for which it reads the item a second time, from a cache. Here the memory is that of all steps.
-extern "C" __global__ void norm_lif_moments(
-    const ELEMENT* __restrict__ x, float* __restrict__ counts, float* __restrict__ middles,
-    float* __restrict__ distances, float* __restrict__ squares, index_t size, index_t segment, index_t channels) {
-  const Items items(size, segment, channels);
-  EACH_ITEM {
-    float count[LANES], middle[LANES], sum[LANES], square[LANES];
-    EACH_LANE count[l] = middle[l] = sum[l] = square[l] = 0.0f;
-    EACH_PACK {
-      float value[LANES];
-      load(x + i, value);
-      EACH_LANE count[l] += 1.0f, middle[l] += value[l];
-    }
-    items.join(count);
-    items.join(middle);
-    EACH_LANE middle[l] /= count[l];
-    EACH_PACK {
-      float value[LANES];
-      load(x + i, value);
-      EACH_LANE {
-        const float distance = value[l] - middle[l];
-        sum[l] += distance;
-        square[l] += distance * distance;
-      }
-    }
-    items.join(sum);
-    items.join(square);
-    items.put(count, item, counts);
-    items.put(middle, item, middles);
-    items.put(sum, item, distances);
-    items.put(square, item, squares);
-  }
-}
+// Macros: T, OF_BATCH (0 or 1), and those of channels.cuh and neuron.cuh.
 
 extern "C" __global__ void norm_lif_forward(
     const ELEMENT* __restrict__ x, const float* __restrict__ scale, const float* __restrict__ shift,
@@ -110,7 +34,7 @@ extern "C" __global__ void norm_lif_forward(
 }
 
 // Writes the gradient of the normalised value (of x, unless OF_BATCH), and for each item its sum and the sum of its products with
-// the distance of x from the mean. With OF_BATCH, statistics are those of x, and norm_lif_correct completes the
+// the distance of x from the mean. With OF_BATCH, statistics are those of x, and norm_correct completes the
 // gradient; otherwise they are given numbers.
 extern "C" __global__ void norm_lif_backward(
     const ELEMENT* __restrict__ grad_spikes, const float* __restrict__ grad_v_last,  // both may be null
@@ -166,27 +90,5 @@ extern "C" __global__ void norm_lif_backward(
     items.join(product);
     items.put(sum, item, sums);
     items.put(product, item, products);
-  }
-}
-
-// The gradient of x from that of the normalised value, in place: without its mean, and without its part along x.
-extern "C" __global__ void norm_lif_correct(
-    ELEMENT* __restrict__ grad, const ELEMENT* __restrict__ x, const float* __restrict__ mean,
-    const float* __restrict__ scale, const float* __restrict__ constant, const float* __restrict__ slope,
-    index_t size, index_t segment, index_t channels) {
-  const Items items(size, segment, channels);
-  EACH_ITEM {
-    float middle[LANES], factor[LANES], same[LANES], along[LANES];
-    items.channel(mean, item, middle);
-    items.channel(scale, item, factor);
-    items.channel(constant, item, same);
-    items.channel(slope, item, along);
-    EACH_PACK {
-      float gradient[LANES], value[LANES];
-      load(grad + i, gradient);
-      load(x + i, value);
-      EACH_LANE gradient[l] = (gradient[l] - same[l] - (value[l] - middle[l]) * along[l]) * factor[l];
-      store(gradient, grad + i);
-    }
   }
 }
