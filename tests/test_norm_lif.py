@@ -19,7 +19,7 @@ from gac_sj.analysis.operator_paths import operator_paths
 from gac_sj.nn import norm_lif as fusing
 from gac_sj.nn.norm_lif import norm_then_fire
 from gac_sj.nn.running_statistics import RepeatedImages
-from gac_sj.ops import layout
+from gac_sj.ops import channels
 from gac_sj.ops.norm_lif import norm_lif
 from gac_sj.ops.surrogates import cuda_derivative
 
@@ -77,9 +77,9 @@ LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguo
 def test_every_shape(C, size, channels_last, monkeypatch):
     """With two strands a segment, too, as on a GPU, and with segments of which the last one is shorter."""
     for strands, pixels in ((1, 64), (3, 5)):
-        monkeypatch.setattr(layout, "_STRANDS_OF_CPU", strands)
-        monkeypatch.setattr(layout, "_PIXELS", pixels)
-        monkeypatch.setattr(layout, "_ELEMENTS", 1)
+        monkeypatch.setattr(channels, "_STRANDS_OF_CPU", strands)
+        monkeypatch.setattr(channels, "_PIXELS", pixels)
+        monkeypatch.setattr(channels, "_ELEMENTS", 1)
         assert_same(current(3, 5, C, *size, channels_last=channels_last))
 
 

@@ -21,6 +21,8 @@ OPERATORS = [
     ("channel_gate", (("STATIC", 0), ("BEFORE", 0), ("CHANNELS_LAST", 1), ("STRANDS", 32))),
     ("norm_lif", (("CHANNELS_LAST", 0), ("STRANDS", 32), ("OF_BATCH", 1))),
     ("norm_lif", (("CHANNELS_LAST", 1), ("STRANDS", 32), ("OF_BATCH", 0))),
+    ("norm_add", (("CHANNELS_LAST", 0), ("STRANDS", 32))),
+    ("norm_add", (("CHANNELS_LAST", 1), ("STRANDS", 32))),
 ]
 CLOSED_FORM = ("STATIC", 1), ("CLOSED_FORM", "")
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from gac_sj.nn import norm_lif
 from gac_sj.nn.presets import lif_preset
+from gac_sj.ops.channels import pays
 from gac_sj.ops.dispatch import KERNELS, choose
-from gac_sj.ops.layout import pays
 from speeds.checking import distance, require_equal
 from speeds.counterparts import Fresh, spikingjelly_neuron, spikingjelly_path
 from speeds.measuring import Comparison, copying, device_time

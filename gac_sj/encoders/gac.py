@@ -16,9 +16,9 @@ from gac_sj.nn import functional
 from gac_sj.nn.attention import BOTH, SPATIAL, TEMPORAL, FreeTemporalAttention, GatedAttentionUnit
 from gac_sj.nn.neuron import LIFNode, is_plain_lif
 from gac_sj.nn.presets import lif_preset
+from gac_sj.ops.channels import pays
 from gac_sj.ops.dispatch import KERNELS, choose, why_not_numbers
 from gac_sj.ops.gated_lif import gated_lif
-from gac_sj.ops.layout import pays
 from gac_sj.ops.shortcuts import does_only
 
 __all__ = ["DEFAULT_FORM", "FORMS", "Form", "GatedAttentionCoding"]

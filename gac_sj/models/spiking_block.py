@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -31,7 +32,7 @@ class SpikingBlock(nn.Module):
             return super().__call__(x)
         return checkpoint(super().__call__, x, use_reentrant=False, context_fn=partial(_recompute, self))
 
-    def _convolve(self, layers: nn.Module, spikes: Tensor, node: nn.Module) -> Tensor:
+    def _convolve(self, layers: Callable[[Tensor], Tensor], spikes: Tensor, node: nn.Module) -> Tensor:
         """Run layers on the output of a neuron."""
         with spikes_as_bytes(spikes) if self.spikes_as_bytes and outputs_spikes(node) else nullcontext():
             return layers(spikes)

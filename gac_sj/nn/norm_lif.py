@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
 from gac_sj._compat import has_other_backend
 from gac_sj.nn.neuron import LIFNode, is_plain_lif
-from gac_sj.nn.running_statistics import update_running_statistics
-from gac_sj.ops.dispatch import KERNELS, choose, has_dispatch_mode, is_transformed
-from gac_sj.ops.layout import pays
+from gac_sj.nn.plain_norm import accepts, is_plain_norm, is_seen_by_nobody, track
+from gac_sj.ops.channels import pays
+from gac_sj.ops.dispatch import KERNELS, choose
 from gac_sj.ops.neuron import LIFDynamics
 from gac_sj.ops.norm_lif import norm_lif, why_not
 from gac_sj.ops.shortcuts import does_only
@@ -32,7 +30,7 @@ def norm_then_fire(norm: Any, node: Any, x_seq: Tensor) -> Tensor:
     """``node(norm(x_seq))``, by one operator (:mod:`gac_sj.ops.norm_lif`) where that does the same.
 
     The operator moves the running statistics and sets the neuron's potential, as the modules do. It is left out for
-    what :func:`can_fuse` refuses, for sequences on which it does not pay (:func:`gac_sj.ops.layout.pays`), in
+    what :func:`can_fuse` refuses, for sequences on which it does not pay (:func:`gac_sj.ops.channels.pays`), in
     compiled code, and where something looks at the operations (counters, function modes, ``torch.func``).
 
     Args:
@@ -40,7 +38,7 @@ def norm_then_fire(norm: Any, node: Any, x_seq: Tensor) -> Tensor:
         node: a neuron in step mode "m".
         x_seq: ``[T, N, C, H, W]``.
     """
-    if not (_is_seen_by_nobody() and can_fuse(norm, node) and _fits(norm, node, x_seq)):
+    if not (is_seen_by_nobody() and can_fuse(norm, node) and _fits(norm, node, x_seq)):
         return node(_normalise(norm, x_seq))
     of_batch = norm.training or norm.running_mean is None
     spikes, v, (mean, var) = norm_lif(
@@ -54,8 +52,8 @@ def norm_then_fire(norm: Any, node: Any, x_seq: Tensor) -> Tensor:
         _potential_before(node, x_seq[0]),
     )
     node.v = v if isinstance(node, LIFNode) else v.to(x_seq.dtype)
-    if norm.training and norm.track_running_stats:
-        _track(norm, mean, var, x_seq.numel() // len(mean))
+    if norm.training:
+        track(norm, mean, var, x_seq.numel() // len(mean))
     return spikes
 
 
@@ -66,13 +64,9 @@ def can_fuse(norm: Any, node: Any) -> bool:
         norm: of which a plain ``BatchNorm2d`` of torch or SpikingJelly fits, with float32 parameters.
         node: of which a plain LIF neuron with one time constant fits, in step mode "m" and without ``store_v_seq``.
     """
-    if type(norm) not in (nn.BatchNorm2d, layer.BatchNorm2d) or getattr(norm, "step_mode", "m") != "m":
-        return False
-    if not does_only(norm, type(norm), "_check_input_dim", "super_forward"):
+    if not is_plain_norm(norm):
         return False
     tensors = norm.weight, norm.bias, norm.running_mean, norm.running_var
-    if any(type(tensor) not in (Tensor, nn.Parameter, type(None)) for tensor in tensors):
-        return False
     return (
         (norm.running_mean is None) == (norm.running_var is None)
         and _is_plain_lif(node)
@@ -89,20 +83,9 @@ def _is_plain_lif(node: nn.Module) -> TypeGuard[LIFNode]:
     return is_plain_lif(node)
 
 
-def _is_seen_by_nobody() -> bool:
-    if torch.compiler.is_compiling() or has_dispatch_mode() or is_transformed():
-        return False
-    return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
-
-
 def _fits(norm: Any, node: LIFNode, x_seq: Tensor) -> bool:
     """Whether the modules accept a sequence, and the operator has a kernel for it that pays."""
-    if type(x_seq) not in (Tensor, nn.Parameter) or x_seq.dim() != 5 or x_seq.shape[2] != norm.num_features:
-        return False
-    if not pays(x_seq) or x_seq.numel() == x_seq.shape[2]:  # BatchNorm refuses a single element
-        return False
-    parameters = norm.weight, norm.bias, norm.running_mean
-    if any(tensor is not None and tensor.device != x_seq.device for tensor in parameters):
+    if not accepts(norm, x_seq) or not pays(x_seq):
         return False
     v = node.v
     if isinstance(v, Tensor) and (v.dtype not in (x_seq.dtype, torch.float32) or v.device != x_seq.device):
@@ -125,16 +108,3 @@ def _dynamics(node: Any) -> LIFDynamics:
 def _potential_before(node: LIFNode, x: Tensor) -> Tensor | None:
     v = LIFNode.potential_before(node, x)
     return None if v is None else v.float().expand(x.shape)
-
-
-def _track(norm: Any, mean: Tensor, var: Tensor, n: int) -> None:
-    """Count a batch and move the running statistics, as torch's BatchNorm does."""
-    momentum = cast(float | None, norm.momentum)
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    if norm.running_mean is not None:
-        count = torch.full((), float(n), device=mean.device, dtype=mean.dtype)
-        with torch.no_grad():
-            update_running_statistics(norm.running_mean, norm.running_var, mean, var, count, momentum or 0.0)

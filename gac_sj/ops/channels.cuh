@@ -1,12 +1,13 @@
-// Feature maps divided among threads so that each thread knows its channels. It works on items. Memory consists of segments,
-// and the items of a segment are its strands: strand j has the packs j, j + strands, j + 2 strands, ... of it. Contiguous
-// images have a segment for each channel of an image, and channels_last ones segments of several pixels with a strand for
-// each pack of channels. So the channels of an item are the same in all its packs, neighbouring threads of a GPU read
-// neighbouring memory, and sums do not depend on the number of threads.
+// What BatchNorm needs of kernels: how they divide memory into items with the sums of their channels, the statistics of a
+// batch, and the gradient of its input.
 //
-// Macros: CHANNELS_LAST (0 or 1), STRANDS (of a contiguous segment), and those of elements.cuh. Operators without channels
-// have none of them.
-#ifdef CHANNELS_LAST
+// A thread works on items. Memory consists of segments, and the items of a segment are its strands: strand j has the
+// packs j, j + strands, j + 2 strands, ... of it. Contiguous images have a segment for each channel of an image, and
+// channels_last ones segments of several pixels with a strand for each pack of channels. So the channels of an item are
+// the same in all its packs, neighbouring threads of a GPU read neighbouring memory, and sums do not depend on the
+// number of threads.
+//
+// Macros: CHANNELS_LAST (0 or 1), STRANDS (of a contiguous segment), and those of elements.cuh.
 
 struct Items {
   index_t size, segment, channels, strands;  // size: of the memory
@@ -42,5 +43,3 @@ struct Items {
 #define EACH_ITEM \
   for (index_t item = first_pack(items.count()), last = last_pack(items.count()); item < last; item += next_pack())
 #define EACH_PACK for (index_t i = items.begin(item), end = items.end(item); i < end; i += items.step())
-#endif
-

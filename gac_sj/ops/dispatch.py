@@ -45,7 +45,7 @@ __all__ = [
     "why_not_numbers",
 ]
 
-OPERATORS = ("lif", "gated_lif", "norm_lif")
+OPERATORS = ("lif", "gated_lif", "norm_lif", "norm_add")
 PATHS = ("cupy", "cpp", "spikingjelly", "torch")
 #: The paths that run kernels of this folder.
 KERNELS = ("cupy", "cpp")
@@ -60,7 +60,7 @@ _logger = logging.getLogger("gac_sj")
 def choose(
     operator: str,
     x: Tensor,
-    surrogate: Callable,
+    surrogate: Callable | None,
     requested: str | None = None,
     steps: int = 1,
     unsupported: str | None = None,
@@ -71,7 +71,7 @@ def choose(
     Args:
         operator: one of :data:`OPERATORS`.
         x: input, of which the device and the dtype matter.
-        surrogate: surrogate function of the neuron.
+        surrogate: surrogate function of the neuron; None: the operator has none.
         requested: one of :data:`PATHS`; None: that of ``GAC_SJ_OPS``, or the first available one.
         steps: length of the sequence.
         unsupported: what no kernel supports in the other arguments; None if kernels support them all.
@@ -85,7 +85,7 @@ def choose(
     """
     if is_changed(surrogate):
         unsupported = unsupported or f"{type(surrogate).__name__} has a hook or another forward"
-    derivative, no_derivative = cuda_derivative(surrogate)
+    derivative, no_derivative = (None, None) if surrogate is None else cuda_derivative(surrogate)
     _, no_equivalent = spikingjelly_equivalent(surrogate)
     if steps > MAX_STEPS:
         no_derivative = f"its kernels take at most {MAX_STEPS} steps, got {steps}"
@@ -169,15 +169,15 @@ def why_not(
     return no_derivative or _failures.get((path, expression)) or (cpp.why_not() if path == "cpp" else cupy.why_not())
 
 
-def remember_failure(path: str, derivative: Derivative, error: BuildError) -> None:
+def remember_failure(path: str, derivative: Derivative | None, error: BuildError) -> None:
     """Remember that kernels cannot be built; from then on their path is not available to this derivative.
 
     Args:
         path: of the kernels.
-        derivative: of the surrogate function, which is part of their source.
+        derivative: of the surrogate function, which is part of their source; None: there is none.
         error: why.
     """
-    _failures[path, derivative.expression] = str(error)
+    _failures[path, derivative.expression if derivative else ""] = str(error)
 
 
 _failures: dict[tuple[str, str], str] = {}  # of this process: (path, derivative) -> reason

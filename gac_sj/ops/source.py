@@ -16,6 +16,12 @@ Macros = tuple[tuple[str, str | int], ...]
 #: The names of tensor elements in the kernels.
 ELEMENTS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat16"}
 
+# The shared files of an operator's kernels, where they are not those of a neuron.
+_SHARED = {
+    "channel_gate": ("elements.cuh", "neuron.cuh", "channels.cuh"),
+    "norm_lif": ("elements.cuh", "neuron.cuh", "channels.cuh"),
+    "norm_add": ("elements.cuh", "channels.cuh"),
+}
 _PROBE_NEURON = LIFDynamics(tau=2.0, decay_input=False, v_threshold=1.0, v_reset=0.0, detach_reset=False)
 #: Macros of a small kernel, to find out whether a compiler works.
 PROBE: Macros = (
@@ -47,4 +53,6 @@ def source(operator: str, macros: Macros) -> str:
         macros: names and values of the macros that the kernels use.
     """
     defines = "".join(f"#define {name} {value}\n" for name, value in macros)
-    return defines + "".join(map(read, ("elements.cuh", "neuron.cuh", "channels.cuh", f"{operator}/kernel.cu")))
+    return defines + "".join(
+        map(read, (*_SHARED.get(operator, ("elements.cuh", "neuron.cuh")), f"{operator}/kernel.cu"))
+    )

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gac_sj.ops.channels import Layout, dense
 from gac_sj.ops.launching import canonical, no_second_derivative
-from gac_sj.ops.layout import Layout, dense
 from gac_sj.ops.neuron import Derivative, LIFDynamics, neuron_macros, neuron_numbers
 from gac_sj.ops.source import Macros
 
@@ -144,8 +144,7 @@ def _(
 
 def _macros(layout: Layout, z: Tensor, before: bool, dynamics: LIFDynamics, surrogate: Derivative) -> Macros:
     """The same forward and backward, so that on a CPU one library holds both."""
-    own = ("CHANNELS_LAST", int(layout.channels_last)), ("STRANDS", layout.strands)
-    return *own, ("STATIC", int(z.dim() == 4)), ("BEFORE", int(before)), *neuron_macros(dynamics, surrogate)
+    return *layout.macros, ("STATIC", int(z.dim() == 4)), ("BEFORE", int(before)), *neuron_macros(dynamics, surrogate)
 
 
 def _dense(x: Tensor) -> Tensor:

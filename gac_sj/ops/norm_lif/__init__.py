@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from gac_sj.ops import dispatch
+from gac_sj.ops.channels import dense
 from gac_sj.ops.launching import require_one_device
-from gac_sj.ops.layout import dense
 from gac_sj.ops.neuron import Derivative, LIFDynamics
+from gac_sj.ops.norm_add.kernel import batch_statistics
 from gac_sj.ops.norm_lif import reference
-from gac_sj.ops.norm_lif.kernel import batch_statistics, norm_lif_kernel
+from gac_sj.ops.norm_lif.kernel import norm_lif_kernel
 from gac_sj.ops.source import BuildError
 from gac_sj.ops.surrogates import cuda_derivative
 
@@ -93,7 +94,7 @@ def _fused(
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     x_seq = dense(x_seq)  # at most one copy for all kernels
     with torch.no_grad():
-        mean, var = statistics or batch_statistics(x_seq, dynamics, derivative)
+        mean, var = statistics or batch_statistics(x_seq)
         inverse_std = (var.double() + eps).rsqrt().float()
     of_batch = statistics is None
     spikes, v = norm_lif_kernel(x_seq, weight, bias, v, mean.float(), inverse_std, of_batch, *dynamics, *derivative)

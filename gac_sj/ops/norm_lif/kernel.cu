@@ -1,42 +1,7 @@
 // BatchNorm and the LIF neuron behind it, forward and backward. The backward pass computes the normalised values and the
 // potentials again. Tensors are [T, neurons]; statistics, parameters, potentials and sums are float.
 //
-// Macros: T, OF_BATCH (0 or 1), and those of elements.cuh, neuron.cuh and channels.cuh.
-
-// For each item and channel the number of elements, a number near their mean, and the sums of distances from it and of
-// their squares, for which it reads the item a second time, from a cache. Here the memory is that of all steps.
-extern "C" __global__ void norm_lif_moments(
-    const ELEMENT* __restrict__ x, float* __restrict__ counts, float* __restrict__ middles,
-    float* __restrict__ distances, float* __restrict__ squares, index_t size, index_t segment, index_t channels) {
-  const Items items(size, segment, channels);
-  EACH_ITEM {
-    float count[LANES], middle[LANES], sum[LANES], square[LANES];
-    EACH_LANE count[l] = middle[l] = sum[l] = square[l] = 0.0f;
-    EACH_PACK {
-      float value[LANES];
-      load(x + i, value);
-      EACH_LANE count[l] += 1.0f, middle[l] += value[l];
-    }
-    items.join(count);
-    items.join(middle);
-    EACH_LANE middle[l] /= count[l];
-    EACH_PACK {
-      float value[LANES];
-      load(x + i, value);
-      EACH_LANE {
-        const float distance = value[l] - middle[l];
-        sum[l] += distance;
-        square[l] += distance * distance;
-      }
-    }
-    items.join(sum);
-    items.join(square);
-    items.put(count, item, counts);
-    items.put(middle, item, middles);
-    items.put(sum, item, distances);
-    items.put(square, item, squares);
-  }
-}
+// Macros: T, OF_BATCH (0 or 1), and those of channels.cuh and neuron.cuh.
 
 extern "C" __global__ void norm_lif_forward(
     const ELEMENT* __restrict__ x, const float* __restrict__ scale, const float* __restrict__ shift,
@@ -69,7 +34,7 @@ extern "C" __global__ void norm_lif_forward(
 }
 
 // Writes the gradient of the normalised value (of x, unless OF_BATCH), and for each item its sum and the sum of its products with
-// the distance of x from the mean. With OF_BATCH, statistics are those of x, and norm_lif_correct completes the
+// the distance of x from the mean. With OF_BATCH, statistics are those of x, and norm_correct completes the
 // gradient; otherwise they are given numbers.
 extern "C" __global__ void norm_lif_backward(
     const ELEMENT* __restrict__ grad_spikes, const float* __restrict__ grad_v_last,  // both may be null
@@ -125,27 +90,5 @@ extern "C" __global__ void norm_lif_backward(
     items.join(product);
     items.put(sum, item, sums);
     items.put(product, item, products);
-  }
-}
-
-// The gradient of x from that of the normalised value, in place: without its mean, and without its part along x.
-extern "C" __global__ void norm_lif_correct(
-    ELEMENT* __restrict__ grad, const ELEMENT* __restrict__ x, const float* __restrict__ mean,
-    const float* __restrict__ scale, const float* __restrict__ constant, const float* __restrict__ slope,
-    index_t size, index_t segment, index_t channels) {
-  const Items items(size, segment, channels);
-  EACH_ITEM {
-    float middle[LANES], factor[LANES], same[LANES], along[LANES];
-    items.channel(mean, item, middle);
-    items.channel(scale, item, factor);
-    items.channel(constant, item, same);
-    items.channel(slope, item, along);
-    EACH_PACK {
-      float gradient[LANES], value[LANES];
-      load(grad + i, gradient);
-      load(x + i, value);
-      EACH_LANE gradient[l] = (gradient[l] - same[l] - (value[l] - middle[l]) * along[l]) * factor[l];
-      store(gradient, grad + i);
-    }
   }
 }

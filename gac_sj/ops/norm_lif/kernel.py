@@ -1,4 +1,4 @@
-"""Launches of ``kernel.cu``: the statistics of a batch, and ``torch.ops.gac_sj.norm_lif``."""
+"""Launches of ``kernel.cu``, registered with PyTorch as ``torch.ops.gac_sj.norm_lif``."""
 
 from __future__ import annotations
 
@@ -8,44 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gac_sj.ops.channels import Layout, dense
 from gac_sj.ops.launching import canonical, no_second_derivative
-from gac_sj.ops.layout import Layout, dense
 from gac_sj.ops.neuron import Derivative, LIFDynamics, neuron_macros, neuron_numbers
+from gac_sj.ops.norm_add.kernel import correct, line
 from gac_sj.ops.source import Macros
 
-__all__ = ["batch_statistics", "norm_lif_kernel"]
-
-
-def batch_statistics(x_seq: Tensor, dynamics: LIFDynamics, surrogate: Derivative) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, float64 ``[C]``, in one pass over memory.
-
-    The kernel sums the distances of short pieces from their own middles, and their squares; the pieces are combined in
-    float64 (Chan, Golub and LeVeque 1983), which is stable for any mean.
-
-    Args:
-        x_seq: ``[T, N, C, H, W]``, float32, float16 or bfloat16, not empty.
-        dynamics: of the neuron that follows, as part of the kernels' source.
-        surrogate: of this neuron.
-    """
-    x_seq = dense(x_seq.detach())
-    layout, size = Layout.of(x_seq), x_seq.numel()
-    parts = layout.sums(size, 4, x_seq)
-    layout.launch(x_seq)(
-        "norm_lif",
-        "norm_lif_moments",
-        _macros(layout, True, dynamics, surrogate),
-        (x_seq, *parts, size, layout.segment, layout.channels),
-    )
-    counts, middles, distances, squares = layout.by_channel(parts)
-    n = size // layout.channels
-    mean = (counts * middles + distances).sum(0) / n
-    middles = middles - mean
-    return mean, (squares + middles * (2.0 * distances + counts * middles)).sum(0) / n
+__all__ = ["norm_lif_kernel"]
 
 
 def _macros(layout: Layout, of_batch: bool, dynamics: LIFDynamics, surrogate: Derivative) -> Macros:
-    own = ("CHANNELS_LAST", int(layout.channels_last)), ("STRANDS", layout.strands), ("OF_BATCH", int(of_batch))
-    return *own, *neuron_macros(dynamics, surrogate)
+    return *layout.macros, ("OF_BATCH", int(of_batch)), *neuron_macros(dynamics, surrogate)
 
 
 @torch.library.custom_op("gac_sj::norm_lif", mutates_args=(), device_types=("cpu", "cuda"))
@@ -100,7 +73,7 @@ def norm_lif_kernel(
         _macros(layout, of_batch, dynamics, surrogate),
         (
             x_seq,
-            *_line(weight, bias, mean, inverse_std),
+            *line(weight, bias, mean, inverse_std),
             None if v is None else canonical(v, v_last),
             spikes,
             v_last,
@@ -111,12 +84,6 @@ def norm_lif_kernel(
         ),
     )
     return spikes, v_last
-
-
-def _line(weight: Tensor | None, bias: Tensor | None, mean: Tensor, inverse_std: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift of each channel, in torch's order of operations."""
-    scale = inverse_std if weight is None else inverse_std * weight
-    return scale, -mean * scale if bias is None else bias - mean * scale
 
 
 @norm_lif_kernel.register_fake
@@ -155,7 +122,7 @@ def norm_lif_backward(
     grad_x = torch.empty_like(x_seq)
     first = None if v is None else torch.empty_like(like, device=x_seq.device)
     parts = layout.sums(like.numel(), 2, x_seq)
-    scale, shift = _line(weight, bias, mean, inverse_std)
+    scale, shift = line(weight, bias, mean, inverse_std)
     layout.launch(x_seq, held=2)(
         "norm_lif",
         "norm_lif_backward",
@@ -172,14 +139,7 @@ def norm_lif_backward(
     grad_bias, products = layout.by_channel(parts).sum(1)
     grad_weight = products * inverse_std
     if of_batch:
-        n = x_seq.numel() // layout.channels
-        constant, slope = (grad_bias / n).float(), (grad_weight * inverse_std / n).float()
-        layout.launch(x_seq)(
-            "norm_lif",
-            "norm_lif_correct",
-            macros,
-            (grad_x, x_seq, mean, scale, constant, slope, x_seq.numel(), layout.segment, layout.channels),
-        )
+        correct(layout, grad_x, grad_x, x_seq, mean, inverse_std, scale, grad_bias, grad_weight)
     empty = mean.new_empty(0)
     return grad_x, grad_weight.float(), grad_bias.float(), empty if first is None else first
 

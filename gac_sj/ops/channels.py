@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gac_sj.ops.launching import Launch
+from gac_sj.ops.source import Macros
 
 __all__ = ["Layout", "dense", "pays"]
 
@@ -35,7 +36,7 @@ def _is_channels_last(x_seq: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """The division of a sequence (``kernel.cu`` explains it).
+    """The division of a sequence (``channels.cuh`` explains it).
 
     Args:
         channels: number of channels.
@@ -63,6 +64,11 @@ class Layout:
     def unit(self) -> int:
         """Number of neighbours of which each pack has a part."""
         return self.channels if self.channels_last else self.segment
+
+    @property
+    def macros(self) -> Macros:
+        """Those of ``channels.cuh``."""
+        return ("CHANNELS_LAST", int(self.channels_last)), ("STRANDS", self.strands)
 
     def launch(self, sequence: Tensor, held: int = 1) -> Launch:
         """The launch configuration.
