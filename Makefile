@@ -15,9 +15,9 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count()))')
 # Two processes with one thread each, on two cores, beat one process with two threads; neighbours share fixtures.
 PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist worksteal
 PYTEST := $(call PYTEST_WITH,$(VENV))
-BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "$(1) and not one_release"
+BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "not one_release and ($(1))"
 
-.PHONY: help setup benchmark test test-fast test-slow test-floor test-attack test-gpu lint clean
+.PHONY: help setup benchmark test test-fast test-slow test-all test-floor test-attack test-gpu lint clean
 
 help:
 	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
@@ -25,7 +25,9 @@ help:
 	@echo "make test-fast   while working: the quick tests of every area with one SpikingJelly release"
 	@echo "make test        all but the slow tests with both supported SpikingJelly releases"
 	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation, installation"
-	@echo "make test-floor  the quick tests with the oldest supported releases of everything, in .venv-floor (Python 3.11 or 3.12)"
+	@echo "make test-all    both of them, in one pass with each release"
+	@echo "make test-floor  the quick tests, with one of their parameters each, with the oldest supported releases of everything,"
+	@echo "                 in .venv-floor (Python 3.11 or 3.12)"
 	@echo "make test-attack a hundred kills, forty double starts, two hundred damaged files of each sort"
 	@echo "make test-gpu    test what needs a GPU, with the installed python3 and PyTorch (no .venv)"
 	@echo "make lint        check style (ruff) and types (mypy)"
@@ -54,6 +56,9 @@ test-fast: $(READY)
 test-slow: $(READY)
 	$(call BOTH_RELEASES,slow)
 
+test-all: $(READY)
+	$(call BOTH_RELEASES,slow or not slow)
+
 $(FLOOR)/.ready: setup.cfg pyproject.toml constraints-floor.txt Makefile
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --constraint constraints-floor.txt --editable '.[benchmark,train,test]'
@@ -62,8 +67,8 @@ $(FLOOR)/.ready: setup.cfg pyproject.toml constraints-floor.txt Makefile
 	touch $@
 
 test-floor: $(FLOOR)/.ready
-	$(call PYTEST_WITH,$(FLOOR)) -m "floor or (not slow and not medium)"
-	PYTHONPATH=$(NEW_SPIKINGJELLY) $(call PYTEST_WITH,$(FLOOR)) -m floor
+	$(call PYTEST_WITH,$(FLOOR)) --once -m "floor or (not slow and not medium)"
+	PYTHONPATH=$(NEW_SPIKINGJELLY) $(call PYTEST_WITH,$(FLOOR)) -m floor $$(grep -l 'mark\.floor' tests/test_*.py)
 
 test-attack: $(READY)
 	GAC_SJ_ATTACKS=100 $(PYTEST) tests/test_attack_*.py

@@ -187,8 +187,9 @@ def test_gradients_reach_every_attention_weight(attention, T):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("attention", ["none", "TA", "CSA", "TCSA"])
-@pytest.mark.parametrize("T", [1, 4, 60])
+@pytest.mark.parametrize(
+    ("attention", "T"), [("none", 4), ("TA", 60), ("CSA", 1), ("CSA", 60), ("TCSA", 1), ("TCSA", 4), ("TCSA", 60)]
+)
 def test_ma_snn_returns_rates_and_gradients(attention, T):
     torch.manual_seed(0)
     model = small_ma_snn(T=T, block_attention=attention, num_classes=3, img_size=(16, 32))

@@ -27,7 +27,7 @@ from gac_sj.results.schema import RUNS
 from gac_sj.results.store import Rows, read_rows
 from gac_sj.training.engine import InterruptedRunError, Training
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
+pytestmark = [pytest.mark.slow, pytest.mark.one_release, pytest.mark.usefixtures("quick")]
 
 #: two steps in each of three epochs of a network that draws random numbers, with a checkpoint after each
 TRAIN = [

@@ -24,7 +24,7 @@ from gac_sj.training import network
 from gac_sj.training.engine import InterruptedRunError, Training
 from gac_sj.training.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("quick")]
 
 #: sixteen images in a step, four steps in each of two epochs, a test after the second
 TWICE = SMALL | dict(eval_every=2)

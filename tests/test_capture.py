@@ -16,7 +16,7 @@ from gac_sj.training.engine import Training
 from gac_sj.training.graphed import capturable, check_device
 from gac_sj.training.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("quick")]
 
 CHANGES = dict(epochs=2, batch_size=16, ema=0.9, warmup_epochs=1.0, opt="momentum", checkpoint_minutes=10.0)
 

@@ -16,6 +16,7 @@ from gac_sj.training.objective import Objective
 from gac_sj.training.settings import Settings
 
 IMAGES, FRAMES = (2, 3, 16, 16), (2, 2, 2, 32, 32)
+SLOW_ONCE = [pytest.mark.slow, pytest.mark.one_release]
 
 
 @pytest.mark.parametrize(
@@ -23,11 +24,11 @@ IMAGES, FRAMES = (2, 3, 16, 16), (2, 2, 2, 32, 32)
     [
         pytest.param("ms_resnet8_cifar", "gac", IMAGES, {"amp": "bf16"}, marks=pytest.mark.medium),
         pytest.param("ms_resnet8_cifar", "gac:lite,gate=before", IMAGES, {"amp": "bf16"}, marks=pytest.mark.medium),
-        pytest.param("ms_resnet8_cifar", "direct", IMAGES, {"loss": "tet"}, marks=pytest.mark.slow),
+        pytest.param("ms_resnet8_cifar", "direct", IMAGES, {"loss": "tet"}, marks=SLOW_ONCE),
         pytest.param("att_ms_resnet8_cifar", "gac", IMAGES, {}, marks=pytest.mark.slow),
-        pytest.param("att_ms_resnet8_cifar", "direct", IMAGES, {}, marks=pytest.mark.slow),
+        pytest.param("att_ms_resnet8_cifar", "direct", IMAGES, {}, marks=SLOW_ONCE),
         pytest.param("ma_snn", "gac", FRAMES, {}, marks=pytest.mark.medium),
-        pytest.param("ma_snn", "direct", FRAMES, {}, marks=pytest.mark.slow),
+        pytest.param("ma_snn", "direct", FRAMES, {}, marks=SLOW_ONCE),
     ],
 )
 def test_a_step_is_one_graph(model, encoder, shape, changes, monkeypatch):

@@ -19,7 +19,7 @@ from gac_sj.ops.dispatch import choose
 from gac_sj.ops.lif import lif
 from gac_sj.ops.source import BuildError
 
-pytestmark = pytest.mark.usefixtures("fresh_ops")
+pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("fresh_ops")]
 
 ELSE = 'exec g++ "$@"'  # what a wrapper does for the rest
 

@@ -21,6 +21,8 @@ from gac_sj.ops.neuron import neuron_macros, neuron_numbers
 from gac_sj.ops.source import BuildError
 from gac_sj.ops.surrogates import cuda_derivative
 
+pytestmark = pytest.mark.one_release
+
 DERIVATIVE, _ = cuda_derivative(Triangle())
 NUMBERS = neuron_numbers(CIFAR, DERIVATIVE)
 MACROS = neuron_macros(CIFAR, DERIVATIVE)

@@ -25,6 +25,8 @@ from gac_sj.training.engine import Training
 from gac_sj.training.evaluation import evaluate
 from gac_sj.training.settings import Settings
 
+pytestmark = pytest.mark.one_release
+
 #: five steps of SGD; augmented image by image, which depends on the place in the global batch
 FIVE_STEPS = SMALL | dict(epochs=1, loader="standard", workers=0, auto_augment="rand-m9-n2", sync_bn=True)
 CASES = {

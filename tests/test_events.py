@@ -385,6 +385,7 @@ class TestFoldersOfRecordings:
 
 
 @pytest.mark.slow
+@pytest.mark.one_release
 def test_moving_shapes_are_learnt(tmp_path):
     """As the README of the experiments says, and direction needs more than one frame."""
     last = {}

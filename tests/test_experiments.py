@@ -35,7 +35,7 @@ from gac_sj.training.settings_sources import add_arguments, from_args
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("one_thread")]
 
 CONFIGS = sorted(path.stem for path in EXPERIMENTS.glob("configs/*.yaml"))
 PAIRS = [(name, name.replace("_gac", "_direct")) for name in CONFIGS if "_gac" in name]
@@ -96,9 +96,9 @@ class TestConfigs:
         assert ("max" in name) == ("max" in run.model)
 
     @pytest.mark.medium
-    @pytest.mark.parametrize("name", CONFIGS)
+    @pytest.mark.parametrize("name", [name for name in CONFIGS if not re.fullmatch(r"cifar.*_T[26]", name)])
     def test_one_step(self, name):
-        """The real network, loss, optimiser, autocast and augmentation; batch and images are small."""
+        """The real network, loss, optimiser, autocast and augmentation; batch and images are small, T mostly 4."""
         run = training(name)
         run.loader.set_epoch(0)
         weights = [weight for weight in run.model.parameters() if weight.ndim > 1]

@@ -357,6 +357,7 @@ class TestMaps:
         assert {".50", ".25", ".20", ".30", ".40"} <= set(texts(figure))
 
 
+@pytest.mark.one_release
 class TestRows:
     @staticmethod
     def lines(axes):
@@ -502,6 +503,7 @@ def names(folder):
     return drawn
 
 
+@pytest.mark.one_release
 class TestRowsCommand:
     @pytest.mark.medium
     def test_everything_that_they_allow(self, tmp_path, capsys, unrendered):

@@ -10,6 +10,8 @@ from gac_sj.training import hardware
 from gac_sj.training.hardware import CHANNELS_LAST, resolve
 from gac_sj.training.settings import Settings
 
+pytestmark = pytest.mark.one_release
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SPEED = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "speed.csv"
 

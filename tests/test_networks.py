@@ -99,7 +99,13 @@ def net(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+#: the kinds that differ from the others in what our code reads, not in layers of SpikingJelly
+ONCE = ("whole", "timm")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.one_release] * (name in ONCE)) for name in KINDS]
+)
 def kind(request):
     return request.param
 

@@ -11,6 +11,8 @@ from gac_sj.ops.neuron import neuron_macros
 from gac_sj.ops.source import source
 from gac_sj.ops.surrogates import cuda_derivative
 
+pytestmark = pytest.mark.one_release
+
 nvrtc = pytest.importorskip("cupy", reason="CuPy has no wheel for this platform").cuda.nvrtc
 
 OPERATORS = [

@@ -36,7 +36,7 @@ from gac_sj.training.distributed import DistributedContext
 from gac_sj.training.folder import run_key
 from gac_sj.training.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("quick")]
 
 CPU = DistributedContext(0, 1, torch.device("cpu"))
 MINE = '''\

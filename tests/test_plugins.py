@@ -23,7 +23,7 @@ import gac_sj
 from gac_sj.cli.main import main as gac_sj_command
 from gac_sj.encoders import import_plugins
 
-pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.medium]
+pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("quick"), pytest.mark.medium]
 
 MINE = '''\
 """An encoder of a user."""

@@ -22,6 +22,8 @@ from gac_sj._utils.files import locked
 from gac_sj.training.engine import Training
 from gac_sj.training.settings import Settings
 
+pytestmark = pytest.mark.one_release
+
 SCRIPT = str(Path(__file__).resolve().parent.parent / "experiments" / "train.py")
 # A server that has imported everything forks the processes: they start in no time and are as real as others.
 FORKS = multiprocessing.get_context("forkserver")
@@ -242,8 +244,7 @@ def test_signals_while_workers_start(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "seed"), zip(VARIANTS, (2, 3, 4)))
 def test_random_numbers_inside_the_network_are_the_same_after_kills(variant, seed, tmp_path):
     arguments = [*RUN, *VARIANTS[variant]]
     whole = whole_run(tmp_path / "whole", *arguments)

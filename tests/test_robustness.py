@@ -199,6 +199,7 @@ def read_robustness(path):
     return read_rows(path, ROBUSTNESS)
 
 
+@pytest.mark.one_release
 class TestCommand:
     @pytest.mark.medium
     def test_rows(self, finished, trained):
@@ -368,6 +369,7 @@ class TestCommand:
         ]  # fmt: skip
 
 
+@pytest.mark.one_release
 class TestBadInput:
     """Status 2, one line that says what to do, and what is there stays as it is."""
 

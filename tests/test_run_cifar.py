@@ -234,6 +234,7 @@ class TestResults:
 
 @pytest.mark.medium
 @pytest.mark.usefixtures("no_plots")
+@pytest.mark.one_release
 class TestSeeds:
     def test_same_seed_gives_the_same_numbers(self, finished, tmp_path):
         """Independently of what the process trained before."""
@@ -334,6 +335,7 @@ class TestAnalysis:
         assert "| gac:spike_driven=True | 1 |" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.one_release
 class TestEncoderNames:
     @pytest.mark.parametrize(
         "name, form, options",
@@ -367,6 +369,7 @@ class TestEncoderNames:
         assert encoder_label(run.encoder, run.form, run.model_options) == name
 
 
+@pytest.mark.one_release
 class TestResume:
     @pytest.mark.medium
     def test_finished_command_trains_nothing_and_writes_the_same_report(self, finished, no_training):
@@ -601,7 +604,6 @@ class TestKilled:
 
 @pytest.mark.one_release
 @pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="it needs two cores")
 class TestJobs:
     """Runs side by side, in processes of their own, write the rows of a command without them."""
 
@@ -611,6 +613,15 @@ class TestJobs:
     def environment(self, monkeypatch):
         for name in ("OMP_NUM_THREADS", "PYTHONWARNINGS"):
             monkeypatch.setenv(name, ENVIRONMENT[name])
+        backend = run_cifar.job_backend
+
+        @contextlib.contextmanager
+        def of_two_cores(*arguments):
+            """On a machine with one core as well."""
+            with backend(*arguments):
+                yield 2
+
+        monkeypatch.setattr(run_cifar, "job_backend", of_two_cores)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -692,6 +703,7 @@ def by_encoder(folder):
 
 @pytest.mark.medium
 @pytest.mark.usefixtures("no_plots")
+@pytest.mark.one_release
 class TestRecipe:
     @pytest.mark.parametrize("form", FORMS)
     def test_named_form_builds_gac_in_that_form(self, form, digits):
@@ -759,6 +771,7 @@ class TestRecipe:
         assert (run.crop, run.crop_padding, run.hflip) == (crop, 4, hflip)
 
 
+@pytest.mark.one_release
 class TestSettings:
     """Where settings come from: a file or the recipe, then the command line; what is open is chosen once for all."""
 
@@ -793,6 +806,7 @@ class TestSettings:
         assert {row["amp"] for row in table(tmp_path / "results.csv")} == {"bf16"}
 
 
+@pytest.mark.one_release
 class TestImages:
     """The inputs of the network."""
 
@@ -859,6 +873,7 @@ class TestImages:
         assert np.array_equal(found[np.lexsort(found.T)], whole[np.lexsort(whole.T)])
 
 
+@pytest.mark.one_release
 class TestBadInput:
     """Bad input ends with status 2 and one line; nothing is trained or changed."""
 
@@ -977,6 +992,7 @@ class TestBadInput:
         assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.one_release
 def test_help_lists_encoders_forms_and_data_sets(capsys):
     with pytest.raises(SystemExit, match="0"):
         run_cifar.main(["--help"])

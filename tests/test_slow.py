@@ -21,19 +21,19 @@ def command(script, *arguments):
     return [sys.executable, str(REPOSITORY / "benchmarks" / script), *map(str, arguments)]
 
 
+@pytest.mark.one_release
 def test_direct_coding_passes_97_percent_on_digits_and_every_encoder_learns(tmp_path):
-    subprocess.run(command("run_cifar.py", "--dataset", "digits", "--seeds", 0, 1, "--output", tmp_path), check=True)
-    accuracy = {}
-    for row in table(tmp_path / "results.csv"):
-        accuracy.setdefault(row["encoder"], []).append(float(row["accuracy_last"]))
+    run = command("run_cifar.py", "--dataset", "digits", "--epochs", 10, "--seeds", 0, "--output", tmp_path)
+    subprocess.run(run, check=True)
+    accuracy = {row["encoder"]: float(row["accuracy_last"]) for row in table(tmp_path / "results.csv")}
     assert set(accuracy) == {"direct", "direct_lif", "direct_matched", "gac", "latency", "poisson", "weighted_phase"}
-    assert min(accuracy["direct"]) > 97
-    assert min(min(values) for values in accuracy.values()) > 93
+    assert accuracy["direct"] > 97 and min(accuracy.values()) > 93
 
 
+@pytest.mark.one_release
 def test_runs_killed_repeatedly_end_like_an_undisturbed_run(tmp_path):
     def run(name):
-        return command("run_cifar.py", "--dataset", "digits", "--train-limit", 600, "--epochs", 6, "--device", "cpu",
+        return command("run_cifar.py", "--dataset", "digits", "--train-limit", 300, "--epochs", 4, "--device", "cpu",
                        "--encoders", "poisson", "gac", "--seeds", 0, 1, "--output", tmp_path / name)  # fmt: skip
 
     subprocess.run(run("whole"), check=True)
@@ -56,6 +56,7 @@ def test_runs_killed_repeatedly_end_like_an_undisturbed_run(tmp_path):
     assert (folder / "report.md").exists() and not list(folder.rglob("checkpoints"))
 
 
+@pytest.mark.one_release
 def test_two_processes_share_a_run_and_print_one_report(tmp_path):
     _, *run = command("run_cifar.py", "--dataset", "digits", "--train-limit", 130, "--epochs", 2, "--device", "cpu",
                       "--encoders", "gac", "--seeds", 0, "--output", tmp_path)  # fmt: skip
@@ -79,25 +80,21 @@ def test_a_bad_argument_as_users_see_it(tmp_path):
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("run_cifar.py: --output ")
 
 
-@pytest.mark.parametrize("encoder", AVAILABLE)
+@pytest.mark.parametrize(
+    "encoder", [pytest.param(name, marks=[] if name == "gac" else pytest.mark.one_release) for name in AVAILABLE]
+)
 def test_compiled_evaluation(encoder):
+    """Behind every encoder is the same network, which is generated once."""
     model = timm.create_model("gac_ms_resnet8_cifar", encoder=encoder).eval()
+    function = model.forward_features if encoder == "gac" else model.encoder
     x = torch.rand(2, 3, 16, 16)
     torch._dynamo.reset()
     with torch.no_grad():
         torch.manual_seed(0)
-        expected = model.forward_features(x)
+        expected = function(x)
         torch.manual_seed(0)
-        compiled = torch.compile(model.forward_features, fullgraph=True)(x)
+        compiled = torch.compile(function, fullgraph=True)(x)
     assert compiled.shape == expected.shape
     if encoder != "poisson":  # its random numbers may be drawn in another order
         # fused arithmetic may flip a spike at the threshold
         assert (compiled != expected).float().mean() < 1e-3
-
-
-def test_the_speed_benchmark_compares_equal_results(tmp_path):
-    output = tmp_path / "speed.csv"
-    run = command("speed.py", "encoder", "--repeats", 3, "--output", output)
-    printed = subprocess.run(run, check=True, capture_output=True, text=True).stdout
-    assert printed.count("x naive") == 6
-    assert len(output.read_text().splitlines()) == 7

@@ -60,6 +60,7 @@ def read(path):
 
 
 @pytest.mark.medium
+@pytest.mark.one_release
 class TestCommands:
     @pytest.mark.parametrize("name", OF_PASSES)
     def test_rows(self, name, tmp_path, capsys):

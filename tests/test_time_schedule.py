@@ -88,6 +88,7 @@ def test_a_change_resizes_weights_and_ema_and_clears_the_optimiser(tmp_path):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("steps", [3, 4, 5, 8, 9, 11, 12])
+@pytest.mark.one_release
 def test_a_resumed_run_ends_bit_equal(steps, whole, tmp_path):
     """Stopped before, at and after each change."""
     shutil.copy(whole / "args.yaml", tmp_path)
@@ -115,6 +116,7 @@ def write_best(whole, folder, epochs):
 
 
 @pytest.mark.medium
+@pytest.mark.one_release
 def test_a_signal_between_two_steps_and_the_same_run_continues(whole, tmp_path):
     training = prepare(tmp_path, **GROWING)
     at_step(training, 4, lambda: os.kill(os.getpid(), 15))  # the last step with T = 1
@@ -173,6 +175,7 @@ def process(place, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.one_release
 def test_two_processes_stay_equal(tmp_path):
     processes = [FORKS.Process(target=process, args=(place, tmp_path)) for place in places()]
     for each in processes:
@@ -239,6 +242,7 @@ def test_an_encoder_whose_tensors_depend_on_T_is_refused(clean_registry):
 
 
 @pytest.mark.slow
+@pytest.mark.one_release
 def test_the_command_says_what_it_does_and_a_killed_one_continues(tmp_path, capsys, caplog):
     arguments = ["--model", "gac_ms_resnet8_cifar", "-T", "4", "--T-schedule", "{0: 1, 1: 2, 2: 4}", "--dataset",
                  "digits", "--train-limit", "128", "--epochs", "3", "--batch-size", "16", "--loader", "resident",

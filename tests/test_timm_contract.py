@@ -53,6 +53,8 @@ from gac_sj.models.drop_path import DropPath
 
 NAMES = timm.list_models(module=MODULES)
 EVENTS = "ma_snn"
+#: For both releases of SpikingJelly; the others differ in depth or in the encoder.
+OF_EACH_KIND = {"gac_ms_resnet8_cifar", "gac_ms_resnet18", "gac_max_resnet18_cifar", "att_ms_resnet8_cifar", EVENTS}
 
 
 def few(name):
@@ -71,7 +73,8 @@ def images(model, n=2):
 
 
 def on_every_name(function):
-    return pytest.mark.parametrize("name", NAMES)(function)
+    once = {name: [pytest.mark.one_release] * (name not in OF_EACH_KIND) for name in NAMES}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in once.items()])(function)
 
 
 @pytest.mark.medium
@@ -190,6 +193,7 @@ def test_pretrained_weights_load_into_other_inputs_and_heads(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if "104" not in name])
+@pytest.mark.one_release
 def test_networks_of_full_size(name):
     model = timm.create_model(name, num_classes=42)
     size = model.default_cfg["input_size"][1:] if model.default_cfg.get("fixed_input_size") else (32, 32)

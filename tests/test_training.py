@@ -429,6 +429,7 @@ def test_compiled_is_the_same_as_eager(tmp_path):
 
 
 @pytest.mark.medium
+@pytest.mark.one_release
 class TestNonFinite:
     RATE = f"{0.05 * (1 + math.cos(math.pi * 6 / 9)) / 2:.3g}"
 
@@ -542,6 +543,7 @@ def empty(path):
 
 
 @pytest.mark.medium
+@pytest.mark.one_release
 class TestDamage:
     @staticmethod
     def interrupted(folder):
@@ -606,6 +608,7 @@ class TestDamage:
         assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp"]
 
 
+@pytest.mark.one_release
 class TestOutputs:
     def test_summary_has_one_line_per_epoch_with_the_numbers_of_the_run(self, linear, tmp_path):
         training = run(tmp_path, **linear, epochs=3, eval_every=2, lr=0.0)
@@ -745,6 +748,7 @@ def finished(finished_once, tmp_path):
 
 
 @pytest.mark.medium
+@pytest.mark.one_release
 class TestCommand:
     def test_again_after_the_end_trains_nothing_and_prints_the_same(self, finished, capsys):
         folder, printed = finished
@@ -877,6 +881,7 @@ RANDOM = ["--model", "ms_resnet8_cifar", "--encoder", "poisson"]
 
 
 @pytest.mark.medium
+@pytest.mark.one_release
 class TestRandomEncoder:
     """What a random encoder's test draws is a function of seed and epoch; what was measured is kept."""
 
@@ -940,6 +945,7 @@ class TestRandomEncoder:
 
 
 @pytest.mark.medium
+@pytest.mark.one_release
 class TestOperatorPath:
     @staticmethod
     def interrupted(folder):
@@ -990,6 +996,7 @@ class Unreadable:
 
 
 @pytest.mark.medium
+@pytest.mark.one_release
 def test_unreadable_images_before_an_interruption_are_counted(tmp_path):
     data = digits("standard")
     settings = Settings(**SMALL | dict(loader="standard", workers=0, skip_corrupt=True))
@@ -1006,6 +1013,7 @@ def test_unreadable_images_before_an_interruption_are_counted(tmp_path):
     assert [row["corrupt"] for row in table(tmp_path / "summary.csv")] == ["1", "1"]
 
 
+@pytest.mark.one_release
 class TestDryRun:
     def test_it_shows_the_network_and_the_data_and_leaves_no_file(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)

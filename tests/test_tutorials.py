@@ -1,6 +1,7 @@
 """The tutorials run unchanged, in less than two minutes of two cores, and show what they say; as notebooks too."""
 
 import ast
+import contextlib
 import os
 import re
 import resource
@@ -16,16 +17,36 @@ SCRIPTS = sorted(TUTORIALS.glob("*.py"))
 SECONDS = 2 * 120
 
 
-def run(name, folder, *arguments, status=0):
-    """What it prints, in a folder of its own (on stderr if it fails); it must not need more than its time."""
+@contextlib.contextmanager
+def limited():
+    """Processes started inside must not need more than their time: CPU time, so that other work does not count."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, str(TUTORIALS / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    yield
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == status, done.stderr
-    # CPU time, so that other work on the machine does not count
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS
+
+
+def run(name, folder, *arguments, status=0):
+    """What it prints, in a folder of its own (on stderr if it fails)."""
+    command = [sys.executable, str(TUTORIALS / f"{name}.py"), *map(str, arguments)]
+    with limited():
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == status, done.stderr
     return done.stderr if status else done.stdout
+
+
+def as_notebook(name, folder):
+    """What its cells print, in a folder of its own."""
+    jupytext, nbclient = pytest.importorskip("jupytext"), pytest.importorskip("nbclient")
+    book = jupytext.read(TUTORIALS / f"{name}.py")
+    assert book.cells[0].cell_type == "markdown" and '"""' not in book.cells[0].source
+    # inside pytest ipykernel would not catch what commands print
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    client = nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(folder)}})
+    with limited():
+        client.execute(env=environment)  # raises if a cell does
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
 def percentages(text):
@@ -66,8 +87,10 @@ class TestTheyRun:
         assert printed.endswith("of 360 test images are classified correctly\n")
         assert percentages(printed)[-1] > 95
 
+    @pytest.mark.one_release
     def test_which_encoder(self, tmp_path):
-        first = run("2_which_encoder", tmp_path)
+        """The longest: once, as a notebook; the test below runs the script."""
+        first = as_notebook("2_which_encoder", tmp_path)
         assert len(re.findall(r"^\[\d/9\] ", first, re.MULTILINE)) == 9
         means = dict(re.findall(r"^\| (\w+) \| 3 \| ([\d.]+) ± ", first, re.MULTILINE))
         assert means.keys() == {"gac", "direct", "direct_lif"}
@@ -79,6 +102,7 @@ class TestTheyRun:
         assert float(energy["gac"]) > 2 * float(energy["direct_lif"]) > 0
         assert (tmp_path / "runs/tutorials/encoders/digits/report.html").exists()
 
+    @pytest.mark.one_release
     def test_which_encoder_of_a_missing_folder(self, tmp_path):
         said = run("2_which_encoder", tmp_path, "--data-dir", "absent", status=2)
         assert said.startswith("run_cifar.py: ") and said.count("\n") == 1 and "absent" in said
@@ -99,6 +123,7 @@ class TestTheyRun:
         machines = re.findall(machine, printed, re.MULTILINE)
         assert len(machines) == 4 and all(float(event) > float(dense) > 0 for dense, event in machines)
 
+    @pytest.mark.one_release
     def test_published_weights(self, tmp_path):
         printed = run("4_published_weights", tmp_path)
         assert printed.startswith("No --weights: ") and "learned nothing" in printed
@@ -116,6 +141,7 @@ class TestTheyRun:
         assert len(set(first)) == 6 and second == [(0.0, 0.5, 0.0)] * 6
         assert (tmp_path / "other/gate.png").read_bytes() != (folder / "gate.png").read_bytes()
 
+    @pytest.mark.one_release
     def test_many_gpus(self, tmp_path):
         printed = run("5_many_gpus", tmp_path)
         assert "killed: exit status 0" not in printed and "killed: exit status " in printed
@@ -128,7 +154,6 @@ class TestTheyRun:
 #: The end of what each tutorial prints.
 ENDS = {
     "1_your_network": r"of 360 test images are classified correctly",
-    "2_which_encoder": r"direct_lif .* complete .* nJ   \(3 seeds\)",
     "3_energy": r"\npoisson +\S+ +\S+% +\S+ +\S+%",
     "4_published_weights": r"runs/tutorials/gate/gate\.svg",
     "5_many_gpus": r"bf16: processes 1, amp bf16, test accuracy \S+ %",
@@ -138,19 +163,10 @@ ENDS = {
 @pytest.mark.slow
 @pytest.mark.one_release
 @pytest.mark.parametrize(
-    "path",
+    "name",
     # one with the lower bounds as well
-    [pytest.param(path, marks=[pytest.mark.floor] * path.stem.startswith("4"), id=path.stem) for path in SCRIPTS],
+    [pytest.param(name, marks=[pytest.mark.floor] * name.startswith("4")) for name in ENDS],
 )
-def test_they_run_as_notebooks(path, tmp_path):
-    jupytext, nbclient = pytest.importorskip("jupytext"), pytest.importorskip("nbclient")
-    book = jupytext.read(path)
-    assert book.cells[0].cell_type == "markdown" and '"""' not in book.cells[0].source
-    # inside pytest ipykernel would not catch what commands print
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    client = nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute(env=environment)  # raises if a cell does
-    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
-    printed = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
-    assert re.search(rf"{ENDS[path.stem]}\n$", printed)
-    assert (tmp_path / "runs").exists() == (path.stem[0] in "245")
+def test_they_run_as_notebooks(name, tmp_path):
+    assert re.search(rf"{ENDS[name]}\n$", as_notebook(name, tmp_path))
+    assert (tmp_path / "runs").exists() == (name[0] in "45")

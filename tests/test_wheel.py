@@ -18,6 +18,8 @@ from packaging.version import Version
 
 from gac_sj import __version__
 
+pytestmark = pytest.mark.one_release
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = """
 import importlib, pkgutil
