@@ -135,7 +135,7 @@ def test_a_signal_between_two_steps_and_the_same_run_continues(whole, tmp_path):
         {"model": "att_ms_resnet8_cifar"},
         {"grad_checkpointing": True, "opt": "momentum", "loss": "tet"},
         {"amp": "bf16", "channels_last": True, "accumulate": 2},
-        {"opt": "radam", "decay_all": False, "clip_grad": 1.0},
+        {"opt": "radam", "decay_all": False, "clip_grad": 1.0, "form": "lite"},
         {"spikes_as_bytes": True, "opt": "lamb"},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
