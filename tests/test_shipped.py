@@ -313,6 +313,14 @@ class TestWhatShips:
         )
 
 
+def test_the_photograph_is_small_and_its_source_is_named():
+    folder = REPOSITORY / "experiments" / "tutorials" / "images"
+    (photo,) = folder.glob("*.png")
+    source = (folder / "README.md").read_text(encoding="utf-8")
+    assert photo.stat().st_size < 50_000
+    assert all(words in source for words in (photo.name, "CC0", "Stefan van der Walt"))
+
+
 def test_the_readme_prints_what_predict_prints():
     """Once there are weights; the photograph is in the repository."""
     command = f"gac-sj predict experiments/tutorials/images/cat.png --model {NAME} --pretrained"
