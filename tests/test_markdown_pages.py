@@ -276,7 +276,7 @@ class TestMarkdown:
         index = read_index(REPOSITORY / "results.yaml")
         used = {path for block in index.blocks.values() for path in block.paths}
         assert all((REPOSITORY / path).exists() for path in used)
-        assert {path for path in used if path.endswith(".csv")} == set(index.commands)
+        assert {path for path in used if path.endswith((".csv", "weights"))} == set(index.commands)
         assert {name for names in index.pages.values() for name in names} == set(index.blocks)
 
 

@@ -133,7 +133,8 @@ def test_config_records_defaults(tmp_path):
     assert content["architecture"] == "gac_ms_resnet8_cifar"
     assert (content["num_classes"], content["num_features"]) == (10, 64)
     assert content["model_args"] == {
-        "T": 4, "encoder": "gac", "form": "low_threshold", "in_chans": 3, "num_classes": 10, "global_pool": "avg",
+        "T": 4, "encoder": "gac", "form": "low_threshold", "gate": "after", "in_chans": 3, "num_classes": 10,
+        "global_pool": "avg",
     }  # fmt: skip
     assert content["pretrained_cfg"]["mean"] == [0.4914, 0.4822, 0.4465]
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gac_sj.models.shipped import FOLDER
+
 TUTORIALS = Path(__file__).resolve().parent.parent / "experiments" / "tutorials"
 SCRIPTS = sorted(TUTORIALS.glob("*.py"))
 SECONDS = 2 * 120
@@ -127,6 +129,8 @@ class TestTheyRun:
     def test_published_weights(self, tmp_path):
         printed = run("4_published_weights", tmp_path)
         assert printed.startswith("No --weights: ") and "learned nothing" in printed
+        shown = set(re.findall(r"^(gac_\S+\.\S+)$", printed, re.MULTILINE))
+        assert shown == {path.name for path in FOLDER.glob("gac_*_cifar.*")}
         folder = tmp_path / "runs/tutorials/gate"
         assert (folder / "gate.png").read_bytes()[:4] == b"\x89PNG" and "<svg" in (folder / "gate.svg").read_text()
         # other weights under the published names, of another temporal attention
@@ -136,7 +140,8 @@ class TestTheyRun:
         changed = run("4_published_weights", tmp_path, "--weights", "published.pth", "--output", "other")
         assert "No --weights" not in changed and "12,679,368 parameters" in changed
         found = (re.findall(r"^ +[1-6] +(\S+) +(\S+), +(\S+) ", text, re.MULTILINE) for text in (printed, changed))
-        first, second = ([tuple(map(float, step)) for step in steps] for steps in found)
+        # the last six; those before are of weights that come with the package
+        first, second = ([tuple(map(float, step)) for step in list(steps)[-6:]] for steps in found)
         # the first gate differs from step to step; without temporal attention it is 0.5 everywhere
         assert len(set(first)) == 6 and second == [(0.0, 0.5, 0.0)] * 6
         assert (tmp_path / "other/gate.png").read_bytes() != (folder / "gate.png").read_bytes()

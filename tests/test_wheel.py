@@ -23,6 +23,7 @@ pytestmark = pytest.mark.one_release
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = """
 import importlib, pkgutil
+from pathlib import Path
 import gac_sj, timm, torch
 from gac_sj.ops.source import PROBE, read, source
 
@@ -34,6 +35,8 @@ sequence = encoder(torch.rand(2, 1, 8, 8))
 sequence.sum().backward()
 assert sequence.shape == (3, 2, 4, 8, 8) and encoder.stem[0].weight.grad.abs().sum() > 0
 assert timm.create_model("gac_ms_resnet8_cifar", T=2)(torch.rand(2, 3, 16, 16)).shape == (2, 10)
+for name in timm.list_pretrained("*ms_resnet*"):  # without a network
+    assert Path(timm.create_model(name, pretrained=True).pretrained_cfg["file"]).is_relative_to(gac_sj.__path__[0])
 print(gac_sj.__file__, gac_sj.__version__)
 """
 
@@ -139,7 +142,9 @@ def test_it_holds_every_file_of_the_package_and_nothing_else(wheel):
     files = (path for path in (REPOSITORY / "gac_sj").rglob("*") if path.is_file() and path.suffix != ".pyc")
     assert ours == {path.relative_to(REPOSITORY).as_posix() for path in files}
     kinds = {Path(name).suffix for name in ours}
-    assert kinds == {".py", ".cu", ".cuh", ".h", ".typed", ".yaml"}
+    weights = {Path(name).suffix for name in ours if name.startswith("gac_sj/weights/")}
+    assert weights <= {".safetensors", ".json", ".csv", ".md"}
+    assert kinds - weights == {".py", ".cu", ".cuh", ".h", ".typed", ".yaml"}
     assert f"gac_sj-{__version__}.dist-info/licenses/LICENSE" in names
     assert re.search(r"^License(-Expression)?: Apache-2\.0$", described, re.MULTILINE)
     assert "# gac_sj: Gated Attention Coding" in described

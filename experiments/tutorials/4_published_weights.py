@@ -64,38 +64,50 @@ except (ValueError, OSError) as error:
 print(f"{weights}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 
 # %% [markdown]
-# The image, transformed as in training.
+# The image is transformed as in training. Inside the encoder, the stem's current `[C, H, W]` is the same at every step,
+# because the image is. Spatial-channel attention sees it once, temporal attention has one number per step (some forms
+# have one for every channel), and the gate is the sigmoid of their product.
+
 
 # %%
-model.eval()
-transform = create_transform(**resolve_input_data_config(model), is_training=False)
-image = transform(photo)  # [3, 32, 32]
-pixels = (image * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)).permute(1, 2, 0).clamp(0, 1)
+def show_gate(model, file):
+    model.eval()
+    mean, std = (torch.tensor(model.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    transform = create_transform(**resolve_input_data_config(model), is_training=False)
+    image = transform(photo)  # [3, 32, 32]
+    pixels = (image * std + mean).permute(1, 2, 0).clamp(0, 1)
+    encoder = model.encoder
+    with torch.no_grad():
+        maps = encoder.attention_maps(image.unsqueeze(0))
+        output = encoder(image.unsqueeze(0))[:, 0]
+    gate, spatial = maps.gate[:, 0], maps.spatial_channel[0, 0]  # [T, C, H, W], [C, H, W]
+    temporal = maps.temporal.reshape(encoder.T, -1).mean(1)  # [T]
+    print("step  temporal attention  gate: mean,       std       active outputs")
+    for step in range(encoder.T):
+        spikes = (output[step] != 0).float().mean()
+        print(
+            f"{step + 1:4}  {temporal[step]:18.3f}  {gate[step].mean():10.3f}, {gate[step].std():9.3f}  {spikes:19.1%}"
+        )
+    for path in figures.save(figures.gates(pixels, gate, temporal, spatial), args.output / file):
+        print(path)
+
 
 # %% [markdown]
-# Inside the encoder: the stem's current `[C, H, W]` is the same at every step, because the image is. Spatial-channel
-# attention sees it once, temporal attention has one number per step, and the gate is the sigmoid of their product.
+# First the trained networks that come with the package, if this version has any (`timm.list_pretrained("gac*")`).
 
 # %%
-encoder = model.encoder
-with torch.no_grad():
-    current = encoder.features(image.unsqueeze(0))
-    spatial = encoder.gau.spatial_channel(current)[0, 0]  # [C, H, W]
-    temporal = encoder.gau.temporal(current).flatten()  # [T]
-    gate = encoder.gau(current)[:, 0]  # [T, C, H, W]
-    output = encoder(image.unsqueeze(0))[:, 0]
-print("step  temporal attention  gate: mean,       std       active outputs")
-for step in range(encoder.T):
-    spikes = (output[step] != 0).float().mean()
-    print(f"{step + 1:4}  {temporal[step]:18.3f}  {gate[step].mean():10.3f}, {gate[step].std():9.3f}  {spikes:19.1%}")
+for name in timm.list_pretrained("gac_*_cifar"):
+    print(f"\n{name}")
+    show_gate(timm.create_model(name, pretrained=True), f"gate_{name}")
 
 # %% [markdown]
-# Only the weights of temporal attention decide how much the gate changes from step to step, because a static image
-# looks the same at every step. The picture shows both attentions, and the gate at every step on one scale.
+# Then the published one. Only the weights of temporal attention decide how much the gate changes from step to step,
+# because a static image looks the same at every step. The picture shows both attentions, and the gate at every step on
+# one scale.
 
 # %%
-for path in figures.save(figures.gates(pixels, gate, temporal, spatial), args.output / "gate"):
-    print(path)
+print(f"\n{weights}")
+show_gate(model, "gate")
 
 # %% [markdown]
 # Next, with the published weights: `gac-sj convert` writes a folder that timm loads

@@ -48,14 +48,16 @@ from gac_sj.training.settings import Settings
 __all__ = ["load_pretrained", "save_pretrained"]
 
 CONFIG = "config.json"
+#: The model card, where there is one: the Hub shows it.
+CARD = "README.md"
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, label_names: Iterable[str] | None = None) -> None:
     """Write a network that ``timm.create_model`` built into a new folder, whole or not at all.
 
-    For the Hub, upload the folder, or use ``timm.models.push_to_hf_hub(model, "me/name")``, which writes the same
-    except the checksum. Memory format, type (``load_pretrained`` returns float32), a neuron's backend and wrappers
-    (DistributedDataParallel, ``torch.compile``) are not saved.
+    For the Hub, add a model card (:data:`CARD`) and ``gac-sj push`` the folder. Memory format, type
+    (``load_pretrained`` returns float32), a neuron's backend and wrappers (DistributedDataParallel, ``torch.compile``)
+    are not saved.
 
     Args:
         model: its keywords are saved too, so timm rebuilds it without them.

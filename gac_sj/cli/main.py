@@ -6,7 +6,7 @@ import argparse
 from types import ModuleType
 
 import gac_sj
-from gac_sj.cli import convert, environment, export, models, predict, summary
+from gac_sj.cli import convert, environment, export, models, predict, push, summary
 from gac_sj.cli.program import program
 
 __all__ = ["main"]
@@ -18,6 +18,7 @@ COMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "export": export,
     "predict": predict,
+    "push": push,
 }
 
 

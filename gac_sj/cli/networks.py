@@ -28,6 +28,7 @@ __all__ = [
     "is_there",
     "names",
     "open_network",
+    "open_pretrained",
     "open_weights",
     "options",
     "parameters",
@@ -185,6 +186,28 @@ def open_weights(source: str) -> NetworkModule:
     if missing_parts(model):
         raise UsageError(f"{source} holds a {type(model).__name__}, not a network of gac_sj", "pass weights of one")
     return cast(NetworkModule, model)
+
+
+def open_pretrained(name: str) -> NetworkModule:
+    """Load a network with the weights that come with the package, in evaluation mode.
+
+    Args:
+        name: as timm names them, with or without a tag.
+
+    Raises:
+        UsageError: there are no such weights, or they are damaged.
+        OSError: they cannot be read or downloaded.
+    """
+    known = timm.list_models(module=MODULES, pretrained=True)
+    if name not in known and not (name in names() and timm.is_model_pretrained(name)):
+        raise UsageError(
+            f"must be a network with pretrained weights, got {name!r}",
+            "" if known else "this version of gac_sj has none",
+            argument="model",
+            options=known,
+            given=name,
+        )
+    return cast(NetworkModule, timm.create_model(name, pretrained=True).eval())
 
 
 def parameters(model: nn.Module) -> int:

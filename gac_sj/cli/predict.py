@@ -1,6 +1,7 @@
 """Classify images, and show how the evidence grows over the time steps.
 
 gac-sj predict cat.png dog.jpg --weights DIR
+gac-sj predict cat.png --model gac_ms_resnet8_cifar --pretrained
 
 A table for each image: the five likeliest classes after all steps, and their probability in % (softmax of the logits'
 mean) when only the first 1, 2, ... steps are read. Classes are numbers if the weights contain no names (gac-sj convert
@@ -22,7 +23,7 @@ from timm.data.model_config import resolve_input_data_config
 from torch import Tensor
 
 from gac_sj._utils.errors import UsageError, first_sentence
-from gac_sj.cli.networks import WEIGHTS, open_weights
+from gac_sj.cli.networks import WEIGHTS, open_pretrained, open_weights
 from gac_sj.data.image_files import read_image
 from gac_sj.models.protocols import NetworkModule, encoder_of
 from gac_sj.nn.quantized import BITS
@@ -31,7 +32,10 @@ from gac_sj.quantize import quantize
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    parser.add_argument("--weights", required=True, help=WEIGHTS)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--weights", help=WEIGHTS)
+    which.add_argument("--model", metavar="NAME", help="network whose weights come with the package")
+    parser.add_argument("--pretrained", action="store_true", help="load these weights, with --model")
     parser.add_argument(
         "--quantized", type=int, choices=tuple(BITS), help="bits of the weights of layers that receive spikes"
     )
@@ -45,16 +49,20 @@ def run(args: argparse.Namespace) -> None:
         args: of the command line.
 
     Raises:
-        UsageError: weights that cannot be loaded or are not a classifier of images; an unreadable image.
+        UsageError: weights that cannot be loaded or are not a classifier of images, or ``--pretrained`` and ``--model``
+            that do not come together; an unreadable image.
         OSError: weights that cannot be read.
     """
-    model = open_weights(args.weights)
+    if args.pretrained != (args.model is not None):
+        missing, there = ("--pretrained", "--model") if args.model else ("--model", "--pretrained")
+        raise UsageError(f"{missing} is needed with {there}", "or name weights with --weights")
+    model = open_pretrained(args.model) if args.pretrained else open_weights(args.weights)
     channels = encoder_of(model).in_channels
     classes = getattr(model, "num_classes", model.pretrained_cfg["num_classes"])
     if channels not in (1, 3) or not classes:
         raise UsageError(
-            f"{args.weights} must be a classifier of grey or colour images, got a network of {channels} channels and "
-            f"{classes} classes"
+            f"{args.weights or args.model} must be a classifier of grey or colour images, got a network of {channels} "
+            f"channels and {classes} classes"
         )
     transform = create_transform(**resolve_input_data_config(model), is_training=False)
     bits = args.quantized

@@ -22,17 +22,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 
 from gac_sj.models.builder import create
 from gac_sj.models.ms_resnet import CIFAR8, CIFAR18, CIFAR_CFG, IMAGENET, MSResNet, cfg
+from gac_sj.models.shipped import generate_cfgs
 
 __all__ = []
 
 _ATT = dict(block_attention="TCSA")
 _ATT_IMAGENET = dict(block_attention="CSA", init="att", downsample="avg_shortcut", drop_rate=0.2, T=1)
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = generate_cfgs(
     {
         "att_ms_resnet8_cifar": cfg(**CIFAR_CFG),
         "att_ms_resnet18_cifar": cfg(**CIFAR_CFG),

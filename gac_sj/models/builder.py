@@ -22,6 +22,7 @@ from gac_sj.encoders import (
 from gac_sj.encoders.base import Encoder
 from gac_sj.models.features import FeatureMaps, feature_options
 from gac_sj.models.network import EncodedNetwork
+from gac_sj.models.shipped import UNTRAINED, find_weights
 from gac_sj.nn.presets import neuron_factory
 
 __all__ = ["OF_TIMM", "bare_name", "build_encoder", "create", "default_encoder"]
@@ -119,13 +120,24 @@ def create(
         kwargs: keywords that the user gave, timm's own included.
 
     Raises:
-        UsageError: a ``feature_cls`` that cannot run the network, or an encoder that is not registered.
+        UsageError: a ``feature_cls`` that cannot run the network, an encoder that is not registered, or weights of the
+            package (:mod:`gac_sj.models.shipped`) that were trained for another network, or are damaged.
     """
     if kwargs.get("features_only"):
         kwargs = dict(kwargs)
         kwargs["feature_cfg"] = feature_options(kwargs)
     given = {name: value for name, value in kwargs.items() if name not in OF_TIMM}
-    kwargs = defaults | {"encoder": default_encoder(variant)} | kwargs
+    defaults = defaults | {"encoder": default_encoder(variant)}
+    weights = find_weights(variant, pretrained, kwargs)
+    if weights is not None:
+        if pretrained:
+            own = {name: each.default for name, each in signature(cls).parameters.items()}
+            weights.check(given, own | defaults)
+            kwargs = kwargs | weights.loading(defaults.get("pretrained_filter_fn"))
+        given = {**weights.keywords, **given}
+    elif not pretrained and not kwargs.get("pretrained_cfg"):  # an untrained network is not that of any weights
+        kwargs = kwargs | {"pretrained_cfg": UNTRAINED[variant]}
+    kwargs = defaults | kwargs | given
     info = encoder_info(kwargs["encoder"])
     if info.needs_unit_range:
         # timm's data pipeline then leaves the pixels in [0, 1]
@@ -138,6 +150,6 @@ def create(
     built.in_chans = model.in_chans = model.encoder.in_channels
     # after the loading, which compares the size that the weights were made for
     model.describe_size(built.pretrained_cfg)
-    form = {} if model.encoder.form is None else {"form": model.encoder.form}
-    built._model_args = {"T": model.T, "encoder": info.name} | form | given
+    pinned = {name: value for name in ("form", "gate") if (value := getattr(model.encoder, name, None)) is not None}
+    built._model_args = {"T": model.T, "encoder": info.name} | pinned | given
     return built

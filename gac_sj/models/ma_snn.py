@@ -8,7 +8,7 @@ from typing import Any
 
 from spikingjelly.activation_based import layer
 from timm.layers import to_2tuple
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
@@ -17,6 +17,7 @@ from gac_sj.encoders import BASELINE_ENCODER, Encoder
 from gac_sj.models.builder import build_encoder, create
 from gac_sj.models.network import EncodedNetwork
 from gac_sj.models.resizing import resize_linear
+from gac_sj.models.shipped import generate_cfgs
 from gac_sj.models.spiking_block import SpikingBlock
 from gac_sj.nn import membrane_attention
 from gac_sj.nn.neuron import LIFNode
@@ -257,7 +258,7 @@ class MALinear(nn.Module):
         return self.lif(self.attention(y).flatten(2))
 
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = generate_cfgs(
     {
         "ma_snn": dict(
             num_classes=11,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from gac_sj._utils.errors import UsageError
@@ -22,6 +22,7 @@ from gac_sj.models.drop_path import drop_path_rates
 from gac_sj.models.init import init_weights
 from gac_sj.models.ms_block import MSBlock
 from gac_sj.models.network import EncodedNetwork, image_size
+from gac_sj.models.shipped import generate_cfgs
 from gac_sj.models.stems import REDUCTION, build_stem
 from gac_sj.nn import membrane_attention
 
@@ -187,7 +188,7 @@ CIFAR_CFG = dict(
     std=(0.2023, 0.1994, 0.2010),
     crop_pct=1.0,
 )
-default_cfgs = generate_default_cfgs(
+default_cfgs = generate_cfgs(
     {
         f"{prefix}{name}": cfg(**changes)
         for prefix in ("gac_", "")

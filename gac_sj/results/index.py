@@ -3,8 +3,9 @@
 It has four entries:
 
 - ``pages``: page -> names of its blocks.
-- ``blocks``: name -> one kind (``runs``, ``robustness``, ``speed`` or ``ledger``) with one or more files of rows, and
-  the kind's own options: the ``tables`` of runs, the ``benchmark`` of speed, the ``configs`` of the ledger.
+- ``blocks``: name -> one kind (``runs``, ``robustness``, ``speed`` or ``ledger``) with one or more files of rows, or
+  ``weights`` with folders of them, and the kind's own options: the ``tables`` of runs, the ``benchmark`` of speed, the
+  ``configs`` of the ledger.
 - ``pairs``: pairs of encoders that tables of accuracy compare, by their labels.
 - ``commands``: file of rows -> the commands that make it.
 """
@@ -30,6 +31,7 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "robustness": ((), ()),
     "speed": ((), ("benchmark",)),
     "ledger": (("configs",), ()),
+    "weights": ((), ()),
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import read_text, write_atomically
+from gac_sj.results.card import shipped_table
 from gac_sj.results.comparison import MIN_SEEDS, Interval, corrected, interval, pair
 from gac_sj.results.index import Block, Index
 from gac_sj.results.ledger import ledger, read_configs
@@ -174,7 +175,14 @@ def _ledger(block: Block, place: _Place) -> str:
     return ledger(runs, read_configs(place.index.base / block.options["configs"]), place.folder)
 
 
-_MAKERS = {"runs": _runs, "robustness": _robustness, "speed": _speed, "ledger": _ledger}
+def _weights(block: Block, place: _Place) -> str:
+    """The pretrained weights in folders."""
+    tables = {path: shipped_table(place.index.base / path, place.folder) for path in block.paths}
+    parts = [f"{table}\n\n{place.made_by(path)}" for path, table in tables.items() if table]
+    return "\n\n".join(parts) or "There are none in this version."
+
+
+_MAKERS = {"runs": _runs, "robustness": _robustness, "speed": _speed, "ledger": _ledger, "weights": _weights}
 
 
 def _differences(runs: Sequence[Run], pairs: Sequence[Sequence[str]]) -> str:
