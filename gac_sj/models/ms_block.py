@@ -14,7 +14,6 @@ from gac_sj.models.spiking_block import SpikingBlock
 from gac_sj.nn.neuron import LIFNode
 from gac_sj.nn.norm_add import norm_then_add
 from gac_sj.nn.norm_lif import norm_then_fire
-from gac_sj.nn.strided import convolve
 from gac_sj.ops.shortcuts import does_only
 
 __all__ = ["MSBlock"]
@@ -107,14 +106,7 @@ class MSBlock(SpikingBlock):
         y = self._convolve(self.conv1, spikes, self.lif1)
         inner = norm_then_fire(self.bn1, self.lif2, y) if self.norm_lif_pairs else self.lif2(self.pool(self.bn1(y)))
         y = self._convolve(self.conv2, inner, self.lif2)
-        shortcut = self._convolve(self._shortcut, spikes, self.lif1) if self.spike_shortcut else self._shortcut(x)
+        shortcut = self._convolve(self.shortcut, spikes, self.lif1) if self.spike_shortcut else self.shortcut(x)
         if does_only(self.attention, nn.Identity) and does_only(self.drop_path, nn.Identity):
             return norm_then_add(self.bn2, y, shortcut)
         return self.drop_path(self.attention(self.bn2(y))) + shortcut
-
-    def _shortcut(self, x: Tensor) -> Tensor:
-        if not (type(self.shortcut) is nn.Sequential and does_only(self.shortcut, nn.Sequential)):
-            return self.shortcut(x)
-        for module in self.shortcut:
-            x = convolve(module, x)
-        return x
