@@ -17,7 +17,7 @@ PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist worksteal
 PYTEST := $(call PYTEST_WITH,$(VENV))
 BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "not one_release and ($(1))"
 
-.PHONY: help setup benchmark test test-fast test-slow test-all test-floor test-attack test-gpu lint clean
+.PHONY: help setup benchmark test test-fast test-slow test-floor test-attack test-gpu lint clean
 
 help:
 	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
@@ -25,7 +25,6 @@ help:
 	@echo "make test-fast   while working: the quick tests of every area with one SpikingJelly release"
 	@echo "make test        all but the slow tests with both supported SpikingJelly releases"
 	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation, installation"
-	@echo "make test-all    both of them, in one pass with each release"
 	@echo "make test-floor  the quick tests, with one of their parameters each, with the oldest supported releases of everything,"
 	@echo "                 in .venv-floor (Python 3.11 or 3.12)"
 	@echo "make test-attack a hundred kills, forty double starts, two hundred damaged files of each sort"
@@ -55,9 +54,6 @@ test-fast: $(READY)
 
 test-slow: $(READY)
 	$(call BOTH_RELEASES,slow)
-
-test-all: $(READY)
-	$(call BOTH_RELEASES,slow or not slow)
 
 $(FLOOR)/.ready: setup.cfg pyproject.toml constraints-floor.txt Makefile
 	$(PYTHON) -m venv $(FLOOR)
