@@ -35,6 +35,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj._utils.files import read_text, safe_name, write_atomically
 from gac_sj._utils.reading import parse_yaml
 from gac_sj._utils.time_schedule import steps_at
+from gac_sj.analysis.energy_profile import DEFAULT_PROFILE, PROFILE_HELP, EnergyProfile, energy_profile
 from gac_sj.cli.program import program
 from gac_sj.data import EpochLoader
 from gac_sj.encoders import BASELINE_ENCODER, DEFAULT_ENCODER, encoder_label
@@ -224,6 +225,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", metavar="FOLDER", help="CIFAR, in archives or not")
     parser.add_argument("minutes", metavar="MINUTES", help="training time of both networks together")
     parser.add_argument("--output", type=Path, default=Path("runs/record"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--energy", default=DEFAULT_PROFILE, metavar="PROFILE", help=PROFILE_HELP)
     add_arguments(parser, without=OWN)
     return parser
 
@@ -244,7 +246,7 @@ def networks(args: argparse.Namespace, world: DistributedContext) -> list[Settin
     return [Settings(**given | {"encoder": encoder, "data_dir": args.folder}) for encoder in encoders]
 
 
-def train(runs: list[Settings], output: Path, data: Data, world: DistributedContext) -> str:
+def train(runs: list[Settings], output: Path, data: Data, world: DistributedContext, profile: EnergyProfile) -> str:
     """Complete the runs of the first seed that has not all of them.
 
     Args:
@@ -252,6 +254,7 @@ def train(runs: list[Settings], output: Path, data: Data, world: DistributedCont
         output: for rows and folders.
         data: of the runs.
         world: of the runs.
+        profile: of the analysis.
 
     Returns:
         The result in a line.
@@ -259,16 +262,16 @@ def train(runs: list[Settings], output: Path, data: Data, world: DistributedCont
     rows = Rows(output / "results.csv", RUNS)
     for seed in count(runs[0].seed):
         work = [(replace(run, seed=seed), output / safe_name(label(run)) / f"seed{seed}") for run in runs]
-        found = [is_complete(rows.find(run_key(run, data)), folder, True, False) for run, folder in work]
+        found = [is_complete(rows.find(run_key(run, data)), folder, profile, False) for run, folder in work]
         if not all(found):
             break
     accuracies: dict[str, Any] = {}
-    for analysis in (False, True):  # rows and weights first
+    for analysis in (None, profile):  # rows and weights first
         for run, folder in work:
             gc.collect()  # a graph keeps its memory
-            row = complete(run, data, world, folder, rows, analysis, keep_checkpoints=not analysis)
+            row = complete(run, data, world, folder, rows, analysis, keep_checkpoints=analysis is None)
             accuracies[label(run)] = float(row["accuracy_last"])
-            if not analysis:
+            if analysis is None:
                 write_bfloat16(folder)
     (first, a), (second, b) = accuracies.items()
     return f"seed {seed}: {first} {a:.2f} %, {second} {b:.2f} %, {second} - {first} = {b - a:+.2f} points"
@@ -276,7 +279,7 @@ def train(runs: list[Settings], output: Path, data: Data, world: DistributedCont
 
 @program(build_parser, interrupted="interrupted; run the same command to resume.")
 def main(args: argparse.Namespace) -> None:
-    minutes = positive(args.minutes)
+    minutes, profile = positive(args.minutes), energy_profile(args.energy)
     with distributed_context(getattr(args, "device", "auto")) as world:
         if world.size > 1:
             raise UsageError("A record run has one process", "leave torchrun out")
@@ -286,7 +289,7 @@ def main(args: argparse.Namespace) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
         data = load_data(runs[0], download=False)
         runs = plan(runs, minutes, args.output, data, world)
-        result = train(runs, args.output, data, world)
+        result = train(runs, args.output, data, world, profile)
     _logger.info("%s", result)
     print(f"{args.output}: {result}")
 

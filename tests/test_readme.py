@@ -28,6 +28,7 @@ PAGES = [
     "experiments/tutorials/README.md",
 ]
 TEXT = "".join((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES)
+TEXT = TEXT.replace("experiments/record.sh FOLDER", "python experiments/record.py FOLDER")  # which it starts
 TEXT = re.sub(r"^- `[^`]+` \(.*$", "", TEXT, flags=re.MULTILINE)  # a measurement, headed by its sub-command alone
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 (OWN_ENCODER,) = (snippet for snippet in SNIPPETS if "register_encoder" in snippet)
@@ -118,6 +119,7 @@ def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for name, text in (("affine", OWN_ENCODER), ("mine", OWN_DATA), ("net", OWN_NETWORK)):
             Path(f"{name}.py").write_text(text, encoding="utf-8")
+        Path("experiments").symlink_to(REPOSITORY / "experiments")
     if program == "make":
         makefile = (REPOSITORY / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in arguments)
