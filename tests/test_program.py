@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -181,6 +182,24 @@ class TestExitStatus:
         assert main([]) == 143 and not list(tmp_path.iterdir())
         assert capsys.readouterr().err == "bench.py: run it again.\n"
         assert signal.getsignal(signal.SIGTERM) == before
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_signal_inside_a_destructor_is_not_lost(self, number, status, tmp_path, capsys):
+        class Struck:
+            def __del__(self):
+                os.kill(os.getpid(), number)
+                sum(range(1000))  # the handler runs here
+
+        @program(build_parser, "run it again.")
+        def main(args):
+            with claimed(tmp_path):
+                struck = Struck()
+                del struck
+                for _ in range(100):
+                    time.sleep(0.1)
+
+        assert main([]) == status and not list(tmp_path.iterdir())
+        assert capsys.readouterr().err == "bench.py: run it again.\n"
 
     @pytest.mark.parametrize("text", ["unread", "unread " * 10000])
     @pytest.mark.parametrize("flush", [True, False])

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from typing import Any, TextIO, cast
 
 from gac_sj._utils.errors import ExitError, UsageError
@@ -91,9 +92,15 @@ class _Terminated(BaseException):
     """SIGTERM was received."""
 
 
+_SIGNALS = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
+
+
 @contextmanager
 def _unwinding() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that what the program holds is released; a second acts at once."""
+    """Let SIGTERM end the block as Ctrl-C does, so that what the program holds is released; a second acts at once.
+
+    Python drops what is raised inside a ``__del__``. A signal that strikes there is sent again, a moment later.
+    """
     if threading.current_thread() is not threading.main_thread():  # signals go elsewhere
         yield
         return
@@ -102,11 +109,26 @@ def _unwinding() -> Iterator[None]:
         signal.signal(number, before)
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def dropped(about: sys.UnraisableHookArgs) -> None:
+        if (number := _SIGNALS.get(about.exc_type)) is None:
+            hook(about)
+            return
+        if number == signal.SIGTERM:
+            signal.signal(number, terminate)
+        # to the main thread, which may be waiting; Windows has no signals between threads
+        send = partial(signal.pthread_kill, main) if hasattr(signal, "pthread_kill") else signal.raise_signal
+        again = threading.Timer(0.05, send, [number])
+        again.daemon = True
+        again.start()
+
+    main = threading.get_ident()
+    before, hook = signal.signal(signal.SIGTERM, terminate), sys.unraisablehook
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 def _places(prog: str, arguments: Sequence[str] | None) -> list[str]:
