@@ -85,6 +85,7 @@ def test_a_bad_argument_as_users_see_it(tmp_path):
 )
 def test_compiled_evaluation(encoder):
     """Behind every encoder is the same network, which is generated once."""
+    torch.manual_seed(0)
     model = timm.create_model("gac_ms_resnet8_cifar", encoder=encoder).eval()
     function = model.forward_features if encoder == "gac" else model.encoder
     x = torch.rand(2, 3, 16, 16)
@@ -96,5 +97,5 @@ def test_compiled_evaluation(encoder):
         compiled = torch.compile(function, fullgraph=True)(x)
     assert compiled.shape == expected.shape
     if encoder != "poisson":  # its random numbers may be drawn in another order
-        # fused arithmetic may flip a spike at the threshold
-        assert (compiled != expected).float().mean() < 1e-3
+        # fused arithmetic rounds otherwise, and may flip a spike at the threshold
+        assert (~torch.isclose(compiled, expected, rtol=1e-4, atol=1e-6)).float().mean() < 1e-3
