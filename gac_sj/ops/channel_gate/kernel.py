@@ -103,15 +103,15 @@ def _channel_gate_backward(
     surrogate = Derivative(strict, derivative, numbers)
     current = _dense(z)
     like = _result(current, temporal, "meta")
-    layout, neurons = Layout.of(like), like[0].numel()
+    grad, layout, neurons = canonical(grad, like), Layout.of(like), like[0].numel()
     grad_z, grad_spatial = torch.empty_like(current), torch.empty_like(current)
     sums = layout.sums(neurons, len(like), current)
-    layout.launch(canonical(grad, like), held=3)(
+    layout.launch(grad, held=3)(
         "channel_gate",
         "channel_gate_backward",
         _macros(layout, z, before, dynamics, surrogate),
         (
-            canonical(grad, like),
+            grad,
             current,
             temporal.contiguous(),
             canonical(_dense(spatial_channel), current),
