@@ -15,7 +15,7 @@ from gac_sj.ops.norm_add import norm_add
 __all__ = ["norm_then_add"]
 
 
-def norm_then_add(norm: Any, x_seq: Tensor, residual: Tensor | None = None) -> Tensor:
+def norm_then_add(norm: Any, x_seq: Tensor, residual: Tensor) -> Tensor:
     """``norm(x_seq) + residual``, by one operator (:mod:`gac_sj.ops.norm_add`) where that does the same.
 
     In training on a CPU, where it has measured faster; otherwise, and wherever
@@ -24,24 +24,21 @@ def norm_then_add(norm: Any, x_seq: Tensor, residual: Tensor | None = None) -> T
     Args:
         norm: a BatchNorm.
         x_seq: ``[T, N, C, H, W]``.
-        residual: of the shape of ``x_seq``; None: 0.
+        residual: of the shape of ``x_seq``.
     """
     if not (is_seen_by_nobody() and is_plain_norm(norm) and _fits(norm, x_seq, residual)):
-        y = norm(x_seq)
-        return y if residual is None else y + residual
+        return norm(x_seq) + residual
     y, (mean, var) = norm_add(x_seq, norm.weight, norm.bias, residual, norm.eps)
     track(norm, mean, var, x_seq.numel() // len(mean))
     return y
 
 
-def _fits(norm: Any, x_seq: Tensor, residual: Tensor | None) -> bool:
+def _fits(norm: Any, x_seq: Tensor, residual: Tensor) -> bool:
     """Whether the module is in training and accepts a sequence, and a kernel for it pays."""
     if not (norm.training and accepts(norm, x_seq) and x_seq.device.type == "cpu" and pays(x_seq)):
         return False
     if any(tensor is not None and tensor.dtype != torch.float32 for tensor in (norm.weight, norm.running_mean)):
         return False
-    if residual is not None and (
-        type(residual) is not Tensor or (residual.dtype, residual.shape) != (x_seq.dtype, x_seq.shape)
-    ):
+    if type(residual) is not Tensor or (residual.dtype, residual.shape) != (x_seq.dtype, x_seq.shape):
         return False
     return choose("norm_add", x_seq, None) == "cpp"

@@ -21,7 +21,7 @@ def norm_add(
     x_seq: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    residual: Tensor | None,
+    residual: Tensor,
     eps: float,
     *,
     path: str | None = None,
@@ -35,7 +35,7 @@ def norm_add(
         x_seq: input ``[T, N, C, H, W]``, not empty.
         weight: scale of each channel ``[C]``; None: 1.
         bias: shift of each channel ``[C]``; None: 0.
-        residual: of the shape of ``x_seq``; None: 0.
+        residual: of the shape of ``x_seq``.
         eps: added to variances.
         path: "cupy", "cpp" or "torch"; None: that of ``GAC_SJ_OPS``, or the fastest one.
 
@@ -49,7 +49,7 @@ def norm_add(
     unsupported = None
     if any(tensor is not None and tensor.dtype != torch.float32 for tensor in (weight, bias)):
         unsupported = "parameters must be float32"
-    if residual is not None and residual.dtype != x_seq.dtype:
+    if residual.dtype != x_seq.dtype:
         unsupported = "the residual must have the dtype of the input"
     choose = partial(dispatch.choose, "norm_add", x_seq, None, path, 1, unsupported)
     if (chosen := choose()) in dispatch.KERNELS:

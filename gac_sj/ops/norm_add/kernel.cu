@@ -40,8 +40,7 @@ extern "C" __global__ void norm_moments(
 
 extern "C" __global__ void norm_add_forward(
     const ELEMENT* __restrict__ x, const float* __restrict__ scale, const float* __restrict__ shift,
-    const ELEMENT* __restrict__ residual,  // may be null: nothing is added
-    ELEMENT* __restrict__ y, index_t size, index_t segment, index_t channels) {
+    const ELEMENT* __restrict__ residual, ELEMENT* __restrict__ y, index_t size, index_t segment, index_t channels) {
   const Items items(size, segment, channels);
   EACH_ITEM {
     float factor[LANES], offset[LANES];
@@ -50,8 +49,7 @@ extern "C" __global__ void norm_add_forward(
     EACH_PACK {
       float value[LANES], other[LANES];
       load(x + i, value);
-      if (residual) load(residual + i, other);
-      else EACH_LANE other[l] = 0.0f;
+      load(residual + i, other);
       EACH_LANE value[l] = (value[l] * factor[l] + offset[l]) + other[l];
       store(value, y + i);
     }

@@ -76,8 +76,8 @@ def correct(
     _launch(layout, x_seq, "norm_correct", grad, grad_x, x_seq, mean, scale, constant, slope)
 
 
-def _launch(layout: Layout, x_seq: Tensor, kernel: str, *tensors: Tensor | None) -> None:
-    arguments = *tensors, x_seq.numel(), layout.segment, layout.channels
+def _launch(layout: Layout, x_seq: Tensor, kernel: str, *tensors: Tensor) -> None:
+    arguments: tuple[Tensor | int, ...] = (*tensors, x_seq.numel(), layout.segment, layout.channels)
     layout.launch(x_seq)("norm_add", kernel, layout.macros, arguments)
 
 
@@ -94,12 +94,12 @@ class NormAdd(torch.autograd.Function):
         x_seq: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        residual: Tensor | None,
+        residual: Tensor,
         mean: Tensor,
         inverse_std: Tensor,
     ) -> Tensor:
         layout, y = Layout.of(x_seq), torch.empty_like(x_seq)
-        other = None if residual is None else canonical(residual, x_seq)
+        other = canonical(residual, x_seq)
         _launch(layout, x_seq, "norm_add_forward", x_seq, *line(weight, bias, mean, inverse_std), other, y)
         ctx.save_for_backward(x_seq, weight, bias, mean, inverse_std)
         return y

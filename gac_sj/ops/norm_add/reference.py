@@ -10,7 +10,7 @@ __all__ = ["norm_add"]
 
 
 def norm_add(
-    x_seq: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, eps: float
+    x_seq: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor, eps: float
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """``BatchNorm(x_seq) + residual``, with the statistics of the batch over steps, images and pixels.
 
@@ -18,7 +18,7 @@ def norm_add(
         x_seq: input ``[T, N, C, H, W]``.
         weight: scale of each channel ``[C]``; None: 1.
         bias: shift of each channel ``[C]``; None: 0.
-        residual: of the shape of ``x_seq``; None: 0.
+        residual: of the shape of ``x_seq``.
         eps: added to variances.
 
     Returns:
@@ -27,4 +27,4 @@ def norm_add(
     frames = x_seq.flatten(0, 1)
     y = F.batch_norm(frames, None, None, weight, bias, training=True, eps=eps).unflatten(0, x_seq.shape[:2])
     var, mean = torch.var_mean(frames.detach().double(), (0, 2, 3), correction=0)
-    return y if residual is None else y + residual, (mean, var)
+    return y + residual, (mean, var)
