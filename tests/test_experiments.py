@@ -40,7 +40,8 @@ pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("one_thread")]
 CONFIGS = sorted(path.stem for path in EXPERIMENTS.glob("configs/*.yaml"))
 PAIRS = [(name, name.replace("_gac", "_direct")) for name in CONFIGS if "_gac" in name]
 README = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if not line.startswith("#")]
 
 
 def settings(name, **changes):
