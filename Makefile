@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 # the lower bounds of setup.cfg, the older SpikingJelly among them, and the newer one in front of it for some tests
 FLOOR := .venv-floor
 NEW_SPIKINGJELLY := $(CURDIR)/$(FLOOR)/spikingjelly-2.0.0
+# what builds and checks a release
+RELEASE := .venv-release
 
 # runs of the benchmark side by side, on a machine with one core one by one
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count()))')
@@ -17,7 +19,7 @@ PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist worksteal
 PYTEST := $(call PYTEST_WITH,$(VENV))
 BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "not one_release and ($(1))"
 
-.PHONY: help setup benchmark test test-fast test-slow test-floor test-attack test-gpu lint clean
+.PHONY: help setup benchmark test test-fast test-slow test-floor test-attack test-gpu test-install dist lint clean
 
 help:
 	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
@@ -29,8 +31,11 @@ help:
 	@echo "                 in .venv-floor (Python 3.11 or 3.12)"
 	@echo "make test-attack a hundred kills, forty double starts, two hundred damaged files of each sort"
 	@echo "make test-gpu    test what needs a GPU, with the installed python3 and PyTorch (no .venv)"
-	@echo "make lint        check style (ruff) and types (mypy)"
-	@echo "make clean       remove .venv and .venv-floor"
+	@echo "make lint        check style (ruff), types (mypy), and the files that GitHub reads"
+	@echo "make dist        build the wheel and the source distribution into dist, and check them"
+	@echo "make test-install  install both with the newest and the oldest supported releases of everything, and run the"
+	@echo "                 benchmark in a new clone (downloads several gigabytes)"
+	@echo "make clean       remove dist and what the other targets installed"
 
 setup: $(READY)
 
@@ -76,10 +81,27 @@ test-gpu:
 	    { echo "make test-gpu needs a GPU, and PyTorch finds none; python -m gac_sj env says more."; exit 1; }
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m pytest -m gpu $$(grep -l 'mark\.gpu' tests/test_*.py)
 
+$(RELEASE)/.ready: constraints.txt Makefile
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --constraint constraints.txt build twine
+	touch $@
+
+dist: $(RELEASE)/.ready
+	rm -rf dist
+	$(RELEASE)/bin/python -m build
+	$(RELEASE)/bin/twine check --strict dist/*
+
+test-install: dist
+	PYTHON=$(PYTHON) tests/install.sh
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 clean:
-	rm -rf $(VENV) $(FLOOR)
+	rm -rf $(VENV) $(FLOOR) $(RELEASE) dist

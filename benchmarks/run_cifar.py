@@ -220,6 +220,7 @@ def main(args: argparse.Namespace) -> None:
     logging.basicConfig(level=level, format="%(message)s")
     if args.worker:  # the command has said it
         logging.getLogger("gac_sj.training.build").setLevel(logging.WARNING)
+        logging.getLogger("gac_sj.training.hardware").setLevel(logging.ERROR)
     shared = read_settings(args)
     try:
         with distributed_context(Settings(**shared).device) as world:

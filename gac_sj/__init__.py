@@ -29,7 +29,7 @@ from gac_sj.nn.surrogate import Rectangle, Triangle
 from gac_sj.nn.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 from gac_sj.quantize import quantize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Attached",

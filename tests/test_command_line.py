@@ -2,10 +2,13 @@
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -71,6 +74,13 @@ def foreign(tmp_path):
     """A folder of weights of one of timm's own networks."""
     save_for_hf(timm.create_model("resnet10t", num_classes=3), tmp_path / "foreign", safe_serialization=True)
     return tmp_path / "foreign"
+
+
+@pytest.fixture
+def completion_script(command, tmp_path):
+    path = tmp_path / "completion.bash"
+    path.write_text(command("completion", "bash"))
+    return path
 
 
 @pytest.fixture
@@ -450,3 +460,54 @@ def test_version_is_printed(capsys):
     with pytest.raises(SystemExit):
         command_line.main(["--version"])
     assert capsys.readouterr().out == f"gac_sj {gac_sj.__version__}\n"
+
+
+def test_without_a_command_it_shows_the_first_steps(command):
+    steps = [shlex.split(line) for line in command().splitlines() if line.startswith("    ")]
+    assert len(steps) == 5
+    for program, *words in steps:
+        if program == "python":
+            import_module(Path(words[0]).stem).build_parser().parse_args(words[1:])
+        else:
+            assert program == "gac-sj"
+            command_line._parser().parse_args(words)
+
+
+@pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="needs bash and its paths")
+@pytest.mark.parametrize(
+    "words, expected, missing",
+    [
+        ("gac-sj s", ["summary"], "env"),
+        ("gac-sj predict --q", ["--quantized"], "--model"),
+        ("gac-sj predict --quantized ", ["8", "16"], "4"),
+        ("gac-sj summary gac_ms_resnet8", ["gac_ms_resnet8_cifar"], "ms_resnet8_cifar"),
+        ("gac-sj summary ms_resnet18_cifar --encoder ", gac_sj.list_encoders(), "ms_resnet18_cifar"),
+        ("gac-sj summary ms_resnet18_cifar --encoder gac --form l", ["lite"], "reference"),
+        ("gac-sj convert wei", ["weights"], "ms_resnet18_cifar"),
+        ("gac-sj predict --weights wei", ["weights"], "--quantized"),
+    ],
+)
+def test_bash_completes(words, expected, missing, completion_script, tmp_path):
+    """What pressing TAB at the end of a line offers; where the script has nothing, bash offers files."""
+    (tmp_path / "weights").touch()
+    line = words.split(" ")
+    function = r"""
+    source "$1"; shift
+    spec=$(complete -p gac-sj); [[ $spec =~ -F\ ([^ ]+) ]]
+    compopt() { :; }
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); ${BASH_REMATCH[1]}
+    if ((${#COMPREPLY[@]} == 0)) && [[ $spec == *-o\ *default* ]]; then COMPREPLY=($(compgen -f -- "${@: -1}")); fi
+    printf '%s\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(["bash", "-c", function, "bash", completion_script, *line],
+                          cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and done.stderr == ""
+    assert set(expected) <= set(done.stdout.split()) and missing not in done.stdout.split()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_script_completes_what_an_imported_file_registers(shell, command, tmp_path, clean_registry):
+    (tmp_path / "plugin.py").write_text(
+        'import gac_sj\n@gac_sj.register_encoder("plugged_in")\nclass Mine(gac_sj.Encoder):\n    pass\n'
+    )
+    assert "plugged_in" in command("completion", shell, "--import", tmp_path / "plugin.py")

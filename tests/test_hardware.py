@@ -26,6 +26,17 @@ def test_auto_is_bfloat16_where_the_device_has_it(has):
     assert resolve(Settings(amp="auto"), CPU).amp == ("bf16" if has else "none")
 
 
+@pytest.mark.parametrize("amp, asked_for", [("bf16", True), ("auto", False), ("none", False)])
+def test_slow_bfloat16_on_a_cpu_is_reported_once(amp, asked_for, has, caplog):
+    hardware._warn_of_slow_bfloat16.cache_clear()
+    for settings in 2 * [Settings(amp=amp, channels_last=True)]:
+        resolve(settings, CPU)
+        resolve(settings, GPU)
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == (asked_for and not has)
+    assert all("bfloat16" in message and "--amp none" in message for message in messages)
+
+
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_what_is_given_stays(amp, channels_last, has):

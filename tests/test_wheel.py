@@ -21,24 +21,7 @@ from gac_sj import __version__
 pytestmark = pytest.mark.one_release
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SMOKE = """
-import importlib, pkgutil
-from pathlib import Path
-import gac_sj, timm, torch
-from gac_sj.ops.source import PROBE, read, source
-
-for module in pkgutil.walk_packages(gac_sj.__path__, "gac_sj."):
-    importlib.import_module(module.name)
-assert "extern" in source("lif", PROBE) and "extern" in source("gated_lif", PROBE) and read("host.h")
-encoder = gac_sj.GatedAttentionCoding(T=3, in_channels=1, channels=4)
-sequence = encoder(torch.rand(2, 1, 8, 8))
-sequence.sum().backward()
-assert sequence.shape == (3, 2, 4, 8, 8) and encoder.stem[0].weight.grad.abs().sum() > 0
-assert timm.create_model("gac_ms_resnet8_cifar", T=2)(torch.rand(2, 3, 16, 16)).shape == (2, 10)
-for name in timm.list_pretrained("*ms_resnet*"):  # without a network
-    assert Path(timm.create_model(name, pretrained=True).pretrained_cfg["file"]).is_relative_to(gac_sj.__path__[0])
-print(gac_sj.__file__, gac_sj.__version__)
-"""
+SMOKE = REPOSITORY / "tests" / "helpers" / "installed.py"
 
 
 def call(*command, **options):
@@ -96,10 +79,12 @@ def run(python, *arguments, folder):
     return call(python, *arguments, cwd=folder, env=environment)
 
 
-def test_the_version_has_an_entry_and_is_the_one_to_cite():
+def test_the_version_and_its_date_are_those_of_the_changelog_and_the_citation():
     changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(r"^## \[(\S+)\]", changes, re.MULTILINE)[1] == __version__
-    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    version, date = re.search(r"^## \[(\S+)\] - (\S+)$", changes, re.MULTILINE).groups()
+    assert version == citation["version"] == __version__
+    assert date == str(citation["date-released"])
 
 
 def requirements():
@@ -152,7 +137,7 @@ def test_it_holds_every_file_of_the_package_and_nothing_else(wheel):
 
 @pytest.mark.slow
 def test_it_works_without_the_repository(installed, tmp_path):
-    place, version = run(installed, "-c", SMOKE, folder=tmp_path).split()
+    place, version = run(installed, "-P", SMOKE, folder=tmp_path).split()
     assert Path(place).is_relative_to(installed.parent.parent) and version == __version__
 
 

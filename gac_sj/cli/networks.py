@@ -32,6 +32,7 @@ __all__ = [
     "open_weights",
     "options",
     "parameters",
+    "pretrained_names",
 ]
 
 #: Keywords of a network that are options of a command.
@@ -89,6 +90,11 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 def names(pattern: str = "*") -> list[str]:
     """The networks of this package that timm knows, with names like ``pattern``."""
     return timm.list_models(pattern, module=MODULES)
+
+
+def pretrained_names() -> list[str]:
+    """The weights that come with the package, as timm names them."""
+    return timm.list_models(module=MODULES, pretrained=True)
 
 
 def build(name: str, **keywords: Any) -> NetworkModule:
@@ -198,7 +204,7 @@ def open_pretrained(name: str) -> NetworkModule:
         UsageError: there are no such weights, or they are damaged.
         OSError: they cannot be read or downloaded.
     """
-    known = timm.list_models(module=MODULES, pretrained=True)
+    known = pretrained_names()
     if name not in known and not (name in names() and timm.is_model_pretrained(name)):
         raise UsageError(
             f"must be a network with pretrained weights, got {name!r}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -13,6 +15,8 @@ from gac_sj.models import MODULES
 from gac_sj.training.settings import Settings
 
 __all__ = ["CHANNELS_LAST", "has_bfloat16", "resolve"]
+
+_logger = logging.getLogger(__name__)
 
 #: Kinds of device and modules of networks (:data:`gac_sj.models.MODULES`) whose training is faster in the memory format
 #: channels_last, in float32 and in bfloat16; rows of benchmarks/results/speed.csv show it. All others are not known.
@@ -37,15 +41,27 @@ def resolve(
 ) -> Settings:
     """The settings with a value for everything that they leave open (:attr:`Settings.open`).
 
+    bfloat16 on a CPU that has no instructions for it is reported, once.
+
     Args:
         settings: settings of a run.
         device: that it runs on.
         exists: whether a run with certain settings was begun: it keeps its values, on any device.
     """
-    if not settings.open:
-        return settings
-    found = list(_candidates(settings, device))
-    return next(filter(exists, found), found[0])
+    if settings.open:
+        found = list(_candidates(settings, device))
+        settings = next(filter(exists, found), found[0])
+    if settings.amp == "bf16" and device.type == "cpu" and not has_bfloat16(device):
+        _warn_of_slow_bfloat16()
+    return settings
+
+
+@functools.cache
+def _warn_of_slow_bfloat16() -> None:
+    _logger.warning(
+        "amp is bf16, but this CPU has no instructions for bfloat16 (AVX512-BF16 or AMX), so that it is "
+        "much slower than in float32; use --amp none."
+    )
 
 
 def _candidates(settings: Settings, device: torch.device) -> Iterator[Settings]:
