@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         for action in parser._actions:
             if action.dest in suggested:
                 action.choices = list(suggested[action.dest])
-            elif action.type is Path:
+            elif action.type is Path or action.dest == "weights":
                 action.complete = shtab.FILE
     print(shtab.complete(args.parser, args.shell))
 
