@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -183,8 +184,18 @@ class TestExitStatus:
         assert capsys.readouterr().err == "bench.py: run it again.\n"
         assert signal.getsignal(signal.SIGTERM) == before
 
+    @pytest.mark.parametrize("seconds", [0, 0.2])
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_a_signal_inside_a_destructor_is_not_lost(self, number, status, tmp_path, capsys):
+    def test_a_signal_inside_a_destructor_is_not_lost(self, number, status, seconds, tmp_path, capsys, monkeypatch):
+        start = threading.Thread.start
+
+        def busy(thread):
+            """Start a thread on a machine that takes a while."""
+            start(thread)
+            time.sleep(seconds)
+
+        monkeypatch.setattr(threading.Thread, "start", busy)
+
         class Struck:
             def __del__(self):
                 os.kill(os.getpid(), number)

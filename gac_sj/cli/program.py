@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
@@ -117,9 +118,17 @@ def _unwinding() -> Iterator[None]:
             signal.signal(number, terminate)
         # to the main thread, which may be waiting; Windows has no signals between threads
         send = partial(signal.pthread_kill, main) if hasattr(signal, "pthread_kill") else signal.raise_signal
-        again = threading.Timer(0.05, send, [number])
-        again.daemon = True
-        again.start()
+        over = threading.Event()
+
+        def send_again() -> None:
+            over.wait()  # raised in here, it would be dropped once more
+            time.sleep(0.05)
+            send(number)
+
+        try:
+            threading.Thread(target=send_again, daemon=True).start()
+        finally:
+            over.set()
 
     main = threading.get_ident()
     before, hook = signal.signal(signal.SIGTERM, terminate), sys.unraisablehook
