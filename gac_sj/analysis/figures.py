@@ -39,20 +39,25 @@ def encoder(image: ArrayLike, stages: Mapping[str, ArrayLike]) -> Figure:
     figure = Figure((WIDTH, 0.5 + 3.1 * side), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 4))[0]
     _show(left.subplots(), image, "image", **_GREY)
+    # the steps, the scale, and space where there are fewer than four steps
+    columns = [1.0] * len(steps) + [0.08] + [1.0] * (4 - len(steps))
+    grid = right.subplots(3, len(columns), width_ratios=columns)
     titles = steps
-    for row, label, maps, scale in zip(
-        right.subplots(3, len(steps), squeeze=False), stages, (weighed, gate, output), scales
-    ):
+    for row, label, maps, scale in zip(grid, stages, (weighed, gate, output), scales):
         binary = _are_spikes(maps)
         how: dict[str, Any] = {"cmap": "gray_r", "vmin": 0, "vmax": 1} if binary else {"norm": scale}
         for place, (at, title) in zip(row, titles.items()):
-            shown = _show(place, np.where(maps[at] == 0, np.nan, maps[at]), title, **how)
+            shown = _show(place, np.where(maps[at] == 0, np.nan, maps[at]), title, interpolation="nearest", **how)
             place.spines[:].set(visible=True, color="0.7", linewidth=0.5)
         titles = dict.fromkeys(steps, "")
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=6)
-        if not binary:
-            bar = right.colorbar(shown, ax=list(row), shrink=0.9, pad=0.02, aspect=12, ticks=MaxNLocator(3))
-            bar.formatter.set_useOffset(False)
+        bar, *spare = row[len(steps) :]
+        if binary:
+            spare.append(bar)
+        else:
+            right.colorbar(shown, cax=bar, ticks=MaxNLocator(3)).formatter.set_useOffset(False)
+        for place in spare:
+            place.remove()
     return figure
 
 
