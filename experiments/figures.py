@@ -4,8 +4,9 @@
     python experiments/figures.py network runs/cifar10_gac_T4/seed0/last.safetensors --output figures
 
 rows: learning curves, accuracy against T and against energy, firing rates by layer and step, if the rows have the data;
-one figure for all runs that differ in nothing but encoder and seed. network: for one test image the encoder's output
-below that of direct coding with the same stem, its gate, and Grad-CAM; firing rates on test images.
+one figure for all runs that differ in nothing but encoder and seed. network: for one image what the encoder's gate
+weighs, the gate and the output, the output below that of direct coding with the same stem, both attentions, and
+Grad-CAM; firing rates on test images.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from gac_sj._utils.files import safe_name
 from gac_sj.analysis import figures, firing_rates
 from gac_sj.analysis.grad_cam import default_layer, grad_cam
 from gac_sj.checkpoint.runs import load_network, read_weights, with_data
+from gac_sj.cli.predict import load_image
 from gac_sj.cli.program import program
 from gac_sj.encoders import BASELINE_ENCODER, create_encoder, encoder_label
+from gac_sj.encoders.gac import BEFORE
 from gac_sj.models.protocols import encoder_of
 from gac_sj.results import Run, group, load
 from gac_sj.results.figures import KINDS
@@ -76,7 +79,7 @@ def of_network(
     settings: Settings,
     data: Data,
     world: DistributedContext,
-    number: int,
+    image: int | Path,
     layer: str | None,
     count: int,
 ) -> Iterator[Drawn]:
@@ -87,27 +90,30 @@ def of_network(
         settings: of its run.
         data: of its run.
         world: of the device.
-        number: of the test image that is shown.
+        image: number of the test image that is shown, or an image file.
         layer: for Grad-CAM; None: :func:`gac_sj.analysis.grad_cam.default_layer`.
         count: test images that firing rates are measured on.
 
     Raises:
-        UsageError: there is no such image.
+        UsageError: there is no such image, or it does not fit the network.
         ValueError: there is no such layer.
     """
     model.eval()
-    if not 0 <= number < len(data.test):
-        raise UsageError(f"must be one of the test images 0 to {len(data.test) - 1}, got {number}", argument="image")
-    single = replace(data, test=replace(data.test, index=(data.test.index[number],)))
-    images, labels = next(iter(single.testing(settings, model, world)))
+    if isinstance(image, Path):
+        images, shown = load_image(image, model).to(world.device), image.name
+    elif 0 <= image < len(data.test):
+        single = replace(data, test=replace(data.test, index=(data.test.index[image],)))
+        images, labels = next(iter(single.testing(settings, model, world)))
+        shown = f"test image {image}, class {data.test.classes[int(labels[0])]}"
+    else:
+        raise UsageError(f"must be one of the test images 0 to {len(data.test) - 1}, got {image}", argument="image")
     layer = layer or default_layer(model, images)
     maps = grad_cam(model, images, layer)  # before anything is written, as it knows whether the layer exists
     label = encoder_label(settings.encoder, settings.form, settings.model_options)
-    image = picture(images, model)
-    truth, predicted = (data.test.classes[int(which)] for which in (labels[0], maps.classes[0]))
+    pixels = picture(images, model)
 
     def titled(figure: Figure, addition: str = "") -> Figure:
-        about = f"{label} on {settings.dataset}: test image {number}, class {truth}, predicted {predicted}"
+        about = f"{label} on {settings.dataset}: {shown}, predicted {data.test.classes[int(maps.classes[0])]}"
         figures.set_heading(figure, about + addition)
         return figure
 
@@ -116,17 +122,32 @@ def of_network(
     baseline = create_encoder(BASELINE_ENCODER, **sizes, stem=encoder.stem).eval()
     coders = {BASELINE_ENCODER: baseline} | {settings.encoder: encoder}
     outputs = {name: coder(images)[:, 0].cpu() for name, coder in coders.items()}
-    yield "encoder_outputs", titled(figures.encoder_outputs(image, outputs)), ""
+    yield "encoder_outputs", titled(figures.encoder_outputs(pixels, outputs)), ""
 
     attention = encoder.attention_maps(images)
     if attention is None:
-        yield "gates", None, f"the encoder {label} has no gate"
+        for name in ("encoder", "gates"):
+            yield name, None, f"the encoder {label} has no gate"
     else:
+        if encoder.neuron is None:
+            weighed, gated = "current", "= gated\ncurrent"
+        elif getattr(encoder, "gate", None) == BEFORE:
+            weighed, gated = "current", "→ LIF:\nspikes"
+        else:
+            weighed, gated = "spikes", "= gated\nspikes"
+            baseline.neuron = encoder.neuron
+        output = outputs[settings.encoder]
+        stages = {
+            f"{weighed} of\nthe stem": baseline(images)[:, 0].cpu(),
+            "\N{MULTIPLICATION SIGN} gate": attention.gate[:, 0].cpu().expand_as(output),
+            gated: output,
+        }
+        yield "encoder", titled(figures.encoder(pixels, stages)), ""
         temporal = None if attention.temporal is None else attention.temporal[:, 0].flatten(1).cpu()
         spatial = None if attention.spatial_channel is None else attention.spatial_channel.select(-4, 0).cpu()
-        yield "gates", titled(figures.gates(image, attention.gate[:, 0].cpu(), temporal, spatial)), ""
+        yield "gates", titled(figures.gates(pixels, attention.gate[:, 0].cpu(), temporal, spatial)), ""
 
-    cam = figures.grad_cam(image, maps.over_time[0].cpu(), maps.by_step[:, 0].cpu())
+    cam = figures.grad_cam(pixels, maps.over_time[0].cpu(), maps.by_step[:, 0].cpu())
     yield f"grad_cam-{layer}", titled(cam, f"; Grad-CAM of {layer}"), ""
 
     sample = data.sample(count)
@@ -188,7 +209,13 @@ def build_parser() -> argparse.ArgumentParser:
     network = kinds.add_parser("network", help="figures of a trained network")
     network.add_argument("weights", type=Path, help="last.safetensors or best.safetensors of a run")
     network.add_argument("--data-dir", help="folder of the data set (default: that of the run)")
-    network.add_argument("--image", type=int, default=0, metavar="N", help="number of the test image (default: 0)")
+    network.add_argument(
+        "--image",
+        type=lambda text: int(text) if text.removeprefix("-").isdecimal() else Path(text),
+        default=0,
+        metavar="N_OR_FILE",
+        help="number of a test image, or an image file (default: 0)",
+    )
     network.add_argument(
         "--layer", metavar="NAME", help="for Grad-CAM (default: the last neuron with an output of pixels, such as lif)"
     )

@@ -12,6 +12,7 @@ import timm
 import torch
 from helpers.programs import refused
 from matplotlib.text import Text
+from PIL import Image
 from safetensors.torch import save_file
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
@@ -278,6 +279,7 @@ random = np.random.default_rng(0)
 IMAGE, STEPS = random.random((8, 8, 3)), random.normal(size=(2, 2, 8, 8))
 DRAWN = {
     "encoder_outputs": lambda: figures.encoder_outputs(IMAGE, {"direct": STEPS, "gac": STEPS**2}),
+    "encoder": lambda: figures.encoder(IMAGE, {"spikes": STEPS > 0, "gate": STEPS, "gated": STEPS * (STEPS > 0)}),
     "gates": lambda: figures.gates(IMAGE, np.eye(4)[:2].reshape(2, 1, 2, 2), np.arange(2), np.ones((1, 2, 2))),
     "grad_cam": lambda: figures.grad_cam(IMAGE, np.eye(2), np.ones((2, 2, 2))),
     "firing_rates_by_step": lambda: run_figures.firing_rates_by_step(RATES),
@@ -309,6 +311,27 @@ class TestMaps:
         figure = figures.encoder_outputs(IMAGE, {"gac": output})
         assert len(arrays(figure)) == 1 + 2 * 8 and {"step 1", "step 16"} <= set(texts(figure))
         assert close(figure, output[15].mean(0)) and not close(figure, output[1].mean(0))
+
+    def test_encoder(self):
+        """Gated spikes have the colours of the gate; what is 0 has none."""
+        spikes, gate = (random.random((3, 2, 4, 4)) > 0.5).astype(float), random.random((3, 2, 4, 4))
+        spikes[:, 0] = 0
+        figure = figures.encoder(IMAGE, {"spikes": spikes, "gate": gate, "gated spikes": spikes * gate})
+        assert {"spikes", "gate", "gated spikes", "step 1", "step 3"} <= set(texts(figure))
+        shown = [image for image in images(figure) if image.get_array().shape == (4, 4)]
+        drawn = np.stack([np.ma.filled(image.get_array(), 0) for image in shown])
+        assert np.allclose(drawn.reshape(3, 3, 4, 4), np.stack([spikes, gate, spikes * gate])[:, :, 1])
+        scales = [image.get_clim() for image in shown]
+        assert set(scales[:3]) == {(0, 1)} and set(scales[3:]) == {(gate[:, 1].min(), gate[:, 1].max())}
+
+    def test_encoder_without_spikes(self):
+        """A gated current has a scale of its own, and so has a current whose neuron stays silent."""
+        current, gate = random.normal(size=(2, 1, 4, 4)), 1 + random.random((2, 1, 4, 4))
+        for output in (current * gate, 0 * current):
+            figure = figures.encoder(IMAGE, {"current": current, "gate": gate, "output": output})
+            scales = [image.get_clim() for image in images(figure) if image.get_array().shape == (4, 4)]
+            own = (output.min(), output.max()) if output.any() else (0, 1)
+            assert scales[::2] == [(array.min(), array.max()) for array in (current, gate)] + [own]
 
     def test_gates(self):
         gate, spatial, temporal = random.random((3, 2, 4, 4)), random.normal(size=(2, 4, 4)), [1.0, -2.0, 0.5]
@@ -595,7 +618,7 @@ class TestNetworkCommand:
         with mock.patch.multiple(figures, **{name: mock.Mock(wraps=draw) for name, draw in drawings.items()}):
             drawn = self.drawn(weights("gac", encoder="gac"), tmp_path / "out", "--image", "3", "--layer", "stages.1")
             given = {name: getattr(figures, name).call_args and getattr(figures, name).call_args.args for name in names}
-        assert drawn == {"encoder_outputs", "gates", "grad_cam-stages.1", "firing_rates_by_step"}
+        assert drawn == {"encoder_outputs", "encoder", "gates", "grad_cam-stages.1", "firing_rates_by_step"}
         image, outputs = given["encoder_outputs"]
         settings = Settings(model="ms_resnet8_cifar", dataset="digits", T=2, encoder="gac")
         data = load_data(settings)
@@ -613,6 +636,9 @@ class TestNetworkCommand:
             assert torch.allclose(gate, model.encoder.gau(features)[:, 0], atol=1e-5)
             expected = 2 * torch.sigmoid(temporal.view(-1, 1, 1, 1) * spatial)
             assert torch.allclose(gate, expected, atol=1e-6)
+            spikes, shown, gated = given["encoder"][1].values()
+            assert set(spikes.unique().tolist()) == {0, 1} and torch.equal(shown, gate)
+            assert torch.allclose(gated, spikes * gate, atol=1e-5)
         _, over_time, by_step = given["grad_cam"]
         maps = grad_cam(model, images, "stages.1")
         assert torch.allclose(over_time, maps.over_time[0], atol=1e-6)
@@ -622,13 +648,42 @@ class TestNetworkCommand:
     def test_a_gate_of_one_attention(self, weights, tmp_path, unrendered):
         for attention in ("temporal", "spatial"):
             path = weights(attention, encoder="gac", model_options={"attention": attention})
-            assert "gates" in self.drawn(path, tmp_path / attention)
+            assert {"encoder", "gates"} <= self.drawn(path, tmp_path / attention)
+
+    @pytest.mark.parametrize(
+        ("options", "labels"),
+        [
+            ({"gate": "before"}, ("current of\nthe stem", "→ LIF:\nspikes")),
+            ({"output": "current"}, ("current of\nthe stem", "= gated\ncurrent")),
+        ],
+    )
+    def test_what_a_gate_weighs(self, weights, tmp_path, unrendered, options, labels):
+        path = weights("gate", encoder="gac", model_options=options)
+        with mock.patch.object(figures, "encoder", wraps=figures.encoder) as draw:
+            self.drawn(path, tmp_path / "out")
+        (first, _, last), (current, gate, output) = zip(*draw.call_args.args[1].items())
+        assert (first, last) == labels and torch.equal(current[0], current[1])
+        expected = current * gate
+        if last.endswith("spikes"):
+            expected = gac_sj.lif_preset("cifar", v_threshold=0.5)(expected)
+        assert torch.allclose(output, expected, atol=1e-5)
+
+    def test_an_image_file(self, weights, tmp_path, capsys, unrendered):
+        path, out = weights("direct", encoder="direct"), tmp_path / "out"
+        Image.new("L", (50, 40), 102).save(tmp_path / "grey.png")
+        with mock.patch.object(figures, "encoder_outputs", wraps=figures.encoder_outputs) as draw:
+            self.drawn(path, out, "--image", str(tmp_path / "grey.png"))
+        assert torch.allclose(draw.call_args.args[0], torch.full((8, 8), 0.4))
+        refused(capsys, command.main, ["network", path, "--image", "no.png", "--output", out], "no.png does not exist")
 
     @pytest.mark.parametrize("encoder", ["direct", "direct_lif", "poisson"])
     def test_encoders_without_a_gate(self, weights, tmp_path, capsys, encoder, unrendered):
         kinds = {"encoder_outputs", "grad_cam-lif", "firing_rates_by_step"}
         assert self.drawn(weights(encoder, encoder=encoder), tmp_path / "out") == kinds
-        assert f"gates is left out: the encoder {encoder} has no gate.\n" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert all(
+            f"{name} is left out: the encoder {encoder} has no gate.\n" in printed for name in ("encoder", "gates")
+        )
 
     def test_refusals(self, weights, tmp_path, capsys):
         out = tmp_path / "out"

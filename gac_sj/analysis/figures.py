@@ -15,9 +15,50 @@ from numpy.typing import ArrayLike
 
 from gac_sj._utils.plotting import COLOURS, MARKERS, WIDTH, one_line, print_style, save, set_heading
 
-__all__ = ["encoder_outputs", "firing_rates_by_step", "gates", "grad_cam", "save", "set_heading"]
+__all__ = ["encoder", "encoder_outputs", "firing_rates_by_step", "gates", "grad_cam", "save", "set_heading"]
 
 _GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
+
+
+@print_style
+def encoder(image: ArrayLike, stages: Mapping[str, ArrayLike]) -> Figure:
+    """What an encoder with a gate does to one image, in one channel: a row for each stage, a column for each step.
+
+    The channel is the one with the largest variance in the output. Spikes are black, gated ones have the colours of the
+    gate, and zeros are white.
+
+    Args:
+        image: ``[H, W]`` or ``[H, W, 3]``, 0 to 1.
+        stages: label -> ``[T, C, h, w]`` of what the gate weighs, of the gate, and of the output.
+    """
+    arrays = [np.asarray(stage) for stage in stages.values()]
+    channel, steps = int(arrays[-1].var((0, 2, 3)).argmax()), _steps(len(arrays[-1]))
+    weighed, gate, output = (array[:, channel] for array in arrays)
+    scales = [Normalize(maps.min(), maps.max()) for maps in (weighed, gate, gate if _are_spikes(weighed) else output)]
+    side = min(0.9, 3.6 / len(steps))
+    figure = Figure((WIDTH, 0.5 + 3.1 * side), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 4))[0]
+    _show(left.subplots(), image, "image", **_GREY)
+    # the steps, the scale, and space where there are fewer than four steps
+    columns = [1.0] * len(steps) + [0.08] + [1.0] * (4 - len(steps))
+    grid = right.subplots(3, len(columns), width_ratios=columns)
+    titles = steps
+    for row, label, maps, scale in zip(grid, stages, (weighed, gate, output), scales):
+        binary = _are_spikes(maps)
+        how: dict[str, Any] = {"cmap": "gray_r", "vmin": 0, "vmax": 1} if binary else {"norm": scale}
+        for place, (at, title) in zip(row, titles.items()):
+            shown = _show(place, np.where(maps[at] == 0, np.nan, maps[at]), title, interpolation="nearest", **how)
+            place.spines[:].set(visible=True, color="0.7", linewidth=0.5)
+        titles = dict.fromkeys(steps, "")
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=6)
+        bar, *spare = row[len(steps) :]
+        if binary:
+            spare.append(bar)
+        else:
+            right.colorbar(shown, cax=bar, ticks=MaxNLocator(3)).formatter.set_useOffset(False)
+        for place in spare:
+            place.remove()
+    return figure
 
 
 @print_style
@@ -144,6 +185,10 @@ def firing_rates_by_step(rates: Mapping[str, Mapping[str, ArrayLike]]) -> Figure
         place.remove()
     figure.colorbar(shown, ax=list(axes[: len(panels)]), label="spikes per neuron and step", pad=0.02)
     return figure
+
+
+def _are_spikes(array: np.ndarray) -> bool:
+    return bool(((array == 0) | (array == 1)).all())
 
 
 def _show(axes: Axes, values: ArrayLike, title: str, **how: Any) -> AxesImage:

@@ -57,17 +57,11 @@ def run(args: argparse.Namespace) -> None:
         missing, there = ("--pretrained", "--model") if args.model else ("--model", "--pretrained")
         raise UsageError(f"{missing} is needed with {there}", "or name weights with --weights")
     model = open_pretrained(args.model) if args.pretrained else open_weights(args.weights)
-    channels = encoder_of(model).in_channels
-    classes = getattr(model, "num_classes", model.pretrained_cfg["num_classes"])
-    if channels not in (1, 3) or not classes:
-        raise UsageError(
-            f"{args.weights or args.model} must be a classifier of grey or colour images, got a network of {channels} "
-            f"channels and {classes} classes"
-        )
-    transform = create_transform(**resolve_input_data_config(model), is_training=False)
+    if not getattr(model, "num_classes", model.pretrained_cfg["num_classes"]):
+        raise UsageError(f"{args.weights or args.model} must be a classifier, got a network without classes")
     bits = args.quantized
     for path in args.images:
-        image = transform(_read(path, "L" if channels == 1 else "RGB")).unsqueeze(0)
+        image = load_image(path, model)
         torch.manual_seed(0)
         if bits:
             model, bits = cast(NetworkModule, quantize(model, bits, image)), None
@@ -79,6 +73,23 @@ def evidence(steps: Tensor) -> Tensor:
     """Probabilities ``[T, K]`` when only the first 1, ..., T steps are read, from logits of every step ``[T, K]``."""
     read = torch.arange(1, len(steps) + 1, device=steps.device).unsqueeze(1)
     return (steps.cumsum(0) / read).softmax(1)
+
+
+def load_image(path: Path, model: NetworkModule) -> Tensor:
+    """An image file as a network receives it, ``[1, C, H, W]``: resized, cut out and normalised.
+
+    Args:
+        path: the file.
+        model: the network, whose ``pretrained_cfg`` says how.
+
+    Raises:
+        UsageError: an unreadable image, or a network that takes neither grey nor colour images.
+    """
+    channels = encoder_of(model).in_channels
+    if channels not in (1, 3):
+        raise UsageError(f"{path} needs a network of grey or colour images, got one of {channels} channels")
+    transform = create_transform(**resolve_input_data_config(model), is_training=False)
+    return transform(_read(path, "L" if channels == 1 else "RGB")).unsqueeze(0)
 
 
 def _read(path: Path, mode: str) -> Image.Image:
