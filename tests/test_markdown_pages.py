@@ -354,7 +354,7 @@ class TestMarkdown:
             ("7.7 times as fast", "7.7 times"),
             ("61.00 times as fast", "61.00 times"),  # the number is one of percent
             ("1,234 images/s", "1,234 images/s"),
-            ("reaches 0.123 ± 0.001", "0.123"),
+            ("reaches 0.123 ± 1.00", "0.123"),
             ("accuracies of 71.23 and 61.00", "71.23"),
             ("| accuracy (%) |\n|---|\n| 12 |", "12 %"),
             ("see `gac_sj/nowhere.py`", "gac_sj/nowhere.py"),
