@@ -92,7 +92,7 @@ class TestPage:
             "Accuracy against T", "Accuracy against severity",
         ]  # fmt: skip
         assert found.tags["svg"] == len(captions)
-        assert [len(table) - 1 for table in found.tables] == [2] * 8 + [2, 2, 6]
+        assert [len(table) - 1 for table in found.tables] == [2] * 8 + [2, 2, 4, 2]
 
     def test_numbers_have_their_key(self, text):
         head, gac, direct = Parsed(text).tables[0]
