@@ -53,7 +53,7 @@ def of_rows(runs: Sequence[Run]) -> Iterator[Drawn]:
         over = {"seed", "T"} if kind.over_T else {"seed"}
         for title, found in group(runs, over | {"encoder"}).items():
             path = "-".join(filter(None, (name, title.replace(", ", ","))))
-            used = [run for run in found if kind.uses(run)]
+            used = kind.select(found)
             if not used:
                 yield path, None, f"no run has {kind.lack}"
                 continue
@@ -66,7 +66,7 @@ def of_rows(runs: Sequence[Run]) -> Iterator[Drawn]:
             steps = "" if kind.over_T else f", T = {settings['T']}"
             about = f"{settings['dataset']}{limit}, {used[0].network}{steps}, {settings['epochs']} epochs"
             figures.set_heading(figure, about)
-            lacking = len(found) - len(used)
+            lacking = sum(not kind.uses(run) for run in found)
             yield path, figure, f"{lacking} runs do not have {kind.lack}" if lacking else ""
 
 
@@ -126,7 +126,7 @@ def of_network(
         spatial = None if attention.spatial_channel is None else attention.spatial_channel.select(-4, 0).cpu()
         yield "gates", titled(figures.gates(image, attention.gate[:, 0].cpu(), temporal, spatial)), ""
 
-    cam = figures.grad_cam(image, maps.over_time[0].cpu(), maps.by_step[:, 0].cpu())
+    cam = figures.grad_cam(image, maps.over_time[0].cpu(), maps.by_step[:, 0].cpu(), f"{predicted} (predicted)")
     yield f"grad_cam-{layer}", titled(cam, f"; Grad-CAM of {layer}"), ""
 
     sample = data.sample(count)
