@@ -122,20 +122,23 @@ def _speed(groups: Mapping[str, Sequence[Run]], note: str) -> Table:
     for name, plural in _MACHINE.items():
         if len(several := values(runs, name)) > 1:
             return Table("Speed", (), (), f"Left out: the rows are of several {plural} ({'; '.join(several)}).")
-    kept, reasons = [], []
+    kept: list[Mean] = []
+    left_out: dict[str, list[str]] = {}
     for name, title in _SPEED.items():
         measured = {label: [run.value(name) for run in found if run.value(name)] for label, found in groups.items()}
         ratios = {label: max(found) / min(found) for label, found in measured.items() if len(found) > 1}
         label = max(ratios, key=lambda label: ratios[label], default="")
         if label and ratios[label] > _QUIET:
-            reasons.append(f"{title}, in which the seeds of {label} differ by a factor of {ratios[label]:.2f}")
+            reason = f"the seeds of {label} differ by a factor of {ratios[label]:.2f}"
+            left_out.setdefault(reason, []).append(title)
         elif alone := next((label for label, found in measured.items() if len(found) == 1), None):
-            reasons.append(f"{title}, which {alone} has of one seed only")
+            left_out.setdefault(f"{alone} has one seed only", []).append(title)
         elif ratios:
             kept.append(mean(title, name, 1))
-    if reasons:
-        rule = f"The machine counts as quiet where the seeds of each encoder, two or more, agree within {_QUIET}."
-        note = f"{note}\nLeft out: {'; '.join(reasons)}. {rule}"
+    if left_out:
+        reasons = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in left_out.items())
+        rule = f"Speeds are shown where every encoder has two seeds or more that agree within a factor of {_QUIET}"
+        note = f"{note}\nLeft out: {reasons}. {rule}, as on a quiet machine."
     return tabulate("Speed", groups, kept, note)
 
 
