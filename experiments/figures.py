@@ -56,7 +56,7 @@ def of_rows(runs: Sequence[Run]) -> Iterator[Drawn]:
         over = {"seed", "T"} if kind.over_T else {"seed"}
         for title, found in group(runs, over | {"encoder"}).items():
             path = "-".join(filter(None, (name, title.replace(", ", ","))))
-            used = [run for run in found if kind.uses(run)]
+            used = kind.select(found)
             if not used:
                 yield path, None, f"no run has {kind.lack}"
                 continue
@@ -69,7 +69,7 @@ def of_rows(runs: Sequence[Run]) -> Iterator[Drawn]:
             steps = "" if kind.over_T else f", T = {settings['T']}"
             about = f"{settings['dataset']}{limit}, {used[0].network}{steps}, {settings['epochs']} epochs"
             figures.set_heading(figure, about)
-            lacking = len(found) - len(used)
+            lacking = sum(not kind.uses(run) for run in found)
             yield path, figure, f"{lacking} runs do not have {kind.lack}" if lacking else ""
 
 
@@ -110,10 +110,11 @@ def of_network(
     layer = layer or default_layer(model, images)
     maps = grad_cam(model, images, layer)  # before anything is written, as it knows whether the layer exists
     label = encoder_label(settings.encoder, settings.form, settings.model_options)
+    predicted = data.test.classes[int(maps.classes[0])]
     pixels = picture(images, model)
 
     def titled(figure: Figure, addition: str = "") -> Figure:
-        about = f"{label} on {settings.dataset}: {shown}, predicted {data.test.classes[int(maps.classes[0])]}"
+        about = f"{label} on {settings.dataset}: {shown}, predicted {predicted}"
         figures.set_heading(figure, about + addition)
         return figure
 
@@ -147,7 +148,7 @@ def of_network(
         spatial = None if attention.spatial_channel is None else attention.spatial_channel.select(-4, 0).cpu()
         yield "gates", titled(figures.gates(pixels, attention.gate[:, 0].cpu(), temporal, spatial)), ""
 
-    cam = figures.grad_cam(pixels, maps.over_time[0].cpu(), maps.by_step[:, 0].cpu())
+    cam = figures.grad_cam(pixels, maps.over_time[0].cpu(), maps.by_step[:, 0].cpu(), f"{predicted} (predicted)")
     yield f"grad_cam-{layer}", titled(cam, f"; Grad-CAM of {layer}"), ""
 
     sample = data.sample(count)

@@ -11,6 +11,8 @@ import pytest
 import timm
 import torch
 from helpers.programs import refused
+from helpers.rows import row, runs
+from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.text import Text
 from PIL import Image
 from safetensors.torch import save_file
@@ -24,6 +26,8 @@ from gac_sj.checkpoint.runs import build_model, load_network, read_weights
 from gac_sj.results import Run, group, load
 from gac_sj.results import figures as run_figures
 from gac_sj.results.columns import columns_of
+from gac_sj.results.figures import KINDS, line_styles
+from gac_sj.results.run_tables import run_tables
 from gac_sj.results.schema import NOT_ANALYSED, RUNS, Analysed, Measured, as_row, as_text
 from gac_sj.results.store import Rows
 from gac_sj.training.build import load_data
@@ -281,7 +285,7 @@ DRAWN = {
     "encoder_outputs": lambda: figures.encoder_outputs(IMAGE, {"direct": STEPS, "gac": STEPS**2}),
     "encoder": lambda: figures.encoder(IMAGE, {"spikes": STEPS > 0, "gate": STEPS, "gated": STEPS * (STEPS > 0)}),
     "gates": lambda: figures.gates(IMAGE, np.eye(4)[:2].reshape(2, 1, 2, 2), np.arange(2), np.ones((1, 2, 2))),
-    "grad_cam": lambda: figures.grad_cam(IMAGE, np.eye(2), np.ones((2, 2, 2))),
+    "grad_cam": lambda: figures.grad_cam(IMAGE, np.eye(2), np.ones((2, 2, 2)), "a cat"),
     "firing_rates_by_step": lambda: run_figures.firing_rates_by_step(RATES),
     "accuracy_against_energy": lambda: run_figures.accuracy_against_energy(ENERGY),
     "accuracy_against_T": lambda: run_figures.accuracy_against_T(OVER_T),
@@ -357,7 +361,8 @@ class TestMaps:
     def test_grad_cam(self):
         over_time, by_step = random.random((2, 2)), 2 * random.random((2, 2, 2))
         by_step[1, 0, 0] = 4
-        figure = figures.grad_cam(IMAGE, over_time, by_step)
+        figure = figures.grad_cam(IMAGE, over_time, by_step, "cat (predicted)")
+        assert "evidence for class cat (predicted)" in texts(figure)
         assert [text for text in texts(figure) if "step" in text] == ["all steps", "step 1", "step 2"]
         # each map by itself and over the image, in shares of the largest
         for map_ in (over_time, *by_step):
@@ -365,7 +370,7 @@ class TestMaps:
         assert len(arrays(figure)) == 1 + 3 * 3
 
     def test_grad_cam_that_finds_nothing(self):
-        assert close(figures.grad_cam(IMAGE[..., 0], np.zeros((2, 2)), np.zeros((1, 2, 2))), np.zeros((2, 2)))
+        assert close(figures.grad_cam(IMAGE[..., 0], np.zeros((2, 2)), np.zeros((1, 2, 2)), "cat"), np.zeros((2, 2)))
 
     def test_firing_rates(self):
         figure = run_figures.firing_rates_by_step(RATES)
@@ -374,6 +379,9 @@ class TestMaps:
         assert np.allclose(gac, [[0.2, 0.3], [0.4, 0.2]])
         assert np.isnan(np.ma.filled(direct[0].astype(float), np.nan)).all() and direct[1].tolist() == [0.5, 0.25]
         panels = [axes for axes in figure.axes if axes.images]
+        figure.draw_without_rendering()
+        (bar,) = (axes.get_tightbbox() for axes in figure.axes if not axes.images)
+        assert not any(bar.overlaps(axes.get_tightbbox()) for axes in panels)
         assert [axes.get_title() for axes in panels] == ["direct", "gac"]
         assert [label.get_text() for label in panels[0].get_yticklabels()] == ["encoder.neuron", "lif"]
         assert {axes.images[0].get_clim() for axes in panels} == {(0, 0.5)}
@@ -430,9 +438,30 @@ class TestRows:
         for axes, seeds in ((paper, (2e5, 4e5)), (complete, (5e5, 7e5))):
             assert axes.get_xlabel() == f"energy per image ({unit})"
             mean, single = axes.lines[:2]
-            assert mean.get_label() == "gac (n = 2)" and len(axes.lines) == 4
+            assert mean.get_label() == "1  gac (n = 2)" and len(axes.lines) == 4
+            assert [text.get_text() for text in axes.texts] == ["1", "2"]
             assert np.allclose(mean.get_xydata(), [[sum(seeds) / 2 / factor, 71.0]])
             assert np.allclose(single.get_xydata(), [[seeds[0] / factor, 70.0], [seeds[1] / factor, 72.0]])
+
+    def test_the_scatter_has_the_means_of_the_tables(self):
+        """Also where only some seeds are analysed: their mean energy, and the mean accuracy of all."""
+        rows = runs(row("gac", 0, 70.0, analysed=2), row("gac", 1, 74.0), row("direct"))
+        accuracy, energy, *_ = run_tables(rows)
+        shown = KINDS["accuracy_against_energy"].select(rows)
+        paper, complete = run_figures.accuracy_against_energy(group(shown)).axes
+        for axes, column in ((paper, "paper (µJ)"), (complete, "complete (µJ)")):
+            at = energy.head.index(column)
+            assert axes.lines[0].get_xydata().tolist() == [[energy.lines[0][at].key, accuracy.lines[0][2].key]]
+            assert len(axes.lines[1].get_xydata()) == 1 and len(axes.lines) == 2
+        assert accuracy.lines[0][2].key == 72.0
+
+    def test_forms_of_an_encoder_share_a_hue(self):
+        names = ["gac", "gac:current", "direct", "gac:lite,gate=before", "direct (T=2)"]
+        hues = {
+            name: rgb_to_hsv(to_rgb(look["color"]))[0] for name, look in line_styles(dict.fromkeys(names, ())).items()
+        }
+        for name, hue in hues.items():
+            assert (abs(hue - hues["gac"]) < 0.02) == name.startswith("gac")
 
     def test_encoders_look_different_and_everywhere_the_same(self):
         names = [*gac_sj.list_encoders(), *(f"gac:{form}" for form in gac_sj.encoders.FORMS)]
@@ -639,8 +668,9 @@ class TestNetworkCommand:
             spikes, shown, gated = given["encoder"][1].values()
             assert set(spikes.unique().tolist()) == {0, 1} and torch.equal(shown, gate)
             assert torch.allclose(gated, spikes * gate, atol=1e-5)
-        _, over_time, by_step = given["grad_cam"]
+        _, over_time, by_step, target = given["grad_cam"]
         maps = grad_cam(model, images, "stages.1")
+        assert target == f"{maps.classes[0]} (predicted)"
         assert torch.allclose(over_time, maps.over_time[0], atol=1e-6)
         assert torch.allclose(by_step, maps.by_step[:, 0], atol=1e-6)
         assert {len(steps) for steps in given["firing_rates_by_step"][0]["gac"].values()} == {2}

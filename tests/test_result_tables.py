@@ -91,11 +91,25 @@ class TestTables:
         assert "n = 3" in tables(*rows[:3])[0].note
 
     def test_times_and_speeds_are_marked(self):
-        *others, speed = tables(row(analysed=1))
+        *others, speed = tables(*seeds("gac", [1, 2], analysed=1))
         assert all(name.endswith(" †") for name in speed.head[2:]) and "† A measured time" in speed.note
         assert not any("†" in name for table in others for name in table.head)
         assert cells(tables(*seeds("gac", [1, 2]))[3], "gac")["training (images/s)"] == "100.5 ± 0.7"
         assert "images_per_second" in VOLATILE_COLUMNS
+
+    def test_speeds_of_several_devices_are_left_out(self):
+        *_, speed = tables(row(), row(seed=1, device="a slide rule"))
+        assert speed.is_empty and speed.note == "Left out: the rows are of several devices (an abacus; a slide rule)."
+
+    def test_speeds_of_a_busy_machine_are_left_out(self):
+        """Those in which equal work took another time, column by column."""
+        quiet = seeds("gac", [1, 2], analysed=1)
+        busy = [row("direct", seed, analysed=1, images_per_second=speed) for seed, speed in enumerate((100, 130))]
+        *_, speed = tables(*quiet, *busy)
+        assert "training (images/s) †" not in speed.head and "inference (images/s) †" in speed.head
+        assert "Left out: training (images/s) (the seeds of direct differ by a factor of 1.30)." in speed.note
+        *_, speed = tables(*quiet, row("direct", analysed=1))
+        assert speed.is_empty and "(direct has one seed only)" in speed.note
 
     @pytest.mark.parametrize(
         ("changes", "words"),

@@ -19,8 +19,9 @@ __all__ = ["COLOURS", "LINES", "MARKERS", "WIDTH", "one_line", "print_style", "s
 
 #: Inches: the text of an A4 page.
 WIDTH = 6.3
-#: Okabe and Ito 2008 without yellow, which is too light on white paper; neighbours differ in lightness too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#D55E00")
+#: Okabe and Ito 2008 without yellow, which is too light on white paper, then wine (Tol 2021) and grey; neighbours
+#: differ in lightness too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#D55E00", "#882255", "#8C8C8C")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,7 +113,7 @@ def gates(image: ArrayLike, gate: ArrayLike, temporal: ArrayLike | None, spatial
         map_.remove()
     else:
         spatial = np.asarray(spatial)
-        _maps([map_], spatial.reshape(1, -1, *spatial.shape[-2:]).mean(1), {0: "spatial-channel attention"})
+        _maps([map_], spatial.reshape(1, -1, *spatial.shape[-2:]).mean(1), {0: "spatial-channel\nattention"})
     if temporal is None:
         line.remove()
     else:
@@ -125,13 +126,14 @@ def gates(image: ArrayLike, gate: ArrayLike, temporal: ArrayLike | None, spatial
 
 
 @print_style
-def grad_cam(image: ArrayLike, over_time: ArrayLike, by_step: ArrayLike) -> Figure:
+def grad_cam(image: ArrayLike, over_time: ArrayLike, by_step: ArrayLike, target: str) -> Figure:
     """Maps of :func:`gac_sj.analysis.grad_cam.grad_cam` for one image, on one scale: alone, and over the image.
 
     Args:
         image: ``[H, W]`` or ``[H, W, 3]``, 0 to 1.
         over_time: ``[h, w]``.
         by_step: ``[T, h, w]``.
+        target: the class that the maps explain, such as "cat (predicted)".
     """
     image = np.asarray(image)
     grey = image if image.ndim == 2 else image @ [0.299, 0.587, 0.114]  # the colours belong to the map
@@ -139,8 +141,9 @@ def grad_cam(image: ArrayLike, over_time: ArrayLike, by_step: ArrayLike) -> Figu
     maps = maps / (maps.max() or 1.0)
     shown = {0: "all steps"} | {step + 1: title for step, title in _steps(len(maps) - 1).items()}
     side = min(1.1, 5.4 / (len(shown) + 1))
-    figure = Figure((WIDTH, 0.5 + 2 * side), layout="constrained")
+    figure = Figure((WIDTH, 0.7 + 2 * side), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(side, 5.7 - side))[0]
+    right.suptitle(one_line(f"evidence for class {target}"), weight="bold")
     _show(left.subplots(), image, "image", **_GREY)
     above, below = right.subplots(2, len(shown))
     extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
@@ -165,13 +168,15 @@ def firing_rates_by_step(rates: Mapping[str, Mapping[str, ArrayLike]]) -> Figure
     largest = max(rate.max() for by_layer in panels.values() for rate in by_layer.values()) or 1.0
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure((WIDTH, rows * (0.6 + max(0.9, 0.2 * len(layers)))), layout="constrained")
+    titles = {name: _wrapped(name, 60 // columns) for name in panels}
+    above = 0.13 * max(title.count("\n") for title in titles.values())
+    figure = Figure((WIDTH, 0.6 + rows * (0.6 + above + max(0.9, 0.2 * len(layers)))), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     for place, (name, by_layer) in zip(axes, panels.items()):
         T = max(map(len, by_layer.values()))
         table = np.array([by_layer.get(layer, np.full(T, np.nan)) for layer in layers])
         shown = place.imshow(table, vmin=0, vmax=largest, aspect="auto")
-        place.set(title=one_line(name), xlabel="time step", facecolor="0.9")
+        place.set(title=titles[name], xlabel="time step", facecolor="0.9")
         place.set(xticks=range(T), xticklabels=range(1, T + 1))
         place.set(yticks=range(len(layers)), yticklabels=map(one_line, layers))
         place.spines[:].set_visible(False)
@@ -183,12 +188,19 @@ def firing_rates_by_step(rates: Mapping[str, Mapping[str, ArrayLike]]) -> Figure
                 place.text(step, layer, text, ha="center", va="center", color="w" if rate < 0.6 * largest else "k")
     for place in axes[len(panels) :]:
         place.remove()
-    figure.colorbar(shown, ax=list(axes[: len(panels)]), label="spikes per neuron and step", pad=0.02)
+    # below all panels: beside them it would be as thick as they are many
+    where = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.03 / rows}
+    figure.colorbar(shown, ax=list(axes[: len(panels)]), label="spikes per neuron and step", **where)
     return figure
 
 
 def _are_spikes(array: np.ndarray) -> bool:
     return bool(((array == 0) | (array == 1)).all())
+
+
+def _wrapped(name: str, width: int) -> str:
+    """A name in lines that fit above a panel, broken behind a colon or a comma where there is one."""
+    return "\n".join(re.findall(rf".{{1,{width}}}(?:(?<=[:,])|$)|.{{1,{width}}}", one_line(name)))
 
 
 def _show(axes: Axes, values: ArrayLike, title: str, **how: Any) -> AxesImage:

@@ -5,14 +5,15 @@ Groups are those of :func:`gac_sj.results.group`: the runs of each encoder, one 
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -23,6 +24,7 @@ from gac_sj.encoders import list_encoders
 from gac_sj.results.robustness import CLEAN, RobustnessTest, robustness_groups, severities
 from gac_sj.results.run import Run, group
 from gac_sj.results.schema import TO_ANALYSE
+from gac_sj.results.table import mean
 
 __all__ = [
     "KINDS", "Kind", "accuracy_against_T", "accuracy_against_energy", "accuracy_against_severity", "figures_of_runs",
@@ -44,12 +46,24 @@ class Kind:
         uses: whether a run has its data.
         lack: what runs without that data lack.
         over_T: whether its runs differ in T.
+        whole: whether an encoder with the data is drawn with all its seeds, as tables average over them.
     """
 
     draw: Callable[[Groups], Figure]
     uses: Callable[[Run], bool] = lambda run: True
     lack: str = ""
     over_T: bool = False
+    whole: bool = False
+
+    def select(self, runs: Sequence[Run]) -> list[Run]:
+        """The runs that it is drawn of.
+
+        Args:
+            runs: of equal settings but for encoder and seed, and T if its runs differ in it.
+        """
+        if not self.whole:
+            return [run for run in runs if self.uses(run)]
+        return [run for found in group(runs).values() if any(map(self.uses, found)) for run in found]
 
 
 def figures_of_runs(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
@@ -59,7 +73,7 @@ def figures_of_runs(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
         runs: of equal settings but for encoder and seed.
     """
     for name, kind in KINDS.items():
-        if not kind.over_T and (used := [run for run in runs if kind.uses(run)]):
+        if not kind.over_T and (used := kind.select(runs)):
             yield name, kind.draw(group(used))
 
 
@@ -109,28 +123,33 @@ def accuracy_against_T(groups: Groups) -> Figure:
 
 @print_style
 def accuracy_against_energy(groups: Groups) -> Figure:
-    """Accuracy against energy per image, *paper* and *complete* (:mod:`gac_sj.analysis.energy`): means and seeds.
+    """Accuracy against energy per image, *paper* and *complete* (:mod:`gac_sj.analysis.energy`).
+
+    A mean is the one that the tables show, and has the encoder's number of the legend beside it; seeds are small.
 
     Args:
-        groups: analysed runs by the label of their encoder.
+        groups: runs by the label of their encoder, of which some are analysed.
     """
     conventions = {"as the paper counts": "energy_paper_pj", "complete: all that ran": "energy_complete_pj"}
-    largest = max(run.value(column) for runs in groups.values() for run in runs for column in conventions.values())
+    analysed = {name: [run for run in runs if run.analysed is not None] for name, runs in groups.items()}
+    largest = max(run.value(column) for runs in analysed.values() for run in runs for column in conventions.values())
     factor, unit = next(((f, u) for f, u in ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")) if largest >= f), (1.0, "pJ"))
-    figure = Figure((WIDTH, 3.0), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure((WIDTH, 5.6), layout="constrained")
+    panels = figure.subplots(2, 1, sharey=True)
     styles = line_styles(groups)
     for axes, (title, column) in zip(panels, conventions.items()):
-        for name, runs in groups.items():
-            x = [run.value(column) / factor for run in runs]
-            y = [run.measured.accuracy_last for run in runs]
-            look = styles[name] | {"linestyle": ""}
-            axes.plot(statistics.mean(x), statistics.mean(y), **look, markersize=7)
-            axes.plot(x, y, **look | {"label": None}, fillstyle="none", zorder=3)
-        axes.set(title=title, xlabel=f"energy per image ({unit})")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    panels[0].set_ylabel(_ACCURACY)
-    _legend(figure, panels[0], "filled: mean over seeds; open: every seed")
+        means = [mean(title, name, unit=unit) for name, unit in ((column, factor), ("accuracy_last", 1.0))]
+        for number, (name, runs) in enumerate(groups.items(), 1):
+            look = styles[name] | {"linestyle": "", "label": f"{number}  {styles[name]['label']}"}
+            axes.plot(*([each.cell(runs).key] for each in means), **look, markersize=6, zorder=3)
+            seeds = [(run.value(column) / factor, run.measured.accuracy_last) for run in analysed[name]]
+            axes.plot(*zip(*seeds), **look | {"label": None}, markersize=3, alpha=0.5)
+        axes.set(title=title, xlabel=f"energy per image ({unit})", ylabel=_ACCURACY)
+        axes.margins(0.08)
+    _legend(figure, panels[0], "large: mean over seeds, as in the tables; small: every analysed seed")
+    figure.draw_without_rendering()  # places the panels, in which numbers keep clear of each other
+    for axes in panels:
+        _number_means(axes)
     return figure
 
 
@@ -158,7 +177,10 @@ KINDS = {
     ),
     "accuracy_against_T": Kind(accuracy_against_T, over_T=True),
     "accuracy_against_energy": Kind(
-        accuracy_against_energy, lambda run: run.analysed is not None, f"an analysis of their energy ({TO_ANALYSE})"
+        accuracy_against_energy,
+        lambda run: run.analysed is not None,
+        f"an analysis of their energy ({TO_ANALYSE})",
+        whole=True,
     ),
     "firing_rates_by_step": Kind(
         firing_rates_by_step, lambda run: run.analysed is not None, f"an analysis of their firing rates ({TO_ANALYSE})"
@@ -202,22 +224,44 @@ def accuracy_against_severity(tests: Sequence[RobustnessTest]) -> Figure:
 def line_styles(groups: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
     """Colour, marker, line and legend of every encoder.
 
-    A registered encoder has the same look in every figure, unless an earlier one of the figure has taken it.
+    The forms and options of an encoder are a family: tones of one colour, each with its own marker and line. An encoder
+    of the package has the same colour in every figure.
 
     Args:
         groups: records by the label of their encoder.
     """
-    known = {name: place for place, name in enumerate(list_encoders())}
+    families: dict[str, list[str]] = {}
+    for name in groups:
+        families.setdefault(re.split("[: ]", name, maxsplit=1)[0], []).append(name)
+    known = list_encoders()
+    places = {name: place for place, name in enumerate([*known, *(name for name in families if name not in known)])}
     found: dict[str, dict[str, Any]] = {}
-    taken: set[int] = set()
-    for name in sorted(groups, key=lambda name: known.get(name, len(known))):
-        place = next(place for place in count(known.get(name, 0) % len(COLOURS)) if place not in taken)
-        taken.add(place)
-        turn, colour = divmod(place, len(COLOURS))
-        other = (colour + turn) % len(MARKERS)  # the eighth has the first one's colour and another marker
-        look = {"color": COLOURS[colour], "marker": MARKERS[other], "linestyle": LINES[other]}
-        found[name] = look | {"label": f"{one_line(name)} (n = {len(groups[name])})"}
-    return found
+    for family, names in families.items():
+        place = places[family]
+        for turn, name in enumerate(sorted(names, key=lambda name: name != family)):
+            other = (place + place // len(COLOURS) + turn) % len(MARKERS)
+            tone = np.array(to_rgb(COLOURS[place % len(COLOURS)]))
+            look = {"color": to_hex(tone + (1 - tone) * 0.6 * turn / len(names)), "marker": MARKERS[other]}
+            look |= {"linestyle": LINES[other], "label": f"{one_line(name)} (n = {len(groups[name])})"}
+            found[name] = look
+    return {name: found[name] for name in groups}
+
+
+def _number_means(axes: Axes) -> None:
+    """Write the number that begins a point's legend beside the point, where no other point or number is."""
+    points = [line for line in axes.lines if not line.get_label().startswith("_")]
+    places = axes.transData.transform([line.get_xydata()[0] for line in points]) * 72 / axes.figure.dpi
+    taken = list(places)
+    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    around = [radius * np.array([np.sin(turn), np.cos(turn)]) for radius in range(9, 60, 3) for turn in turns]
+    look = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 4}
+    arrow = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.5, "shrinkA": 3, "shrinkB": 2}
+    for line, place in zip(points, places):
+        free = (each for each in around if all(np.hypot(*(place + each - other)) > 9 for other in taken))
+        offset = next(free, around[0])
+        taken.append(place + offset)
+        number = line.get_label().split()[0]
+        axes.annotate(number, line.get_xydata()[0], offset, arrowprops=arrow, **look)
 
 
 def _mean_and_range(axes: Axes, values: Mapping[int, Sequence[float]], **look: Any) -> None:

@@ -22,28 +22,41 @@ __all__ = ["Section", "page"]
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; margin-top: 1.5rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+  background: Canvas; }
+h1, h2 { overflow-wrap: anywhere; line-height: 1.25; }
+h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
+h3 { margin: 1.5rem 0 0; font-size: 1rem; }
+.scroll { overflow-x: auto; }
+.scroll:focus-visible { outline: 2px solid; outline-offset: 2px; }
+.hint { display: none; }
+.wide > .hint { display: block; margin-top: 1.5rem; }
+.wide caption { padding-top: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-caption { text-align: left; font-weight: 600; }
+caption { text-align: left; font-weight: 600; padding-top: 1.5rem; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child { text-align: left; }
-tbody tr:hover { background: var(--soft); }
+@media (min-width: 40rem) { th:first-child { position: sticky; left: 0; background: Canvas; } }
+tbody tr:hover td { background: var(--soft); }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid; outline-offset: 2px; }
-th[aria-sort] button::after { content: " \\2195"; opacity: .4; }
+th[aria-sort] button::after { content: " \\2195"; opacity: .6; }
 th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1; }
 th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
 .note, dd { color: color-mix(in srgb, currentColor 75%, transparent); font-size: .9rem; overflow-wrap: anywhere; }
 .note { margin: .3rem 0; }
-figure { margin: 1.5rem 0; }
-figure svg { max-width: 100%; height: auto; background: #fff; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 36rem), 1fr)); align-items: start; }
+figure { margin: 1.5rem 0 0; min-width: 0; }
+figure svg { width: 100%; min-width: 30rem; max-width: 40rem; height: auto; background: #fff; }
 dt { font-weight: 600; }
 dd { margin: 0 0 .4rem 1rem; }
 @media print {
   body { max-width: none; margin: 0; font-size: 10px; }
   .scroll { overflow: visible; }
+  .hint, .screen { display: none !important; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  .plots { display: block; }
+  figure svg { min-width: 0; }
   th, td { padding: .15rem .3rem; }
   table { white-space: normal; }
   th button::after { display: none; }
@@ -69,6 +82,13 @@ for (const table of document.querySelectorAll("table")) {
     body.append(...[...body.rows].sort(compare));
   }));
 }
+// what is wider than the page says so, and the keyboard reaches it
+const measure = new ResizeObserver(entries => entries.forEach(({target}) => {
+  const wide = target.scrollWidth > target.clientWidth + 1;
+  target.parentElement.classList.toggle("wide", wide);
+  if (wide) target.tabIndex = 0; else target.removeAttribute("tabindex");
+}));
+document.querySelectorAll(".scroll").forEach(each => measure.observe(each));
 """
 
 
@@ -101,29 +121,41 @@ def page(title: str, intro: Mapping[str, str], sections: Iterable[Section]) -> s
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
-        f"<p>Click a heading to sort by it; click again to reverse the order.</p>\n"
-        f"{_details('What the columns mean', intro)}\n{body}\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escape(title)}</h1>\n"
+        f'<p class="screen">Click a heading to sort by it; click again to reverse the order.</p>\n'
+        f"{_details('What the columns mean', intro)}\n{body}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
 def _section(section: Section) -> str:
     parts = [f"<section>\n<h2>{escape(section.title)}</h2>", *map(_table, section.tables)]
-    parts += [_figure(caption, figure) for caption, figure in section.plots.items()]
+    plots = "\n".join(_figure(caption, figure) for caption, figure in section.plots.items())
+    parts += [f'<div class="plots">\n{plots}\n</div>'] if plots else []
     return "\n".join([*parts, _details("All settings and versions", section.details), "</section>"])
 
 
 def _table(table: Table) -> str:
+    note = "".join(f'\n<p class="note">{escape(line)}</p>' for line in table.note.splitlines())
+    if table.is_empty:
+        return f"<h3>{escape(table.title)}</h3>{note}"
     head = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>' for name in table.head
     )
     lines = "\n".join(
         f'<tr><th scope="row">{escape(first.text)}</th>{"".join(map(_cell, rest))}</tr>' for first, *rest in table.lines
     )
-    note = "".join(f'\n<p class="note">{escape(line)}</p>' for line in table.note.splitlines())
+    content = (
+        f"<table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{lines}\n</tbody>\n</table>"
+    )
+    return _scrolling(table.title, content, "Scroll the table sideways for more columns.") + note
+
+
+def _scrolling(name: str, content: str, hint: str) -> str:
+    """Something that may be wider than the page, and a hint that is shown where it is."""
     return (
-        f'<div class="scroll"><table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{lines}\n</tbody>\n</table></div>{note}"
+        f'<div>\n<p class="note hint">\u2194 {hint}</p>\n'
+        f'<div class="scroll" role="region" aria-label="{escape(name)}">\n{content}\n</div>\n</div>'
     )
 
 
@@ -143,6 +175,7 @@ def _figure(caption: str, figure: Figure) -> str:
     prefix = f"f{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
+    svg = _scrolling(caption, svg, "Scroll the figure sideways.")
     return f'<figure>\n{svg}\n<figcaption class="note">{escape(caption)}</figcaption>\n</figure>'
 
 

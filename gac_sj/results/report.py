@@ -83,9 +83,8 @@ def write_report(folder: Path, runs: Sequence[Run]) -> str:
         save(figure, folder / name)
     title = f"Encoders on {runs[0].settings['dataset']}"
     parts = [f"# {escape(title)}"]
-    parts += [
-        f"## {table.title}\n\n{table.markdown()}\n\n{table.markdown_note}" for table in tables if not table.is_empty
-    ]
+    for table in tables:
+        parts += [f"## {table.title}", *([] if table.is_empty else [table.markdown()]), table.markdown_note]
     parts += [f"![{_caption(name)}]({name}.png)" for name in drawn]
     parts += ["## What the columns mean", _items(MEANINGS), "## Settings", _items(_details(runs, ("encoder", "seed")))]
     write_atomically(folder / "report.md", "\n\n".join(parts) + "\n")

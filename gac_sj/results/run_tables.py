@@ -31,13 +31,17 @@ _DYNAMICS = (
     Steps("change by step", "change_by_step", 2),
     Steps("read-out by step (%)", "readout_by_step", unit=0.01),
 )
-_SPEED = (
-    mean("training (images/s)", "images_per_second", 1),
-    mean("inference (images/s)", "inference_images_per_second", 1),
-    mean("inference, 8 bits (images/s)", "inference_int8_images_per_second", 1),
-    mean("encoder alone (images/s)", "encoder_images_per_second", 1),
-    mean("training (s)", "train_seconds", 1),
-)
+_SPEED = {
+    "images_per_second": "training (images/s)",
+    "inference_images_per_second": "inference (images/s)",
+    "inference_int8_images_per_second": "inference, 8 bits (images/s)",
+    "encoder_images_per_second": "encoder alone (images/s)",
+    "train_seconds": "training (s)",
+}
+#: What speeds depend on beside the encoder.
+_MACHINE = {"device": "devices", "processes": "numbers of processes"}
+#: The largest number of an encoder's seeds over the smallest, if they were timed on a quiet machine.
+_QUIET = 1.25
 #: Columns of energies with memory, which rows of before there were any lack.
 _WITH_MEMORY = {"energy_dense_pj": "dense, with memory", "energy_event_pj": "event-driven, with memory"}
 #: A part of the name of every attention layer in the networks of gac_sj.models.
@@ -77,7 +81,7 @@ def run_tables(runs: Sequence[Run]) -> list[Table]:
         tabulate("Accuracy", groups, _ACCURACY, note),
         tabulate("Energy of one image", groups, _energy_columns(runs), analysed + costs),
         tabulate("Dynamics", groups, _DYNAMICS, analysed),
-        tabulate("Speed", groups, _SPEED, note),
+        _speed(groups, note),
     ]
 
 
@@ -107,6 +111,35 @@ def attention_energy(by_layer: Mapping[str, Sequence[float]]) -> float:
     """
     parts = {name: set(name.removesuffix(" (gate)").split(".")) for name in by_layer}
     return sum(complete for name, (_, complete) in by_layer.items() if parts[name] & _ATTENTION)
+
+
+def _speed(groups: Mapping[str, Sequence[Run]], note: str) -> Table:
+    """The speeds that can be compared; those of different machines, or of a busy one, are left out with the reason.
+
+    Rows do not say what else ran. Seeds of one encoder have equal work, so their speeds do.
+    """
+    runs = [run for found in groups.values() for run in found]
+    for name, plural in _MACHINE.items():
+        if len(several := values(runs, name)) > 1:
+            return Table("Speed", (), (), f"Left out: the rows are of several {plural} ({'; '.join(several)}).")
+    kept: list[Mean] = []
+    left_out: dict[str, list[str]] = {}
+    for name, title in _SPEED.items():
+        measured = {label: [run.value(name) for run in found if run.value(name)] for label, found in groups.items()}
+        ratios = {label: max(found) / min(found) for label, found in measured.items() if len(found) > 1}
+        label = max(ratios, key=lambda label: ratios[label], default="")
+        if label and ratios[label] > _QUIET:
+            reason = f"the seeds of {label} differ by a factor of {ratios[label]:.2f}"
+            left_out.setdefault(reason, []).append(title)
+        elif alone := next((label for label, found in measured.items() if len(found) == 1), None):
+            left_out.setdefault(f"{alone} has one seed only", []).append(title)
+        elif ratios:
+            kept.append(mean(title, name, 1))
+    if left_out:
+        reasons = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in left_out.items())
+        rule = f"Speeds are shown where every encoder has two seeds or more that agree within a factor of {_QUIET}"
+        note = f"{note}\nLeft out: {reasons}. {rule}, as on a quiet machine."
+    return tabulate("Speed", groups, kept, note)
 
 
 def _profile(runs: Sequence[Run]) -> str:

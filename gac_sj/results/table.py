@@ -67,7 +67,7 @@ class Table:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing that it shows was measured."""
+        """Whether it shows nothing that was measured; its note says why."""
         return all(cell.text == MISSING for line in self.lines for cell in line[2:])
 
     def markdown(self) -> str:
