@@ -19,7 +19,10 @@ PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist worksteal
 PYTEST := $(call PYTEST_WITH,$(VENV))
 BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "not one_release and ($(1))"
 
-.PHONY: help setup benchmark test test-fast test-slow test-floor test-attack test-gpu test-install dist lint clean
+# of the tutorials, executed
+NOTEBOOKS := $(patsubst experiments/tutorials/%.py,build/notebooks/%.ipynb,$(wildcard experiments/tutorials/*.py))
+
+.PHONY: help setup benchmark test test-fast test-slow test-floor test-attack test-gpu test-install dist lint docs notebooks clean
 
 help:
 	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
@@ -32,10 +35,12 @@ help:
 	@echo "make test-attack a hundred kills, forty double starts, two hundred damaged files of each sort"
 	@echo "make test-gpu    test what needs a GPU, with the installed python3 and PyTorch (no .venv)"
 	@echo "make lint        check style (ruff), types (mypy), and the files that GitHub reads"
+	@echo "make docs        build the documentation in build/docs, without a network"
+	@echo "make notebooks   run the tutorials (two minutes each); make docs then shows their outputs"
 	@echo "make dist        build the wheel and the source distribution into dist, and check them"
 	@echo "make test-install  install both with the newest and the oldest supported releases of everything, and run the"
 	@echo "                 benchmark in a new clone (downloads several gigabytes)"
-	@echo "make clean       remove dist and what the other targets installed"
+	@echo "make clean       remove dist, build and what the other targets installed"
 
 setup: $(READY)
 
@@ -43,7 +48,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "$(PYTHON) is older than 3.11; name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[benchmark,train,test,lint,cupy13]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[benchmark,train,test,lint,docs,cupy13]'
 	rm -rf $(OLD_SPIKINGJELLY)
 	$(BIN)/python -m pip install --no-deps --target $(OLD_SPIKINGJELLY) spikingjelly==0.0.0.0.14
 	touch $@
@@ -103,5 +108,15 @@ lint: $(READY)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open build/docs/index.html"
+
+notebooks: $(NOTEBOOKS)
+
+build/notebooks/%.ipynb: experiments/tutorials/%.py $(READY)
+	mkdir -p $(@D)
+	$(BIN)/jupytext --quiet --to ipynb --execute --set-kernel python3 --run-path $(@D) --output $@ $<
+
 clean:
-	rm -rf $(VENV) $(FLOOR) $(RELEASE) dist
+	rm -rf $(VENV) $(FLOOR) $(RELEASE) build dist

@@ -17,7 +17,7 @@ __all__ = ["EpochSampler", "SampleKey"]
 class SampleKey(NamedTuple):
     """An item at a position of an epoch, from which the seed of its augmentation is derived.
 
-    Args:
+    Attributes:
         epoch: counted from 0.
         position: in the epoch, counted over all processes.
         item: index into the data set.
