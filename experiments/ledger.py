@@ -3,7 +3,7 @@
     python experiments/ledger.py                 # rows in experiments/results
     python experiments/ledger.py --runs runs     # every result.csv and results.csv below these folders
 
-Links are relative to the current folder. experiments/RESULTS.md has the ledger of experiments/results, which
+Paths are relative to the current folder. docs/benchmarks/ledger.md has the ledger of experiments/results, which
 python benchmarks/report.py --markdown writes.
 """
 

@@ -39,8 +39,9 @@ pytestmark = [pytest.mark.one_release, pytest.mark.usefixtures("one_thread")]
 
 CONFIGS = sorted(path.stem for path in EXPERIMENTS.glob("configs/*.yaml"))
 PAIRS = [(name, name.replace("_gac", "_direct")) for name in CONFIGS if "_gac" in name]
-README = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+DOCS = EXPERIMENTS.parent / "docs/benchmarks"
+PAGE = (DOCS / "experiments.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", (EXPERIMENTS / "README.md").read_text(encoding="utf-8") + PAGE, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if not line.startswith("#")]
 
 
@@ -153,9 +154,8 @@ class TestConfigs:
         assert run.step.tested is run.step.ema.module
 
     @pytest.mark.parametrize("name", CONFIGS)
-    def test_the_readme_has_it(self, name):
-        (line,) = (line for line in README.splitlines() if line.startswith(f"| [{name}](configs/{name}.yaml) |"))
-        assert f"-c experiments/configs/{name}.yaml" in line
+    def test_the_page_of_experiments_has_it(self, name):
+        assert PAGE.count(f"\n| `{name}` | ") == 1
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_commands_exist_with_these_arguments(self, command):
@@ -211,29 +211,29 @@ class TestLedger:
         return text, [dict(zip(LEDGER_COLUMNS, line, strict=True)) for line in cells[2:]]
 
     def test_the_checked_in_one_is_printed_by_default(self, monkeypatch, capsys):
-        monkeypatch.chdir(EXPERIMENTS)
+        monkeypatch.chdir(EXPERIMENTS.parent)
         assert ledger.main([]) == 0
-        assert capsys.readouterr().out.strip() in (EXPERIMENTS / "RESULTS.md").read_text(encoding="utf-8")
+        assert capsys.readouterr().out.strip() in (DOCS / "ledger.md").read_text(encoding="utf-8")
 
     def test_sets(self, folder, capsys):
         path = write_rows(folder / "results/some/results.csv", "cifar10_gac_T4", [90.0, 92.0, 94.0], [91.0, 93.0, 96.5])
         write_rows(path, "cifar10_gac_T4", [50.0], epochs=3, train_limit=200)
         write_rows(path, "cifar10_gac_T4", [80.0], form="unit_gate")
         text, (full, short, other) = self.printed(capsys, path)
-        assert full["config"] == "[cifar10_gac_T4.yaml](configs/cifar10_gac_T4.yaml)"
+        assert full["config"] == "`configs/cifar10_gac_T4.yaml`"
         assert [full[name] for name in ("encoder", "data set", "T", "epochs")] == [
             "gac:reference", "cifar10", "4", "250",
         ]  # fmt: skip
         assert (full["n"], full["seeds"], full["commit"]) == ("3", "0; 1; 2", "abc")
         assert (full["last epoch (%)"], full["best epoch (%)"]) == ("92.00 ± 2.00", "93.50 ± 2.78")
         assert full["images/s"] == "101 on a device"
-        assert full["rows"] == "[results/some/results.csv](results/some/results.csv)"
-        assert short["config"] == other["config"] == "results/some/results.csv"
+        assert full["rows"] == "`results/some/results.csv`"
+        assert short["config"] == other["config"] == "-"
         assert (short["data set"], short["epochs"], short["last epoch (%)"]) == (
             "cifar10, 200 training images", "3", "50.00",
         )  # fmt: skip
         assert other["encoder"] == "gac:unit_gate"
-        idle = "| [cifar10_direct_T4.yaml](configs/cifar10_direct_T4.yaml) | not run |"
+        idle = "| `configs/cifar10_direct_T4.yaml` | not run |"
         assert idle in text and text.count("not run |") == 1
 
     def test_runs_of_several_folders_make_one_set_and_copies_count_once(self, folder, capsys):
@@ -245,7 +245,7 @@ class TestLedger:
         (folder / "results/summary.csv").write_text("epoch,top1\n1,90\n")  # a log, no rows
         _, (line,) = self.printed(capsys, folder / "runs", folder / "results")
         assert (line["n"], line["seeds"]) == ("2", "0; 1")
-        assert line["rows"].count("](") == 2 and "runs/cifar10_gac_T4/seed0/result.csv" in line["rows"]
+        assert line["rows"].count(".csv`") == 2 and "runs/cifar10_gac_T4/seed0/result.csv" in line["rows"]
 
     @pytest.mark.parametrize(
         ("curves", "expected"),

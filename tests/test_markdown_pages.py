@@ -12,8 +12,6 @@ from helpers.files import contents
 from helpers.programs import refused
 from helpers.rows import ROBUSTNESS_ROWS, SPEED_ROWS, row, seeds, speed_row, write
 
-from gac_sj.results import load
-from gac_sj.results.comparison import interval, pair
 from gac_sj.results.index import read_index
 
 pytestmark = pytest.mark.one_release
@@ -26,20 +24,42 @@ class TestMarkdown:
     INDEX = {
         "pages": {
             "README.md": ["small", "forms", "speed lif"],
-            "docs/PAGE.md": ["digits", "dynamics", "robustness", "speed", "ledger"],
+            "docs/PAGE.md": [
+                "digits",
+                "dynamics",
+                "robustness",
+                "speed loaders",
+                "ledger",
+                "paired",
+                "excerpt",
+                "hard",
+                "published",
+            ],
         },
+        "prose": ["*.md", "docs/*.md"],
         "blocks": {
             "small": {"runs": "rows/small/results.csv", "tables": ["Accuracy", "Energy of one image"]},
             "forms": {"runs": "rows/forms/results.csv", "tables": ["Accuracy"]},
             "digits": {"runs": "rows/digits/results.csv", "tables": ["Accuracy", "Energy of one image"]},
             "dynamics": {"runs": ["rows/small/results.csv", "rows/digits/results.csv"], "tables": ["Dynamics"]},
             "robustness": {"robustness": "rows/robustness.csv"},
-            "speed": {"speed": "rows/speed.csv"},
+            "speed loaders": {"speed": "rows/speed.csv", "benchmark": "loaders"},
             "speed lif": {"speed": "rows/speed.csv", "benchmark": "lif"},
             "ledger": {"ledger": "rows/small", "configs": "configs"},
+            "paired": {"paired": "rows/long.csv", "against": ["rows/small/results.csv"], "over": ["epochs"]},
+            "excerpt": {
+                "excerpt": "rows/small/results.csv",
+                "encoders": ["direct", "gac"],
+                "columns": ["last epoch", "complete"],
+            },
+            "hard": {"excerpt": "rows/robustness.csv", "encoders": ["gac"], "columns": ["blur"]},
+            "published": {"published": "rows/small", "configs": "configs"},
         },
         "pairs": [["gac", "direct"], ["gac", "direct_lif"], ["gac", "direct_matched"]],
+        "published": {"one": [96.2, "a paper"]},
+        "stated": {"12.5 %": "an agreement"},
         "commands": {
+            "rows/long.csv": ["python benchmarks/run_cifar.py long"],
             "rows/small/results.csv": ["python benchmarks/run_cifar.py small", "python benchmarks/run_cifar.py more"],
             "rows/forms/results.csv": ["python benchmarks/run_cifar.py forms"],
             "rows/digits/results.csv": ["python benchmarks/run_cifar.py digits"],
@@ -57,6 +77,7 @@ class TestMarkdown:
         write(tmp_path / "rows/digits/results.csv", seeds("gac", [90, 91, 92, 93, 94], analysed=3))
         (tmp_path / "rows/forms").mkdir()
         (tmp_path / "rows/forms/results.csv").write_bytes(FORMS.read_bytes())
+        write(tmp_path / "rows/long.csv", seeds("gac", [61, 63, 65], epochs=9) + seeds("latency", [1, 2, 3], epochs=9))
         write(tmp_path / "rows/robustness.csv", ROBUSTNESS_ROWS)
         write(tmp_path / "rows/speed.csv", [*SPEED_ROWS, speed_row("naive", 1.0, benchmark="lif")])
         (tmp_path / "configs").mkdir()
@@ -120,13 +141,15 @@ class TestMarkdown:
 
     def test_every_block_says_what_it_rests_on(self, place):
         self.run(place)
-        for page, names in self.INDEX["pages"].items():
-            for name in names:
+        for name, about in self.INDEX["blocks"].items():
+            text = self.block(place, name)
+            if name not in ("paired", "excerpt", "hard", "published"):
                 commit, device = ("239c2429c7db", "AMD EPYC") if name == "forms" else ("abc123", "an abacus")
-                text = self.block(place, name)
-                assert commit in text and device in text, name
-                links = re.findall(r"\]\((.*?)\)", text)
-                assert links and all(((place / page).parent / link).exists() for link in links), name
+                assert commit in text and (device in text or "slide rule" in text), name
+            found = next(iter(about.values()))
+            paths = [found] if isinstance(found, str) else found
+            assert name == "published" or all(path in text for path in paths), name
+            assert "](" not in text, "a link out of the documentation does not work where it is built"
 
     def test_results(self, place):
         self.run(place)
@@ -139,9 +162,32 @@ class TestMarkdown:
         dynamics = self.block(place, "dynamics")
         assert "| gac | 3 | 2.00 ± 0.00 |" in dynamics and "| gac | 5 | 3.00 ± 0.00 |" in dynamics
         assert "55.00 ± 7.07" in self.block(place, "robustness")
-        assert "speed.py lif" in self.block(place, "speed lif") and "loaders" not in self.block(place, "speed lif")
-        assert "loaders" in self.block(place, "speed")
-        assert "| [one.yaml](../configs/one.yaml) | not run |" in self.block(place, "ledger")
+        assert "**lif: " in self.block(place, "speed lif") and "loaders" not in self.block(place, "speed lif")
+        assert "| pass | variant | median [20 %, 80 %] (ms) | times as fast as timm |" in self.block(
+            place, "speed loaders"
+        )
+        assert "| `configs/one.yaml` | not run |" in self.block(place, "ledger")
+
+    def test_paired_runs(self, place):
+        self.run(place)
+        text = self.block(place, "paired")
+        half = 4.302653 / 3**0.5  # differences of 1, 2 and 3
+        assert f"| `gac` | 3 | +2.00 | [{2 - half:+.2f}, {2 + half:+.2f}] |" in text and "latency" not in text
+        assert "compare.py rows/long.csv:ENCODER rows/small/results.csv:ENCODER --over epochs" in text
+
+    def test_excerpts(self, place):
+        self.run(place)
+        text = self.block(place, "excerpt")
+        assert "| encoder | n | last epoch (%) | complete (µJ) |" in text
+        assert text.index("| direct | 3 | 62.83 ± 1.04 | - |") < text.index("| gac | 3 | 61.00 ± 1.00 | 8.00 ± 0.00 |")
+        assert "`gac` - `direct`:" in text and "corrected for 2 comparisons" in text and "direct_lif" not in text
+        assert "| gac | 2 | 55.00 ± 7.07 |" in self.block(place, "hard")
+
+    def test_published_figures(self, place):
+        (place / "configs/two.yaml").write_text("model: ms_resnet8_cifar\n")
+        self.run(place)
+        text = self.block(place, "published")
+        assert "| `one` | 96.20 | a paper | not run | 0 |" in text and "| `two` | - | - | not run | 0 |" in text
 
     def test_differences_by_hand(self, place):
         self.run(place)
@@ -225,17 +271,28 @@ class TestMarkdown:
         ("entries", "words"),
         [
             ({"mood": "calm"}, ["pages", "nothing else"]),
+            ({"published": {"on": [96.2, "a paper"]}}, ["'on'", "config", "did you mean 'one'?"]),
             ({"blocks": []}, ["blocks", "mapping"]),
-            ({"blocks": INDEX["blocks"] | {"small": "x"}}, ["'small'", "runs, robustness, speed, ledger"]),
+            (
+                {"blocks": INDEX["blocks"] | {"small": "x"}},
+                ["'small'", "runs, excerpt, robustness, speed, paired, ledger"],
+            ),
             (
                 {"blocks": INDEX["blocks"] | {"small": {"runs": "rows/small/results.csv"}}},
                 ["'small'", "tables of runs"],
             ),
             ({"commands": {}}, ["no commands", "results.csv"]),
             ({"pages": {"README.md": ["smal"]}}, ["'smal'", "README.md", "did you mean 'small'?"]),
-            ({"blocks": INDEX["blocks"] | {"small": {"rows": "x"}}}, ["'small'", "runs, robustness, speed, ledger"]),
+            (
+                {"blocks": INDEX["blocks"] | {"small": {"rows": "x"}}},
+                ["'small'", "runs, excerpt, robustness, speed, paired, ledger"],
+            ),
             ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "speed": "y"}}}, ["'small'", "'speed': 'y'"]),
             ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "benchmark": "y"}}}, ["'small'", "benchmark"]),
+            (
+                {"blocks": INDEX["blocks"] | {"hard": INDEX["blocks"]["hard"] | {"columns": ["blurr"]}}},
+                ["'blurr'", "did you mean 'blur'?"],
+            ),
         ],
     )
     def test_a_wrong_index(self, entries, words, place, capsys):
@@ -271,6 +328,53 @@ class TestMarkdown:
         assert self.run(place) == 0
         assert path.read_text(encoding="utf-8").startswith("Between `<!-- rows: NAME -->` and its end.\n")
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "95 % of 61.00 % and 12.5 %, `7.7 %`, $8.8 %$, Python 3.11, arXiv 2308.06582, 30 timings",
+            "| last epoch (%) | T |\n|---|---|\n| 61.00 ± 1.00 | 77 |",
+            "```\n99.99 %\n```",
+            "`benchmarks/report.py`, [rows](../rows/speed.csv), [a paper](https://arxiv.org/abs/2308.06582)",
+        ],
+    )
+    def test_text_that_names_what_exists(self, text, place):
+        (place / "benchmarks").mkdir()
+        (place / "benchmarks/report.py").touch()
+        (place / "docs/more.md").write_text(f"{text}\n", encoding="utf-8")
+        self.run(place)
+        assert self.run(place, "--check") == 0
+
+    @pytest.mark.parametrize(
+        ("text", "named"),
+        [
+            ("Better by 61.01 %.", "61.01 %"),
+            ("Better by 61 %.", "61 %"),  # a rounded number is not that of the block
+            ("1.5 points", "1.5 points"),
+            ("uses 3.21 µJ", "3.21 µJ"),
+            ("7.7 times as fast", "7.7 times"),
+            ("61.00 times as fast", "61.00 times"),  # the number is one of percent
+            ("1,234 images/s", "1,234 images/s"),
+            ("reaches 0.123 ± 0.001", "0.123"),
+            ("accuracies of 71.23 and 61.00", "71.23"),
+            ("| accuracy (%) |\n|---|\n| 12 |", "12 %"),
+            ("see `gac_sj/nowhere.py`", "gac_sj/nowhere.py"),
+        ],
+    )
+    def test_text_that_names_what_does_not_exist(self, text, named, place, capsys):
+        (place / "docs/more.md").write_text(f"{text}\n", encoding="utf-8")
+        self.run(place)
+        capsys.readouterr()
+        assert self.run(place, "--check") == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "docs/more.md" in error and f" {named}," in error
+
+    def test_a_link_of_a_readme_to_nothing(self, place, capsys):
+        self.run(place)
+        with open(place / "README.md", "a", encoding="utf-8") as file:
+            file.write("[nothing](docs/nothing.md#there)\n")
+        assert self.run(place, "--check") == 1
+        assert "README.md names docs/nothing.md" in capsys.readouterr().err
+
     def test_the_index_of_the_repository_is_complete(self):
         """Every file of rows in git, but for reruns, fills a block, and its commands are known."""
         index = read_index(REPOSITORY / "results.yaml")
@@ -278,24 +382,6 @@ class TestMarkdown:
         assert all((REPOSITORY / path).exists() for path in used)
         assert {path for path in used if path.endswith((".csv", "weights"))} == set(index.commands)
         assert {name for names in index.pages.values() for name in names} == set(index.blocks)
-
-
-def test_the_table_of_precision_is_that_of_the_rows():
-    places = {
-        "digits": ("benchmarks/results/digits_bf16/results.csv", "benchmarks/results/digits/results.csv"),
-        "CIFAR-10, 10,000 training images, 15 epochs": (
-            "experiments/results/cifar10_small_bf16/results.csv", "experiments/results/cifar10_small/results.csv",
-        ),
-    }  # fmt: skip
-    expected = []
-    for data, files in places.items():
-        ours, theirs = (load(REPOSITORY / file).runs for file in files)
-        for label in dict.fromkeys(run.label for run in ours):
-            a, b = ([run for run in runs if run.label == label] for runs in (ours, theirs))
-            pairs = pair(a, b, ("amp", "channels_last"))
-            found = interval([x.measured.accuracy_last - y.measured.accuracy_last for x, y in pairs])
-            ends = f"[{found.low:+.2f}, {found.high:+.2f}]"
-            expected.append(f"| {data} | {label} | {found.n} | {found.mean:+.2f} | {ends} |")
-    text = (REPOSITORY / "benchmarks/README.md").read_text()
-    section = text[text.index("## Precision") : text.index("<!-- rows: digits bf16 -->")]
-    assert re.findall(r"^\| .* \| \[.*$", section, re.MULTILINE) == expected
+        speed = [block for block in index.blocks.values() if block.kind == "speed"]
+        timed = {timing.settings["benchmark"] for path in speed[0].paths for timing in index.load(path).speed}
+        assert {block.options["benchmark"] for block in speed} == timed

@@ -21,8 +21,7 @@ from gac_sj.results import Run, group
 from gac_sj.results.robustness import robustness_sets, robustness_tables
 from gac_sj.results.run_tables import run_tables
 from gac_sj.results.schema import KEY_COLUMNS, VOLATILE_COLUMNS
-from gac_sj.results.speed import speed_table
-from gac_sj.results.speed_sentences import speed_sentences
+from gac_sj.results.speed import speed_tables
 from gac_sj.results.table import Mean
 
 pytestmark = pytest.mark.one_release
@@ -211,21 +210,24 @@ class TestRobustness:
 
 
 class TestSpeed:
-    def test_sentences(self):
-        encoder, loaders = speed_sentences(timings(*SPEED_ROWS))
-        assert "forward, `once` 3.00 times as fast as `repeated`" in encoder and "3.55 times" in encoder
-        assert "T = 6" in encoder and "30 timings" in encoder and "(an abacus, commit abc123)" in encoder
-        assert "`ours` 0.94 times as fast as `timm`" in loaders and "slide rule" in loaders and "T =" not in loaders
+    def test_tables(self):
+        encoder, loaders = speed_tables(timings(*SPEED_ROWS))
+        assert len(encoder.lines) + len(loaders.lines) == len(SPEED_ROWS)
+        assert encoder.title == "encoder: T = 6, batch 4, 32x32 pixels, 30 timings" and "T =" not in loaders.title
+        assert encoder.note.startswith("Timed in turns on an abacus, commit abc123.") and "slide rule" in loaders.note
+        assert [cell.text for cell in encoder.lines[0]] == ["forward", "once", "10.00 [1.00, 40.00]", "3.00"]
+        assert encoder.head[3].startswith("times as fast as repeated")
+        assert loaders.head[3].startswith("times as fast as timm")
+        assert all(("†" in name) == (name.split()[0] in ("times", "median")) for name in encoder.head)
 
-    def test_table(self):
-        table = speed_table(timings(*SPEED_ROWS))
-        assert len(table.lines) == len(SPEED_ROWS)
-        assert [cell.text for cell in table.lines[0][:6]] == ["encoder", "forward", "once", "3.00", "repeated", "10.00"]
-        assert all(("†" in name) == (name.split()[0] in ("times", "median", "20", "80")) for name in table.head)
+    def test_ratios_to_spikingjelly_are_of_the_same_form(self):
+        speedups = {"naive": 1, "spikingjelly": 2, "spikingjelly+bfloat16": 4, "ours": 6, "bfloat16": 10, "int8": 20}
+        (table,) = speed_tables(timings(*(speed_row(name, speedup) for name, speedup in speedups.items())))
+        assert [line[-1].text for line in table.lines] == ["-", "-", "-", "3.00", "2.50", "10.00"]
 
     def test_nothing_to_compare_with(self):
         with pytest.raises(ValueError, match="no variant of encoder, forward, with speedup 1"):
-            speed_sentences(timings(speed_row("once", 3.0)))
+            speed_tables(timings(speed_row("once", 3.0)))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), None])

@@ -23,8 +23,7 @@ from gac_sj._utils.errors import UsageError
 from gac_sj.nn.presets import lif_preset
 from gac_sj.ops.lif import reference
 from gac_sj.results import load
-from gac_sj.results.speed import speed_table
-from gac_sj.results.speed_sentences import speed_sentences
+from gac_sj.results.speed import speed_tables
 
 pytestmark = pytest.mark.usefixtures("default_ops")
 
@@ -115,15 +114,18 @@ class TestCommands:
         found = load(path).speed
         assert list(dict.fromkeys(each.settings["benchmark"] for each in found)) == list(speed.ALL)
         assert {each.settings["T"] for each in found} == {1}
-        encoder, neuron, with_norm, of_network, memory = speed_sentences(found)
-        assert "batch 2, 8x8 pixels, float32, 1 timings" in encoder and "as fast as `naive`" in encoder
-        assert "999 elements" in neuron and "% of a copy's bytes" in neuron and "as fast as `spikingjelly`" in neuron
-        assert "speed.py norm_lif" in with_norm and "% of a copy's bytes" in with_norm
-        assert "gac_ms_resnet8_cifar, T = 1" in of_network and "FLOP/s" in of_network
-        assert "`naive` keeps" in memory and "MB for the backward pass" in memory
-        table = speed_table(found)
-        assert len(table.lines) == len(found) and {len(line) for line in table.lines} == {len(table.head)}
-        assert "kept for backward (MB)" in table.head and "peak memory (MB)" not in table.head
+        encoder, neuron, with_norm, of_network, memory = tables = speed_tables(found)
+        assert sum(len(table.lines) for table in tables) == len(found)
+        assert all({len(line) for line in table.lines} == {len(table.head)} for table in tables)
+        heads = [", ".join(table.head) for table in tables]
+        assert all("times as fast as naive" in head and "as spikingjelly" in head for head in heads)
+        only = {"of a copy (%)": [1, 2], "TFLOP/s": [3], "kept for backward (MB)": [4]}
+        for title, places in only.items():
+            assert [place for place, head in enumerate(heads) if title in head] == places
+        assert not any("peak memory (MB)" in head for head in heads)
+        assert "batch 2, 8x8 pixels, float32, 1 timings" in encoder.title and "999 elements" in neuron.title
+        assert with_norm.title.startswith("norm_lif") and "gac_ms_resnet8_cifar, T = 1" in of_network.title
+        assert memory.title.startswith("memory")
 
     def test_autocast(self, tmp_path):
         path = tmp_path / "speed.csv"
@@ -155,13 +157,15 @@ class TestCommands:
             assert float(row["flop_per_s"]) > 0 and row["top1_agreement"] == ""
         rates = [found[name]["product_flop_per_s"] for name in ("ours", "naive", "bfloat16+channels_last")]
         assert rates[0] == rates[1] != rates[2]  # the machine's own product in the same type
-        (sentence,) = speed_sentences(load(path).speed)
-        assert "images/s" in sentence and "in the same precision and memory format" in sentence
+        (table,) = speed_tables(load(path).speed)
+        assert any("images/s" in name for name in table.head)
         ours, theirs = (found[name] for name in ("bfloat16+channels_last", "spikingjelly+bfloat16+channels_last"))
         ratio = float(theirs["median_ms"]) / float(ours["median_ms"])
-        for text, unit in ((sentence, " times"), (capsys.readouterr().out, " x spikingjelly")):
-            ratios = map(float, re.findall(rf"([\d.]+){unit}", text))
-            assert any(found == pytest.approx(ratio, rel=0.02) for found in ratios)
+        ratios = [*map(float, re.findall(r"([\d.]+) x spikingjelly", capsys.readouterr().out))]
+        place = next(place for place, name in enumerate(table.head) if name.startswith("times as fast as spikingjelly"))
+        (line,) = (line for line in table.lines if line[1].text == "bfloat16+channels_last")
+        assert line[place].key == pytest.approx(ratio, rel=0.02)
+        assert any(found == pytest.approx(ratio, rel=0.02) for found in ratios)
 
     def test_inference(self, tmp_path, monkeypatch):
         """Integer weights are those of gac_sj.quantize; what it refuses is left out."""
@@ -181,8 +185,8 @@ class TestCommands:
         assert float(found["ours"]["top1_agreement"]) == 100 and float(found["ours"]["logit_difference"]) == 0
         assert float(found["int8"]["logit_difference"]) > 0.1 and float(found["int8"]["top1_agreement"]) < 100
         assert float(found["channels_last"]["logit_difference"]) < 0.1 and found["int8"]["images_per_s"]
-        (sentence,) = speed_sentences(load(path).speed)
-        assert "the class of `ours` for" in sentence
+        (table,) = speed_tables(load(path).speed)
+        assert {"top-1 as float32 (%)", "logits off by (%)"} <= {*table.head}
 
     def test_a_silent_network_is_not_timed(self, monkeypatch, capsys):
         monkeypatch.setattr(train, "wake", lambda model, images: None)  # hardly spikes at initialisation

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from gac_sj.results.speed import SPEED
-from gac_sj.results.speed_sentences import counterpart
+from gac_sj.results.speed import SPEED, counterpart
 from speeds.measuring import Comparison, measure
 
 __all__ = ["report"]

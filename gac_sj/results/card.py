@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,12 +69,11 @@ def card(folder: Path) -> str:
     )
 
 
-def shipped_table(folder: Path, page: Path) -> str:
+def shipped_table(folder: Path) -> str:
     """A table of the weights in a folder; "" if there are none.
 
     Args:
         folder: of folders as :func:`card` takes them.
-        page: folder of the page, for links.
 
     Raises:
         UsageError: see :func:`card`.
@@ -86,7 +84,7 @@ def shipped_table(folder: Path, page: Path) -> str:
         complete = f"{run.analysed.energy_complete_pj / 1e6:.2f}" if run.analysed else MISSING
         lines.append(
             [
-                f"[{path.parent.name}]({os.path.relpath(path.parent, page)})",
+                f"`{path.parent.name}`",
                 f"{run.measured.train_images:,}",
                 f"{check['accuracy']:.2f}",
                 f"{run.measured.accuracy_last:.2f} ({_precision(run)})",

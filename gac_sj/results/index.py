@@ -1,12 +1,16 @@
 """The index of the Markdown pages whose numbers are made from rows: one YAML file, with paths relative to its folder.
 
-It has four entries:
+It has these entries:
 
 - ``pages``: page -> names of its blocks.
-- ``blocks``: name -> one kind (``runs``, ``robustness``, ``speed`` or ``ledger``) with one or more files of rows, or
-  ``weights`` with folders of them, and the kind's own options: the ``tables`` of runs, the ``benchmark`` of speed, the
-  ``configs`` of the ledger.
+- ``prose``: patterns of the pages whose text :mod:`gac_sj.results.quoted` checks.
+- ``blocks``: name -> one kind with one or more files of rows, and the kind's own options: ``runs`` with their
+  ``tables``; ``excerpt``, some ``encoders`` and ``columns`` of the tables of runs or of robustness; ``robustness``;
+  ``speed`` of a ``benchmark``; ``paired``, runs ``against`` those of other files, ``over`` some settings; ``ledger``
+  and ``published`` with a folder of ``configs``; ``weights``, with folders instead of files.
 - ``pairs``: pairs of encoders that tables of accuracy compare, by their labels.
+- ``published``: config -> its published accuracy and the source.
+- ``stated``: number of the text that comes from no row -> what it is.
 - ``commands``: file of rows -> the commands that make it.
 """
 
@@ -24,14 +28,25 @@ from gac_sj.results.load import Results, load
 
 __all__ = ["Block", "Index", "read_index"]
 
-_ENTRIES = {"pages": dict, "blocks": dict, "pairs": list, "commands": dict}
-#: The options of each kind of block: those that it needs, and others.
-_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "runs": (("tables",), ()),
-    "robustness": ((), ()),
-    "speed": ((), ("benchmark",)),
-    "ledger": (("configs",), ()),
-    "weights": ((), ()),
+_ENTRIES = {
+    "pages": dict,
+    "prose": list,
+    "blocks": dict,
+    "pairs": list,
+    "published": dict,
+    "stated": dict,
+    "commands": dict,
+}
+#: The options of each kind of block.
+_KINDS: dict[str, tuple[str, ...]] = {
+    "runs": ("tables",),
+    "excerpt": ("encoders", "columns"),
+    "robustness": (),
+    "speed": ("benchmark",),
+    "paired": ("against", "over"),
+    "ledger": ("configs",),
+    "published": ("configs",),
+    "weights": (),
 }
 
 
@@ -57,15 +72,21 @@ class Index:
     Args:
         path: the index file.
         pages: names of the blocks of each page.
+        prose: patterns of pages whose text is checked.
         blocks: by name.
         pairs: labels of encoders that are compared.
+        published: accuracy and source, by config.
+        stated: numbers of the text that come from no row, and what they are.
         commands: what makes each file of rows.
     """
 
     path: Path
     pages: Mapping[str, Sequence[str]]
+    prose: Sequence[str]
     blocks: Mapping[str, Block]
     pairs: Sequence[Sequence[str]]
+    published: Mapping[str, tuple[float, str]]
+    stated: Mapping[str, str]
     commands: Mapping[str, Sequence[str]]
 
     @property
@@ -108,7 +129,8 @@ def read_index(path: Path) -> Index:
         or not all(isinstance(content[name], kind) for name, kind in _ENTRIES.items())
     ):
         raise UsageError(
-            f"The index {path} must have the mappings pages, blocks and commands, the list pairs, and nothing else",
+            f"The index {path} must have the mappings pages, blocks, published, stated and commands, the "
+            "lists prose and pairs, and nothing else",
             "change it",
         )
     blocks = {name: _block(name, about, path) for name, about in content["blocks"].items()}
@@ -120,9 +142,11 @@ def read_index(path: Path) -> Index:
                 given=missing[0],
             )
     for block in blocks.values():
-        if block.kind != "ledger" and (missing := [place for place in block.paths if place not in content["commands"]]):
+        if block.kind not in ("ledger", "published") and (
+            missing := [place for place in block.paths if place not in content["commands"]]
+        ):
             raise UsageError(f"The index {path} has no commands that make {missing[0]}", "add them")
-    return Index(path, content["pages"], blocks, content["pairs"], content["commands"])
+    return Index(path, **content | {"blocks": blocks})
 
 
 def _block(name: str, about: Any, path: Path) -> Block:
@@ -130,10 +154,9 @@ def _block(name: str, about: Any, path: Path) -> Block:
     kinds = [kind for kind in _KINDS if kind in options]
     if len(kinds) == 1:
         places = options.pop(kinds[0])
-        needed, others = _KINDS[kinds[0]]
-        if set(needed) <= options.keys() <= {*needed, *others}:
+        if options.keys() == set(_KINDS[kinds[0]]):
             return Block(kinds[0], [places] if isinstance(places, str) else places, options)
-    known = ", ".join(f"{option} of {kind}" for kind, parts in _KINDS.items() for part in parts for option in part)
+    known = ", ".join(f"{option} of {kind}" for kind, parts in _KINDS.items() for option in parts)
     raise UsageError(
         f"The block {name!r} of the index {path} must have one of the kinds {', '.join(_KINDS)} and its options "
         f"({known}), got {about}",

@@ -11,10 +11,10 @@ from pathlib import Path
 from gac_sj._utils.configuration import read_yaml
 from gac_sj.results.run import Run, group
 from gac_sj.results.schema import as_text
-from gac_sj.results.table import markdown_table, mean, values
+from gac_sj.results.table import MISSING, markdown_table, mean, values
 from gac_sj.training.settings import Settings
 
-__all__ = ["LEDGER_COLUMNS", "ledger", "read_configs", "still_rising"]
+__all__ = ["LEDGER_COLUMNS", "config_of", "ledger", "read_configs", "still_rising"]
 
 LEDGER_COLUMNS = (
     "config", "model", "encoder", "data set", "T", "epochs", "n", "seeds", "last epoch (%)", "best epoch (%)",
@@ -47,12 +47,12 @@ def ledger(runs: Iterable[Run], configs: Mapping[Path, Mapping[str, str]], base:
     Args:
         runs: of any settings.
         configs: as :func:`read_configs` returns them.
-        base: folder that links are relative to.
+        base: folder that paths are relative to.
     """
     sets = [sorted(found, key=lambda run: run.seed) for found in group(runs).values()]
-    used = [_config(found[0], configs) for found in sets]
+    used = [config_of(found[0], configs) for found in sets]
     table = markdown_table(LEDGER_COLUMNS, (_cells(*each, base) for each in zip(sets, used)))
-    idle = [[_link(path, base, path.name), "not run"] for path in configs if path not in used]
+    idle = [[_named(path, base), "not run"] for path in configs if path not in used]
     return "\n".join([
         "## Runs", "", table if sets else "There are no runs yet.", "",
         "## Configs that were never run", "", markdown_table(("config", "status"), idle),
@@ -75,8 +75,13 @@ def still_rising(runs: Sequence[Run]) -> str:
     return f"{'yes' if gain > error else 'no'} ({gain:+.2f} ± {error:.2f})"
 
 
-def _config(run: Run, configs: Mapping[Path, Mapping[str, str]]) -> Path | None:
-    """The YAML file with exactly these settings."""
+def config_of(run: Run, configs: Mapping[Path, Mapping[str, str]]) -> Path | None:
+    """The YAML file with exactly the settings of a run; None if there is none.
+
+    Args:
+        run: of any settings.
+        configs: as :func:`read_configs` returns them.
+    """
     settings = as_text(run.settings)
     return next((path for path, config in configs.items() if config.items() <= settings.items()), None)
 
@@ -87,7 +92,7 @@ def _cells(runs: Sequence[Run], config: Path | None, base: Path) -> list[str]:
     limit = "" if settings["train_limit"] is None else f", {settings['train_limit']:,} training images"
     speed = statistics.mean(run.measured.images_per_second for run in runs)
     return [
-        _link(config, base, config.name) if config else "; ".join(_relative(path, base) for path in files[:1]),
+        _named(config, base) if config else MISSING,
         settings["model"],
         runs[0].label,
         settings["dataset"] + limit,
@@ -100,13 +105,9 @@ def _cells(runs: Sequence[Run], config: Path | None, base: Path) -> list[str]:
         still_rising(runs),
         f"{speed:,.0f} on {'; '.join(values(runs, 'device'))}",
         "; ".join(values(runs, "commit")),
-        ", ".join(_link(path, base, _relative(path, base)) for path in files),
+        ", ".join(_named(path, base) for path in files),
     ]
 
 
-def _relative(path: Path, base: Path) -> str:
-    return Path(os.path.relpath(path, base)).as_posix()
-
-
-def _link(path: Path, base: Path, text: str) -> str:
-    return f"[{text}]({_relative(path, base)})"
+def _named(path: Path, base: Path) -> str:
+    return f"`{Path(os.path.relpath(path, base)).as_posix()}`"

@@ -14,7 +14,7 @@ from gac_sj.results.page import Section, page
 from gac_sj.results.robustness import CLEAN, robustness_sets, robustness_tables
 from gac_sj.results.run import ENCODER_SETTINGS, Record, Run, group
 from gac_sj.results.run_tables import group_over_encoders, run_tables
-from gac_sj.results.speed import speed_table
+from gac_sj.results.speed import speed_tables
 from gac_sj.results.table import TIMES, escape, values
 
 __all__ = ["html", "write_report"]
@@ -122,7 +122,7 @@ def _sections(results: Results) -> Iterator[Section]:
         drawn = {"Accuracy against severity": accuracy_against_severity(tests)} if corrupted else {}
         yield Section(f"Robustness: {_heading(tests[0], title)}", robustness_tables(tests), drawn, _origin(tests))
     if results.speed:
-        yield Section("Speed", [speed_table(results.speed)], {}, _origin(results.speed))
+        yield Section("Speed", speed_tables(results.speed), {}, _origin(results.speed))
 
 
 def _details(runs: Sequence[Run], over: Sequence[str]) -> dict[str, str]:

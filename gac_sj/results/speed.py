@@ -1,8 +1,8 @@
-"""Timings of parts: their rows, which benchmarks/speed.py writes, and as a table."""
+"""Timings of parts: their rows, which benchmarks/speed.py writes, and tables of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from gac_sj.results.run import Record
 from gac_sj.results.table import MISSING, TIMED, TIMES, Cell, Table, values
 
 __all__ = [
-    "SPEED", "SpeedKey", "SpeedMeasured", "Timing", "copy_share", "kept_megabytes", "measurements", "peak_megabytes",
-    "product_share", "setting_of", "speed_table", "split",
+    "SPEED", "SpeedKey", "SpeedMeasured", "Timing", "against_spikingjelly", "counterpart", "measurements", "setting_of",
+    "speed_tables", "split",
 ]  # fmt: skip
 
 
@@ -102,20 +102,6 @@ class Timing(Record):
 
 #: Variants that others are compared with; another variant may be as fast.
 _BASELINES = ("naive", "timm")
-_HEAD = (
-    "benchmark", "mode", "variant", f"times as fast{TIMED}", "as", f"median (ms){TIMED}", f"20 %{TIMED}",
-    f"80 %{TIMED}",
-)  # fmt: skip
-_TAIL = ("setting", "commit", "device")
-_MEGABYTE = 1e6
-
-
-def _share(rate: str, limit: str) -> Callable[[Timing], float | None]:
-    def value(timing: Timing) -> float | None:
-        reached, most = timing.value(rate), timing.value(limit)
-        return None if reached is None or not most else 100 * reached / most
-
-    return value
 
 
 def _in_units(name: str, unit: float) -> Callable[[Timing], float | None]:
@@ -126,27 +112,31 @@ def _in_units(name: str, unit: float) -> Callable[[Timing], float | None]:
     return value
 
 
-copy_share = _share("bytes_per_s", "copy_bytes_per_s")
-product_share = _share("flop_per_s", "product_flop_per_s")
-kept_megabytes = _in_units("saved_bytes", _MEGABYTE)
-peak_megabytes = _in_units("peak_memory", _MEGABYTE)
+def _share(rate: str, limit: str) -> Callable[[Timing], float | None]:
+    def value(timing: Timing) -> float | None:
+        reached, most = timing.value(rate), timing.value(limit)
+        return None if reached is None or not most else 100 * reached / most
+
+    return value
+
+
 #: What only some benchmarks measure: heading, digits, value.
 _FURTHER: tuple[tuple[str, int, Callable[[Timing], float | None]], ...] = (
     (f"GB/s{TIMED}", 1, _in_units("bytes_per_s", 1e9)),
-    (f"of a copy (%){TIMED}", 0, copy_share),
+    (f"of a copy (%){TIMED}", 0, _share("bytes_per_s", "copy_bytes_per_s")),
     (f"TFLOP/s{TIMED}", 2, _in_units("flop_per_s", 1e12)),
-    (f"of a matrix product (%){TIMED}", 0, product_share),
+    (f"of a matrix product (%){TIMED}", 0, _share("flop_per_s", "product_flop_per_s")),
     (f"images/s{TIMED}", 1, _in_units("images_per_s", 1)),
     ("top-1 as float32 (%)", 1, _in_units("top1_agreement", 1)),
     ("logits off by (%)", 3, _in_units("logit_difference", 0.01)),
     (f"page faults{TIMED}", 0, _in_units("page_faults", 1)),
-    ("kept for backward (MB)", 1, kept_megabytes),
-    ("peak memory (MB)", 0, peak_megabytes),
+    ("kept for backward (MB)", 1, _in_units("saved_bytes", 1e6)),
+    ("peak memory (MB)", 0, _in_units("peak_memory", 1e6)),
 )
 
 
-def speed_table(timings: Iterable[Timing]) -> Table:
-    """A table with a line for every timing.
+def speed_tables(timings: Iterable[Timing]) -> list[Table]:
+    """A table for each measurement, that is, for variants that were timed in turns; a line for each variant and pass.
 
     Args:
         timings: of any benchmarks.
@@ -154,32 +144,75 @@ def speed_table(timings: Iterable[Timing]) -> Table:
     Raises:
         UsageError: a measurement has no baseline.
     """
-    groups = measurements(timings)
-    everything = [timing for measurement in groups for timing in measurement]
-    has_paths = any(timing.measured.ops_path for timing in everything)
-    further = [each for each in _FURTHER if any(each[2](timing) is not None for timing in everything)]
-    lines = []
-    for measurement in groups:
-        for mode in values(measurement, "mode"):
-            baseline, _ = split(measurement, mode)
-            for timing in measurement:
-                if timing.mode == mode:
-                    found = timing.measured
-                    times = (found.median_ms, found.low_ms, found.high_ms)
-                    lines.append((
-                        *map(Cell, (timing.settings["benchmark"], mode, timing.variant)),
-                        Cell(f"{found.speedup:.2f}", found.speedup), Cell(baseline.variant),
-                        *(Cell(f"{value:,.2f}", value) for value in times),
-                        *([Cell(found.ops_path or MISSING)] if has_paths else []),
-                        *(_cell(value(timing), digits) for _, digits, value in further),
-                        *map(Cell, (setting_of(timing), found.commit, found.device)),
-                    ))  # fmt: skip
-    head = (*_HEAD, *(["path"] if has_paths else []), *(title for title, _, _ in further), *_TAIL)
-    return Table("Speed of parts", head, tuple(lines), f"Variants were timed in turns.\n{TIMES}")
+    return [_table(measurement) for measurement in measurements(timings)]
+
+
+def _table(measurement: Sequence[Timing]) -> Table:
+    first = measurement[0]
+    further = [each for each in _FURTHER if any(each[2](timing) for timing in measurement)]
+    has_paths = any(timing.measured.ops_path for timing in measurement)
+    modes = values(measurement, "mode")
+    baselines = dict.fromkeys(split(measurement, mode)[0].variant for mode in modes)
+    timed = [(timing, against_spikingjelly(timing, measurement)) for timing in measurement]
+    has_ratios = any(ratio for _, ratio in timed)
+    lines = [
+        (
+            *map(Cell, (mode, timing.variant)),
+            *([Cell(timing.measured.ops_path or MISSING)] if has_paths else []),
+            _time(timing.measured),
+            _cell(timing.measured.speedup, 2),
+            *([_cell(ratio, 2)] if has_ratios else []),
+            *(_cell(value(timing), digits) for _, digits, value in further),
+        )
+        for mode in modes
+        for timing, ratio in timed
+        if timing.mode == mode
+    ]
+    head = (
+        "pass",
+        "variant",
+        *(["path"] if has_paths else []),
+        f"median [20 %, 80 %] (ms){TIMED}",
+        f"times as fast as {' or '.join(baselines)}{TIMED}",
+        *([f"times as fast as spikingjelly{TIMED}"] if has_ratios else []),
+        *(title for title, _, _ in further),
+    )
+    title = f"{first.settings['benchmark']}: {setting_of(first)}"
+    note = f"Timed in turns on {first.measured.device}, commit {first.measured.commit}."
+    return Table(title, head, tuple(lines), f"{note}\n{TIMES}")
+
+
+def _time(found: SpeedMeasured) -> Cell:
+    return Cell(f"{found.median_ms:,.2f} [{found.low_ms:,.2f}, {found.high_ms:,.2f}]", found.median_ms)
 
 
 def _cell(value: float | None, digits: int) -> Cell:
     return Cell(MISSING) if value is None else Cell(f"{value:,.{digits}f}", value)
+
+
+def counterpart(variant: str, names: Collection[str]) -> str | None:
+    """SpikingJelly's variant in the same precision and memory format, or its only one; None if a variant is not ours.
+
+    Args:
+        variant: the name of one.
+        names: of all.
+    """
+    if variant.startswith(("spikingjelly", "naive")):
+        return None
+    same = f"spikingjelly+{variant.removesuffix('+cuda_graph').removesuffix('+compile')}"
+    return next((name for name in (same, "spikingjelly") if name in names), None)
+
+
+def against_spikingjelly(timing: Timing, measurement: Iterable[Timing]) -> float | None:
+    """The time of SpikingJelly's variant (:func:`counterpart`) over that of a timing; None if there is none.
+
+    Args:
+        timing: one of the measurement.
+        measurement: timings that were taken in turns.
+    """
+    speedups = {each.variant: each.measured.speedup for each in measurement if each.mode == timing.mode}
+    theirs = counterpart(timing.variant, speedups)
+    return None if theirs is None else timing.measured.speedup / speedups[theirs]
 
 
 def measurements(timings: Iterable[Timing]) -> list[list[Timing]]:
