@@ -122,7 +122,7 @@ def compare(args: argparse.Namespace, shared: Mapping[str, Any], world: Distribu
         unfinished = work(args, filled, jobs, rows, data, world, profile)
     found = [Run.from_row(row) for run in filled if (row := rows.find(run_key(run, data)))]
     if world.is_first and found and not args.worker:
-        print(write_report(args.output, found))
+        print(f"{write_report(args.output, found)}\nMore tables, and plots: {args.output / 'report.html'}")
     if unfinished:
         raise ExitError(
             f"{len(unfinished)} of {len(runs)} runs are unfinished ({'; '.join(unfinished)}); the same command "

@@ -117,7 +117,7 @@ def assert_same_spikes(backbone, sequence, source, **options):
 
 
 def own_network(lif=neuron.LIFNode):
-    """A network of SpikingJelly's layers behind the encoder, as in the README."""
+    """A network of SpikingJelly's layers behind the encoder, as in the documentation."""
     network = nn.Sequential(
         gac_sj.GatedAttentionCoding(T=3, in_channels=3, channels=8),
         layer.Conv2d(8, 12, 3, stride=2, padding=1, bias=False),

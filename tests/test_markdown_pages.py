@@ -33,6 +33,7 @@ class TestMarkdown:
                 "paired",
                 "excerpt",
                 "hard",
+                "speedups",
                 "published",
             ],
         },
@@ -53,6 +54,10 @@ class TestMarkdown:
                 "columns": ["last epoch", "complete"],
             },
             "hard": {"excerpt": "rows/robustness.csv", "encoders": ["gac"], "columns": ["blur"]},
+            "speedups": {
+                "speedups": "rows/speed.csv",
+                "lines": {"a neuron": {"benchmark": "lif", "mode": "forward", "variant": "ours", "T": 6}},
+            },
             "published": {"published": "rows/small", "configs": "configs"},
         },
         "pairs": [["gac", "direct"], ["gac", "direct_lif"], ["gac", "direct_matched"]],
@@ -79,7 +84,12 @@ class TestMarkdown:
         (tmp_path / "rows/forms/results.csv").write_bytes(FORMS.read_bytes())
         write(tmp_path / "rows/long.csv", seeds("gac", [61, 63, 65], epochs=9) + seeds("latency", [1, 2, 3], epochs=9))
         write(tmp_path / "rows/robustness.csv", ROBUSTNESS_ROWS)
-        write(tmp_path / "rows/speed.csv", [*SPEED_ROWS, speed_row("naive", 1.0, benchmark="lif")])
+        timed = [
+            speed_row(variant, speedup, benchmark="lif", date=date)
+            for date, ours in (("2026-01-02", 3.0), ("2026-01-01", 9.0))
+            for variant, speedup in (("ours", ours), ("spikingjelly", 2.0), ("naive", 1.0))
+        ]
+        write(tmp_path / "rows/speed.csv", [*SPEED_ROWS, *timed])
         (tmp_path / "configs").mkdir()
         (tmp_path / "configs/one.yaml").write_text("model: ms_resnet18_cifar\n")
         (tmp_path / "docs").mkdir()
@@ -182,6 +192,14 @@ class TestMarkdown:
         assert text.index("| direct | 3 | 62.83 ± 1.04 | - |") < text.index("| gac | 3 | 61.00 ± 1.00 | 8.00 ± 0.00 |")
         assert "`gac` - `direct`:" in text and "corrected for 2 comparisons" in text and "direct_lif" not in text
         assert "| gac | 2 | 55.00 ± 7.07 |" in self.block(place, "hard")
+
+    def test_speedups_are_those_of_the_newest_timing(self, place, capsys):
+        self.run(place)
+        line = "| a neuron | forward: T = 6, 32 elements, 30 timings | an abacus | 1.50 |"
+        assert line in self.block(place, "speedups")
+        line = {"lines": {"a neuron": {"benchmark": "lif", "T": 5}}}
+        self.change(place, blocks=self.INDEX["blocks"] | {"speedups": {"speedups": "rows/speed.csv"} | line})
+        self.refused(capsys, place, "T 5", "'a neuron'")
 
     def test_published_figures(self, place):
         (place / "configs/two.yaml").write_text("model: ms_resnet8_cifar\n")

@@ -1,6 +1,7 @@
-"""The READMEs: their snippets run, their commands parse, their numbers are those of the checked-in rows."""
+"""README and documentation: their snippets run, their commands parse, their numbers are those of the rows."""
 
 import argparse
+import configparser
 import copy
 import importlib
 import re
@@ -19,28 +20,33 @@ import gac_sj
 from gac_sj.cli.main import main as command_line
 
 REPOSITORY = Path(__file__).parent.parent
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "benchmarks/README.md",
-    "experiments/README.md",
-    "experiments/tutorials/README.md",
+    *(REPOSITORY / page for page in ("README.md", "CONTRIBUTING.md")),
+    *REPOSITORY.glob("*/README.md"),
+    REPOSITORY / "experiments/tutorials/README.md",
+    *(page for page in sorted(REPOSITORY.glob("docs/**/*.md")) if "reference" not in page.parts),
 ]
-TEXT = "".join((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES)
+TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+SNIPPETS = [
+    pytest.param(snippet, id=f"{page}-{number}")
+    for page, text in TEXTS.items()
+    for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL), 1)
+]
+#: Snippets that are files of a user, which commands name.
+OWN_FILES = {
+    name[1]: text for text in (each.values[0] for each in SNIPPETS) if (name := re.match(r"# (\w+\.py)\n", text))
+}
+TEXT = "".join(TEXTS.values())
 TEXT = TEXT.replace("experiments/record.sh FOLDER", "python experiments/record.py FOLDER")  # which it starts
-TEXT = re.sub(r"^- `[^`]+` \(.*$", "", TEXT, flags=re.MULTILINE)  # a measurement, headed by its sub-command alone
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-(OWN_ENCODER,) = (snippet for snippet in SNIPPETS if "register_encoder" in snippet)
-(OWN_DATA,) = (snippet for snippet in SNIPPETS if "import Dataset" in snippet)
-(OWN_NETWORK,) = (snippet for snippet in SNIPPETS if snippet.startswith("# net.py"))
 # commands are in blocks and inside the text
 LINES = [
     line
     for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
-    for line in block.replace("\\\n", " ").split("\n")
+    for line in re.split(r"\n| && ", block.replace("\\\n", " "))
 ] + re.findall(r"`((?:python|torchrun|make|gac-sj) [^`]+)`", TEXT)
 COMMANDS = [words for line in dict.fromkeys(LINES) if (words := shlex.split(line, comments=True))]
+SETUP = configparser.ConfigParser()
+SETUP.read(REPOSITORY / "setup.cfg", encoding="utf-8")
 PROGRAMS = {*REPOSITORY.glob("benchmarks/*.py"), *REPOSITORY.glob("experiments/*.py")}
 
 
@@ -71,7 +77,7 @@ def parse(monkeypatch):
 def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch, clean_registry):
     monkeypatch.chdir(tmp_path)
     names = {}
-    code = compile(snippet, "README.md", "exec")
+    code = compile(snippet, "snippet", "exec")
     if "to_nir" in snippet and find_spec("spikingjelly.activation_based.nir_exchange") is None:
         with pytest.raises(ValueError, match="NIR"):
             exec(code, names)
@@ -108,25 +114,41 @@ def test_every_program_is_shown():
     """So that the test of the commands has something to parse for each of them."""
     words = {word for command in COMMANDS for word in command}
     assert {path.relative_to(REPOSITORY).as_posix() for path in PROGRAMS} <= words
-    assert len(SNIPPETS) >= 3 and "gac_sj" in words
+    assert len(SNIPPETS) >= 10 and "gac-sj" in words
+
+
+@pytest.mark.one_release
+def test_the_readme_is_short():
+    assert TEXTS["README.md"].count("\n") <= 150
 
 
 @pytest.mark.one_release
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_parse(words, parse, clean_registry, tmp_path, monkeypatch):
     program, *arguments = words
-    if {"--import", "--dataset", "--model"} & set(words):
+    if {"--import", "--dataset", "--model", "--callback"} & set(words):
         monkeypatch.chdir(tmp_path)
-        for name, text in (("affine", OWN_ENCODER), ("mine", OWN_DATA), ("net", OWN_NETWORK)):
-            Path(f"{name}.py").write_text(text, encoding="utf-8")
+        for name, text in OWN_FILES.items():
+            Path(name).write_text(text, encoding="utf-8")
         Path("experiments").symlink_to(REPOSITORY / "experiments")
+    if program == ".":
+        assert arguments == [".venv/bin/activate"]
+        return
     if program == "make":
         makefile = (REPOSITORY / "Makefile").read_text()
-        assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in arguments)
+        targets = [word for word in arguments if "=" not in word]
+        assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+        return
+    if arguments[:2] == ["-m", "pip"]:
+        extras = {extra for word in words for found in re.findall(r"\[(.*)\]", word) for extra in found.split(",")}
+        assert extras <= set(SETUP["options.extras_require"])
         return
     if program == "gac-sj" or arguments[:2] == ["-m", "gac_sj"]:
         if command := arguments if program == "gac-sj" else arguments[2:]:
             parse(command_line, command)
+        return
+    if program.endswith(".sh"):
+        assert (REPOSITORY / program).exists()
         return
     assert program in ("python", "torchrun")
     if arguments[0].startswith("experiments/tutorials/"):

@@ -189,6 +189,7 @@ class TestResults:
         text = (folder / "report.md").read_text()
         lines = [line for line in printed.splitlines() if line.startswith("|")]
         assert "\n".join(lines) in text
+        assert printed.splitlines()[-1].endswith(str(folder / "report.html"))
         assert [line.strip("| ").split(" | ")[0] for line in lines[2:]] == ENCODERS_IN_COMPARISON
         first = table(folder / "results.csv")[0]
         for name in ("commit", "versions", "device", "data"):

@@ -324,7 +324,7 @@ def test_the_photograph_is_small_and_its_source_is_named():
 def test_the_readme_prints_what_predict_prints():
     """Once there are weights; the photograph is in the repository."""
     command = f"gac-sj predict experiments/tutorials/images/cat.png --model {NAME} --pretrained"
-    shown = re.findall(rf"```bash\n{re.escape(command)}\n```\n+```text\n(.*?)```", read_me(), re.DOTALL)
+    shown = re.findall(rf"{re.escape(command)}\n```\n+```text\n(.*?)```", read_me(), re.DOTALL)
     assert len(shown) == timm.is_model_pretrained(NAME)
     if shown:
         printed = run(command_line, *command.replace("experiments", f"{REPOSITORY}/experiments").split()[1:])

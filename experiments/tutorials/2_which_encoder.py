@@ -72,6 +72,6 @@ for encoder in encoders:
 #
 # When this was written, GAC had 1.1 points less than `direct` on the digits, and 1.0 less than `direct_lif`. GAC was
 # below in each of the three seeds, and yet both intervals include 0: three seeds are few. It took 2.9 times their
-# complete energy. So a task as small as this one gives no reason to use GAC. The README of the repository finds much
+# complete energy. So a task as small as this one gives no reason to use GAC. `docs/benchmarks/cifar10.md` finds much
 # the same on CIFAR-10 with a small network; the paper's gains come from full networks at full length, which have not
 # been rerun here.

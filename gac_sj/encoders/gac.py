@@ -63,7 +63,7 @@ class Form:
         return node
 
 
-#: Forms of the encoder: the published one, and ours. The default measured best of those with gated spikes (README).
+#: Forms of the encoder: the published one, and ours. docs/benchmarks/forms.md says which is the default, and why.
 FORMS: dict[str, Form] = {
     REFERENCE_FORM: Form(gain=1.0, strict=True),
     "unit_gate": Form(gain=2.0),

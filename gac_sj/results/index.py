@@ -6,8 +6,9 @@ It has these entries:
 - ``prose``: patterns of the pages whose text :mod:`gac_sj.results.quoted` checks.
 - ``blocks``: name -> one kind with one or more files of rows, and the kind's own options: ``runs`` with their
   ``tables``; ``excerpt``, some ``encoders`` and ``columns`` of the tables of runs or of robustness; ``robustness``;
-  ``speed`` of a ``benchmark``; ``paired``, runs ``against`` those of other files, ``over`` some settings; ``ledger``
-  and ``published`` with a folder of ``configs``; ``weights``, with folders instead of files.
+  ``speed`` of a ``benchmark``; ``speedups``, ``lines`` of chosen timings; ``paired``, runs ``against`` those of other
+  files, ``over`` some settings; ``ledger`` and ``published`` with a folder of ``configs``; ``weights``, with folders
+  instead of files.
 - ``pairs``: pairs of encoders that tables of accuracy compare, by their labels.
 - ``published``: config -> its published accuracy and the source.
 - ``stated``: number of the text that comes from no row -> what it is.
@@ -43,6 +44,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "excerpt": ("encoders", "columns"),
     "robustness": (),
     "speed": ("benchmark",),
+    "speedups": ("lines",),
     "paired": ("against", "over"),
     "ledger": ("configs",),
     "published": ("configs",),

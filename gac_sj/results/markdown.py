@@ -21,6 +21,7 @@ from gac_sj.results.robustness import robustness_sets, robustness_tables
 from gac_sj.results.run import Run, group
 from gac_sj.results.run_tables import group_over_encoders, run_tables
 from gac_sj.results.speed import speed_tables
+from gac_sj.results.speedups import speedup_table
 from gac_sj.results.table import MISSING, TIMED, Table, escape, markdown_table, mean
 
 __all__ = ["rewrite", "rewrite_pages"]
@@ -190,6 +191,13 @@ def _speed(block: Block, index: Index) -> str:
     return "\n\n".join(parts)
 
 
+def _speedups(block: Block, index: Index) -> str:
+    """Chosen timings against SpikingJelly's."""
+    return "\n\n".join(
+        _tables([speedup_table(index.load(path).speed, block.options["lines"])], path) for path in block.paths
+    )
+
+
 def _paired(block: Block, index: Index) -> str:
     """What every encoder's runs in a file have before those in another file."""
     parts = []
@@ -245,6 +253,7 @@ _MAKERS = {
     "excerpt": _excerpt,
     "robustness": _robustness,
     "speed": _speed,
+    "speedups": _speedups,
     "paired": _paired,
     "published": _published,
     "ledger": _ledger,
