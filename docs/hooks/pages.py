@@ -117,6 +117,9 @@ def tutorial(script: Path) -> tuple[str, dict[str, bytes]]:
         found = nbformat.read(executed, as_version=4)
         if [cell.source for cell in found.cells] == [cell.source for cell in book.cells]:
             book = found
+    for cell in book.cells:  # without progress bars and warnings, which name places of this machine
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     book.metadata["language_info"] = {"name": "python"}
     page, resources = MarkdownExporter().from_notebook_node(book, {"unique_key": script.stem, "output_files_dir": "."})
     number, _, title = script.stem.partition("_")
