@@ -21,7 +21,6 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jupytext
 import nbformat
@@ -75,22 +74,12 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
     def typeset(match: re.Match[str]) -> str:
         try:
-            return mathml(html.unescape(match[2]), display=match[1] == "div")
+            return _latex.convert_with_local_state(html.unescape(match[2]), displaystyle=match[1] == "div")
         except LatexError as error:
             _logger.warning("%s has a formula that cannot be typeset: %s (%s)", page.file.src_uri, match[2], error)
             return match[0]
 
     return _FORMULA.sub(typeset, content)
-
-
-def mathml(latex: str, display: bool) -> str:
-    """A formula as MathML.
-
-    Args:
-        latex: the formula.
-        display: whether it is a paragraph of its own.
-    """
-    return _latex.convert_with_local_state(latex, displaystyle=display)
 
 
 def included(path: Path) -> str:
@@ -128,6 +117,9 @@ def tutorial(script: Path) -> tuple[str, dict[str, bytes]]:
         found = nbformat.read(executed, as_version=4)
         if [cell.source for cell in found.cells] == [cell.source for cell in book.cells]:
             book = found
+    for cell in book.cells:  # without progress bars and warnings, which name places of this machine
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     book.metadata["language_info"] = {"name": "python"}
     page, resources = MarkdownExporter().from_notebook_node(book, {"unique_key": script.stem, "output_files_dir": "."})
     number, _, title = script.stem.partition("_")
@@ -146,7 +138,7 @@ def pictures_of_results() -> Iterator[tuple[str, Path]]:
 
 
 @cache
-def _reference() -> dict[str, Any]:
+def _reference() -> dict[str, str]:
     paths = [ROOT, ROOT / "benchmarks", ROOT / "experiments", *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, str(Path(__file__).with_name("reference.py"))]
