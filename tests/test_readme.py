@@ -85,7 +85,7 @@ def test_python_snippets_run(snippet, capsys, tmp_path, monkeypatch, clean_regis
     exec(code, names)
     if "logits" in names:
         assert names["logits"].shape[1] == 10
-    if "steps" in names:
+    if "summarize" in snippet:
         assert names["steps"].shape == (4, 2, 10)
         assert "encoder.neuron" in capsys.readouterr().out
 
