@@ -254,7 +254,7 @@ def _number_means(axes: Axes) -> None:
     taken = list(places)
     turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     around = [radius * np.array([np.sin(turn), np.cos(turn)]) for radius in range(9, 60, 3) for turn in turns]
-    look = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 4}
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 4}
     arrow = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.5, "shrinkA": 3, "shrinkB": 2}
     for line, place in zip(points, places):
         free = (each for each in around if all(np.hypot(*(place + each - other)) > 9 for other in taken))
