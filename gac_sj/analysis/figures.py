@@ -189,7 +189,7 @@ def firing_rates_by_step(rates: Mapping[str, Mapping[str, ArrayLike]]) -> Figure
     for place in axes[len(panels) :]:
         place.remove()
     # below all panels: beside them it would be as thick as they are many
-    where = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.03 / rows}
+    where: dict[str, Any] = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.03 / rows}
     figure.colorbar(shown, ax=list(axes[: len(panels)]), label="spikes per neuron and step", **where)
     return figure
 

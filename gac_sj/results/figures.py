@@ -240,28 +240,27 @@ def line_styles(groups: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]
         place = places[family]
         for turn, name in enumerate(sorted(names, key=lambda name: name != family)):
             other = (place + place // len(COLOURS) + turn) % len(MARKERS)
-            tone = np.array(to_rgb(COLOURS[place % len(COLOURS)]))
-            look = {"color": to_hex(tone + (1 - tone) * 0.6 * turn / len(names)), "marker": MARKERS[other]}
-            look |= {"linestyle": LINES[other], "label": f"{one_line(name)} (n = {len(groups[name])})"}
-            found[name] = look
+            red, green, blue = (c + (1 - c) * 0.6 * turn / len(names) for c in to_rgb(COLOURS[place % len(COLOURS)]))
+            look = {"color": to_hex((red, green, blue)), "marker": MARKERS[other], "linestyle": LINES[other]}
+            found[name] = look | {"label": f"{one_line(name)} (n = {len(groups[name])})"}
     return {name: found[name] for name in groups}
 
 
 def _number_means(axes: Axes) -> None:
     """Write the number that begins a point's legend beside the point, where no other point or number is."""
-    points = [line for line in axes.lines if not line.get_label().startswith("_")]
-    places = axes.transData.transform([line.get_xydata()[0] for line in points]) * 72 / axes.figure.dpi
+    marked = {str(line.get_label()): line for line in axes.lines if not str(line.get_label()).startswith("_")}
+    points = np.array([line.get_xydata() for line in marked.values()])[:, 0]
+    places = axes.transData.transform(points) * 72 / axes.figure.dpi
     taken = list(places)
     turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     around = [radius * np.array([np.sin(turn), np.cos(turn)]) for radius in range(9, 60, 3) for turn in turns]
-    look = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 4}
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 4}
     arrow = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.5, "shrinkA": 3, "shrinkB": 2}
-    for line, place in zip(points, places):
+    for label, (x, y), place in zip(marked, points, places):
         free = (each for each in around if all(np.hypot(*(place + each - other)) > 9 for other in taken))
         offset = next(free, around[0])
         taken.append(place + offset)
-        number = line.get_label().split()[0]
-        axes.annotate(number, line.get_xydata()[0], offset, arrowprops=arrow, **look)
+        axes.annotate(label.split()[0], (x, y), (offset[0], offset[1]), arrowprops=arrow, **look)
 
 
 def _mean_and_range(axes: Axes, values: Mapping[int, Sequence[float]], **look: Any) -> None:
