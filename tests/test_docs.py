@@ -145,11 +145,6 @@ class TestHooks:
         text, pictures = pages.tutorial(script)
         assert "42" not in text and pictures == {}
 
-    def test_pictures_are_named_by_their_place(self, pages):
-        pictures = dict(pages.pictures_of_results())
-        assert pictures["digits_network_seed0_gates.png"].read_bytes()[:4] == b"\x89PNG"
-        assert {"cifar10_small_learning_curves.png", "tutorials_images_cat.png"} <= pictures.keys()
-
 
 class Html(HTMLParser):
     """The ids of a page, its links, and the files that a browser loads for it."""

@@ -4,8 +4,6 @@
   Markdown file of the repository.
 - ``tutorials/NAME.md`` is the notebook ``experiments/tutorials/NAME.py``, with its outputs if ``make notebooks`` has
   made them.
-- ``assets/NAME.png`` are the pictures that are checked in under ``benchmarks/results`` and ``experiments``; the name is
-  the path behind these, without ``results/``, with "_" for "/".
 - Formulas become MathML.
 """
 
@@ -18,7 +16,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -34,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = ROOT / "experiments" / "tutorials"
 NOTEBOOKS = ROOT / "build" / "notebooks"
 _HOMES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-_PICTURES = ("benchmarks/results", "experiments/results", "experiments")
 _INSERT = re.compile(r"^<!-- (reference|file): (.+) -->$", re.MULTILINE)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)([^)]+)\)")
@@ -48,14 +44,12 @@ def on_pre_build(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the tutorials and the pictures."""
+    """Add the tutorials and what they show."""
     for script in sorted(TUTORIALS.glob("*.py")):
         page, pictures = tutorial(script)
         files.append(File.generated(config, f"tutorials/{script.stem}.md", content=page))
         for name, content in pictures.items():
             files.append(File.generated(config, f"tutorials/{name}", content=content))
-    for name, path in pictures_of_results():
-        files.append(File.generated(config, f"assets/{name}", abs_src_path=str(path)))
     return files
 
 
@@ -126,15 +120,6 @@ def tutorial(script: Path) -> tuple[str, dict[str, bytes]]:
     page = re.sub("^python .*$", r"`\g<0>`", page, count=1, flags=re.MULTILINE)
     title = title.capitalize().replace("_", " ").replace("gpus", "GPUs")
     return f"# {number}. {title}\n\n{page}", resources["outputs"]
-
-
-def pictures_of_results() -> Iterator[tuple[str, Path]]:
-    """Name and file of every checked-in picture."""
-    command = ["git", "ls-files", "--", *(f"{folder}/*.png" for folder in _PICTURES)]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    for path in map(Path, listed):
-        folder = next(folder for folder in _PICTURES if path.is_relative_to(folder))
-        yield "_".join(path.relative_to(folder).parts), ROOT / path
 
 
 @cache
