@@ -293,7 +293,7 @@ class TestMarkdown:
             ({"blocks": []}, ["blocks", "mapping"]),
             (
                 {"blocks": INDEX["blocks"] | {"small": "x"}},
-                ["'small'", "runs, excerpt, robustness, speed, paired, ledger"],
+                ["'small'", "runs, excerpt, robustness, speed, speedups, paired, ledger"],
             ),
             (
                 {"blocks": INDEX["blocks"] | {"small": {"runs": "rows/small/results.csv"}}},
@@ -303,7 +303,7 @@ class TestMarkdown:
             ({"pages": {"README.md": ["smal"]}}, ["'smal'", "README.md", "did you mean 'small'?"]),
             (
                 {"blocks": INDEX["blocks"] | {"small": {"rows": "x"}}},
-                ["'small'", "runs, excerpt, robustness, speed, paired, ledger"],
+                ["'small'", "runs, excerpt, robustness, speed, speedups, paired, ledger"],
             ),
             ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "speed": "y"}}}, ["'small'", "'speed': 'y'"]),
             ({"blocks": INDEX["blocks"] | {"small": {"runs": "x", "benchmark": "y"}}}, ["'small'", "benchmark"]),
