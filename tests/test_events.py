@@ -247,7 +247,7 @@ class TestCommands:
     def test_figures(self, trained, tmp_path, capsys):
         arguments = ["network", str(trained), "--images", "8", "--device", "cpu", "--output", str(tmp_path)]
         assert figures_script.main(arguments) == 0
-        names = {"encoder_outputs", "gates", "grad_cam-lif", "firing_rates_by_step"}
+        names = {"encoder", "encoder_outputs", "gates", "grad_cam-lif", "firing_rates_by_step"}
         assert {path.stem for path in tmp_path.glob("*.png")} == names
 
     def test_robustness_is_about_images(self, trained, tmp_path, capsys):
