@@ -32,7 +32,7 @@ _LIMITS = """\
 - The network knows the classes of its training set and nothing else: it puts every image into one of them, and its
   probabilities are not calibrated.
 - Images of another size than {size} pixels are resized to it, which hides most of a larger photograph.
-- The accuracy is that of one seed on one test set; the table shows how far seeds differ.
+- The accuracy is that of one seed on one test set; {others}.
 - The energy is counted operations at the prices of 45 nm, without memory, and not measured on a chip.
 - Rounding decides whether a potential meets a threshold exactly, so another precision than that of the training changes
   the accuracy; the table above has both.
@@ -51,6 +51,7 @@ def card(folder: Path) -> str:
     """
     run, runs, config, check = _read(folder)
     height, width = config["pretrained_cfg"]["input_size"][1:]
+    others = "the table shows how far seeds differ" if len(runs) > 1 else "how far seeds differ was not measured"
     return "\n".join(
         [
             _front(run),
@@ -64,7 +65,7 @@ def card(folder: Path) -> str:
             f"```yaml\n{yaml.safe_dump(_recipe(run), sort_keys=False).rstrip()}\n```\n",
             f"## Seeds\n\nRows: [{ROWS}]({ROWS}), one for each seed.\n",
             *(f"{each.markdown()}\n\n{each.markdown_note}\n" for each in run_tables(runs)[:2] if not each.is_empty),
-            f"## Limits\n\n{_LIMITS.format(size=f'{height} x {width}')}\n",
+            f"## Limits\n\n{_LIMITS.format(size=f'{height} x {width}', others=others)}\n",
         ]
     )
 
