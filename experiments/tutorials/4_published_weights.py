@@ -70,6 +70,7 @@ print(f"{weights}: {sum(parameter.numel() for parameter in model.parameters()):,
 
 
 # %%
+@torch.no_grad()
 def show_gate(model, file):
     model.eval()
     mean, std = (torch.tensor(model.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
@@ -77,9 +78,8 @@ def show_gate(model, file):
     image = transform(photo)  # [3, 32, 32]
     pixels = (image * std + mean).permute(1, 2, 0).clamp(0, 1)
     encoder = model.encoder
-    with torch.no_grad():
-        maps = encoder.attention_maps(image.unsqueeze(0))
-        output = encoder(image.unsqueeze(0))[:, 0]
+    maps = encoder.attention_maps(image.unsqueeze(0))
+    output = encoder(image.unsqueeze(0))[:, 0]
     gate, spatial = maps.gate[:, 0], maps.spatial_channel[0, 0]  # [T, C, H, W], [C, H, W]
     temporal = maps.temporal.reshape(encoder.T, -1).mean(1)  # [T]
     print("step  temporal attention  gate: mean,       std       active outputs")
