@@ -58,7 +58,7 @@ def card(folder: Path) -> str:
             f"# {folder.name}\n",
             f"A spiking network with the encoder `{run.label}`, trained on {run.settings['dataset']}:\n",
             f"```python\nimport gac_sj\nimport timm\n\n"
-            f"model = timm.create_model({folder.name!r}, pretrained=True)\n```\n",
+            f'model = timm.create_model("{folder.name}", pretrained=True)\n```\n',
             markdown_table(["", ""], _facts(run, runs, config, check)),
             "\n## Recipe\n",
             "What differs from the defaults of `experiments/train.py`, and what matters most:\n",
