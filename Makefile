@@ -26,7 +26,7 @@ NOTEBOOKS := $(patsubst experiments/tutorials/%.py,build/notebooks/%.ipynb,$(wil
 
 help:
 	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
-	@echo "make benchmark   compare encoders on handwritten digits (under five minutes); results in runs/digits"
+	@echo "make benchmark   compare encoders on handwritten digits (a few minutes); results in runs/digits"
 	@echo "make test-fast   while working: the quick tests of every area with one SpikingJelly release"
 	@echo "make test        all but the slow tests with both supported SpikingJelly releases"
 	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation, installation"
