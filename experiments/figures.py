@@ -130,16 +130,17 @@ def of_network(
         for name in ("encoder", "gates"):
             yield name, None, f"the encoder {label} has no gate"
     else:
+        output, ungated = outputs[settings.encoder], outputs[BASELINE_ENCODER]
         if encoder.neuron is None:
             weighed, gated = "current", "= gated\ncurrent"
         elif getattr(encoder, "gate", None) == BEFORE:
             weighed, gated = "current", "→ LIF:\nspikes"
         else:
             weighed, gated = "spikes", "= gated\nspikes"
-            baseline.neuron = encoder.neuron
-        output = outputs[settings.encoder]
+            fires = create_encoder(BASELINE_ENCODER, **sizes, stem=encoder.stem, neuron=encoder.neuron).eval()
+            ungated = fires(images)[:, 0].cpu()
         stages = {
-            f"{weighed} of\nthe stem": baseline(images)[:, 0].cpu(),
+            f"{weighed} of\nthe stem": ungated,
             "\N{MULTIPLICATION SIGN} gate": attention.gate[:, 0].cpu().expand_as(output),
             gated: output,
         }

@@ -134,13 +134,13 @@ class TestHooks:
         book = jupytext.read(script)
         book.cells[1].outputs = [
             nbformat.v4.new_output("stream", text="42\n"),
-            nbformat.v4.new_output("stream", name="stderr", text="/home/me/file.py: a warning\n"),
+            nbformat.v4.new_output("stream", name="stderr", text="file.py:7: a warning\n"),
             nbformat.v4.new_output("display_data", {"image/png": "AAAA"}),
         ]
         nbformat.write(book, tmp_path / "1_many_gpus.ipynb")
         text, pictures = pages.tutorial(script)
         (name,) = pictures
-        assert "    42\n" in text and f"({name})" in text and "/home" not in text
+        assert "    42\n" in text and f"({name})" in text and "a warning" not in text
         script.write_text(script.read_text().replace("7", "8"))
         text, pictures = pages.tutorial(script)
         assert "42" not in text and pictures == {}

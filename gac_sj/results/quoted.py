@@ -39,17 +39,18 @@ def check_text(index: Index) -> list[str]:
     Raises:
         UsageError: a page cannot be read.
     """
-    paths = [path for pattern in index.prose for path in sorted(index.base.glob(pattern))]
-    texts = {path: read_text(path).replace("\r\n", "\n") for path in paths}
+    prose_of = [path for pattern in index.prose for path in sorted(index.base.glob(pattern))]
+    with_blocks = [index.base / page for page in index.pages]
+    texts = {path: read_text(path).replace("\r\n", "\n") for path in {*prose_of, *with_blocks}}
     known = {figure for key in index.stated for figure in _figures(str(key))}
-    for page in index.pages:
-        for block in _BLOCK.findall(read_text(index.base / page).replace("\r\n", "\n")):
+    for path in with_blocks:
+        for block in _BLOCK.findall(texts[path]):
             known |= set(_figures(block))
     numbers = {number for number, _ in known}
     problems = []
-    for path, text in texts.items():
+    for path in dict.fromkeys(prose_of):
         page = path.relative_to(index.base).as_posix()
-        prose = _BLOCK.sub("", text)
+        prose = _BLOCK.sub("", texts[path])
         for number, unit in dict.fromkeys(_figures(prose)):
             if (number, unit) not in known if unit else number not in numbers:
                 problems.append(

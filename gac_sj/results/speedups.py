@@ -37,13 +37,14 @@ def speedup_table(timings: Iterable[Timing], lines: Mapping[str, Mapping[str, ob
             )
         chosen[caption] = max(found, key=lambda each: each[0].settings["date"])
     cells = (
-        (Cell(caption), Cell(f"{timing.mode}: {setting_of(timing)}"), Cell(timing.measured.device), _times(ratio))
+        (
+            Cell(caption),
+            Cell(f"{timing.mode}: {setting_of(timing)}"),
+            Cell(timing.measured.device),
+            Cell(f"{ratio:.2f}", ratio),
+        )
         for caption, (timing, ratio) in chosen.items()
     )
     commits = ", ".join(values([timing for timing, _ in chosen.values()], "commit"))
     head = ("what", "setting", "device", "times as fast as SpikingJelly")
     return Table("Against SpikingJelly", head, tuple(cells), f"Timed in turns; commit {commits}.")
-
-
-def _times(ratio: float) -> Cell:
-    return Cell(f"{ratio:.2f}", ratio)
