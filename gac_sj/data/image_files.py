@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import is_image_file
 
@@ -37,7 +37,11 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
         OSError: it cannot be read or is not an image; Pillow raises other classes too on damaged files.
         ValueError: its pixels have no defined range (:func:`convert`).
     """
-    with Image.open(io.BytesIO(read_bytes(Path(path)))) as file:
+    try:
+        opened = Image.open(io.BytesIO(read_bytes(Path(path))))
+    except UnidentifiedImageError as error:  # its message names the bytes' place in memory
+        raise UnidentifiedImageError("Pillow knows no format that begins so") from error
+    with opened as file:
         image = convert(file, mode)
     with suppress(Exception):  # damaged EXIF data says nothing
         ImageOps.exif_transpose(image, in_place=True)
