@@ -265,7 +265,8 @@ def attempt(label, function, *arguments, **keywords):
 
 source = {"url": url, "file": str(bait), "hf_hub_id": "me/bait", "architecture": small}
 attempt("control file", timm.create_model, small, checkpoint_path=str(bait))
-attempt("control address", timm.create_model, small, pretrained=True, pretrained_cfg_overlay={"url": url})
+# a network without shipped weights: where there are some, timm takes their file
+attempt("control address", timm.create_model, "gac_ms_resnet18_cifar", pretrained=True, pretrained_cfg_overlay={"url": url})
 values = {
     "pretrained": True, "pretrained_cfg": source, "pretrained_cfg_overlay": source, "checkpoint_path": str(bait),
     "cache_dir": str(bait / "cache"), "pruned": True, "url": url, "file": str(bait), "hf_hub_id": "me/bait",

@@ -154,7 +154,7 @@ def test_the_name_of_a_network_with_pretrained_weights(tmp_path, monkeypatch):
 
 BAD = {
     "nowhere": ("nowhere.safetensors", "'nowhere.safetensors'"),
-    "no_weights": (MODEL, "without pretrained weights"),
+    "no_weights": ("gac_ms_resnet18_cifar", "without pretrained weights"),
     "empty_folder": ("empty", "neither model.safetensors nor last.safetensors"),
     "damaged": ("damaged.safetensors", "damaged.safetensors"),
     "damaged_pth": ("damaged.pth", "damaged.pth"),
