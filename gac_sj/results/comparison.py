@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from gac_sj._utils.errors import UsageError
 from gac_sj.results.columns import text_of
@@ -87,11 +88,16 @@ def corrected(intervals: Sequence[Interval]) -> list[float]:
     Raises:
         UsageError: statsmodels is not installed.
     """
+    return list(_holm(tuple(each.p for each in intervals)))
+
+
+@cache  # multipletests collects garbage first, which takes half a second in a program with torch
+def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
     try:
         from statsmodels.stats.multitest import multipletests
     except ImportError as error:
         raise UsageError("Several comparisons need statsmodels", "run pip install 'gac_sj[benchmark]'") from error
-    return [float(p) for p in multipletests([each.p for each in intervals], method="holm")[1]]
+    return tuple(float(p) for p in multipletests(p_values, method="holm")[1])
 
 
 def pair(a: Sequence[Run], b: Sequence[Run], over: Sequence[str] = ()) -> list[tuple[Run, Run]]:
