@@ -17,7 +17,7 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count()))')
 # Two processes with one thread each, on two cores, beat one process with two threads; neighbours share fixtures.
 PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist worksteal
 PYTEST := $(call PYTEST_WITH,$(VENV))
-BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) -m "not one_release and ($(1))"
+BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) --once -m "not one_release and ($(1))"
 
 # of the tutorials, executed
 NOTEBOOKS := $(patsubst experiments/tutorials/%.py,build/notebooks/%.ipynb,$(wildcard experiments/tutorials/*.py))
@@ -28,7 +28,8 @@ help:
 	@echo "make setup       install into .venv what the targets below need; each of them does so by itself"
 	@echo "make benchmark   compare encoders on handwritten digits (a few minutes); results in runs/digits"
 	@echo "make test-fast   while working: the quick tests of every area with one SpikingJelly release"
-	@echo "make test        all but the slow tests with both supported SpikingJelly releases"
+	@echo "make test        all but the slow tests with both supported SpikingJelly releases (with the older one,"
+	@echo "                 most of them with the first of their parameters)"
 	@echo "make test-slow   test what takes longer: full-length runs, real kills, compilation, installation"
 	@echo "make test-floor  the quick tests, with one of their parameters each, with the oldest supported releases of everything,"
 	@echo "                 in .venv-floor (Python 3.11 or 3.12)"

@@ -14,7 +14,7 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--once", action="store_true", help="run each test with the first of its parameters (not floor)")
+    parser.addoption("--once", action="store_true", help="run each test with the first of its parameters, but for some")
 
 
 @pytest.hookimpl(trylast=True)  # the first that -m selects
@@ -22,7 +22,8 @@ def pytest_collection_modifyitems(config, items):
     """Tests of a GPU are skipped where there is none; TEST_DEVICE=cpu runs on the CPU those that can."""
     if config.getoption("once"):
         first = {(item.parent, item.originalname): item for item in reversed(items)}.values()
-        kept = {*first, *(item for item in items if item.get_closest_marker("floor"))}
+        whole = ("all_parameters", "floor")
+        kept = {*first, *(item for item in items if any(map(item.get_closest_marker, whole)))}
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
     if torch.cuda.is_available() or "TEST_DEVICE" in os.environ:

@@ -13,6 +13,8 @@ from torch import nn
 from gac_sj import GatedAttentionCoding
 from gac_sj.attach import attach
 
+pytestmark = pytest.mark.all_parameters  # SpikingJelly computes here
+
 T = 3
 
 

@@ -37,7 +37,10 @@ def close(ours, golden, norm, what):
 
 #: one network takes less than a second
 SMALL = "imagenet_ms_resnet18_gac_T4_K4"
-PARAMS = [pytest.param(name, marks=() if name == SMALL else pytest.mark.medium) for name in golden_values.NAMES]
+PARAMS = [
+    pytest.param(name, marks=pytest.mark.all_parameters if name == SMALL else pytest.mark.medium)
+    for name in golden_values.NAMES
+]
 
 
 @pytest.fixture(scope="module", params=PARAMS)

@@ -203,6 +203,7 @@ class TestPrograms:
             assert (tmp_path / "network.pt2").exists()
 
 
+@pytest.mark.all_parameters
 class TestSpikingJelly:
     @pytest.mark.medium
     @pytest.mark.parametrize("encoder", AVAILABLE)

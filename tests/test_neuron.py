@@ -11,6 +11,8 @@ from spikingjelly.activation_based import base, functional, layer, neuron, surro
 from gac_sj import GatedAttentionCoding, LIFNode, Rectangle, Triangle, lif_preset
 from gac_sj.nn.neuron import is_neuron
 
+pytestmark = pytest.mark.all_parameters  # SpikingJelly computes here
+
 VARIANTS = [
     dict(tau=tau, decay_input=decay_input, v_threshold=threshold, v_reset=reset, detach_reset=detach)
     for tau in (2.0, 4.0 / 3.0, 3.7)

@@ -20,6 +20,8 @@ from gac_sj.checkpoint import load_pretrained, save_pretrained
 from gac_sj.export import split, to_nir, to_onnx, to_program
 from gac_sj.ops import cpp
 
+pytestmark = pytest.mark.all_parameters  # SpikingJelly computes here
+
 SMALL = "gac_ms_resnet8_cifar"
 HARD_AND_SOFT = (0.0, None, -0.2)
 needs_compiler = pytest.mark.skipif(cpp.why_not() is not None, reason="there is no C++ compiler")

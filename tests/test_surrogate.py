@@ -13,6 +13,8 @@ from torch.func import jacfwd, jacrev
 
 from gac_sj import LIFNode, Rectangle, Triangle
 
+pytestmark = pytest.mark.all_parameters  # SpikingJelly computes here
+
 BOTH = pytest.mark.parametrize("cls", [Triangle, Rectangle])
 GENERATES_CUPY = importlib.util.find_spec("spikingjelly.activation_based.auto_cuda") is not None
 
