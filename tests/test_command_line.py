@@ -505,7 +505,7 @@ def test_bash_completes(words, expected, missing, completion_script, tmp_path):
     assert set(expected) <= set(done.stdout.split()) and missing not in done.stdout.split()
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
 def test_a_script_completes_what_an_imported_file_registers(shell, command, tmp_path, clean_registry):
     (tmp_path / "plugin.py").write_text(
         'import gac_sj\n@gac_sj.register_encoder("plugged_in")\nclass Mine(gac_sj.Encoder):\n    pass\n'

@@ -2,6 +2,7 @@
 
 gac-sj completion bash > ~/.local/share/bash-completion/completions/gac-sj
 gac-sj completion zsh > FOLDER/_gac-sj
+gac-sj completion fish > ~/.config/fish/completions/gac-sj.fish
 gac-sj completion tcsh > gac-sj.tcsh
 
 The package bash-completion reads the first; without it, and in tcsh, source the file where the shell starts. FOLDER is
