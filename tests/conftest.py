@@ -57,8 +57,8 @@ def quick(one_thread):
 
 @pytest.fixture(scope="session")
 def attacks():
-    """How many attacks of each sort: 5, or GAC_SJ_ATTACKS."""
-    return int(os.environ.get("GAC_SJ_ATTACKS", "5"))
+    """How many attacks of each sort: 10, or GAC_SJ_ATTACKS."""
+    return int(os.environ.get("GAC_SJ_ATTACKS", "10"))
 
 
 @pytest.fixture

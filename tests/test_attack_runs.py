@@ -135,7 +135,7 @@ def test_kills_of_new_interpreters(name, attacks, wholes, tmp_path):
 def test_double_starts_of_train(attacks, wholes, tmp_path):
     """One of them trains; the others are refused in one sentence, or print its result."""
     draw = random.Random(22)
-    for number in range(max(6, attacks * 2 // 5) // 2):
+    for number in range(max(10, attacks * 2 // 5) // 2):
         folder, processes = tmp_path / f"run{number}", []
         with contextlib.ExitStack() as stack:
             for place in range(draw.randint(2, 3)):
@@ -157,7 +157,7 @@ def test_double_starts_of_train(attacks, wholes, tmp_path):
 def test_double_starts_of_run_cifar(attacks, wholes, tmp_path):
     """They share the runs, and each ends with all rows."""
     draw = random.Random(23)
-    for number in range(max(6, attacks * 2 // 5) // 2):
+    for number in range(max(10, attacks * 2 // 5) // 2):
         folder, processes = tmp_path / f"run{number}", []
         with contextlib.ExitStack() as stack:
             for place in range(draw.randint(2, 3)):
