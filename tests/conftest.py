@@ -14,7 +14,8 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--once", action="store_true", help="run each test with the first of its parameters, but for some")
+    said = "run each test with the first of its parameters, but those marked all_parameters or floor"
+    parser.addoption("--once", action="store_true", help=said)
 
 
 @pytest.hookimpl(trylast=True)  # the first that -m selects
