@@ -15,8 +15,9 @@ RELEASE := .venv-release
 # runs of the benchmark side by side, on a machine with one core one by one
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count()))')
 # Two processes with one thread each, on two cores, beat one process with two threads; neighbours share fixtures.
-PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist worksteal
-PYTEST := $(call PYTEST_WITH,$(VENV))
+PROCESSES := 2
+PYTEST_WITH = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(PROCESSES) --dist worksteal
+PYTEST = $(call PYTEST_WITH,$(VENV))
 BOTH_RELEASES = $(PYTEST) -m "$(1)" && PYTHONPATH=$(OLD_SPIKINGJELLY) $(PYTEST) --once -m "not one_release and ($(1))"
 
 # of the tutorials, executed
@@ -63,6 +64,7 @@ test: $(READY)
 test-fast: $(READY)
 	$(PYTEST) -m "not slow and not medium"
 
+test-slow: PROCESSES := 3  # a quarter of their time they wait
 test-slow: $(READY)
 	$(call BOTH_RELEASES,slow)
 
