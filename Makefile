@@ -64,7 +64,8 @@ test: $(READY)
 test-fast: $(READY)
 	$(PYTEST) -m "not slow and not medium"
 
-test-slow: PROCESSES := 3  # a quarter of their time they wait
+# slow tests wait for a quarter of their time
+test-slow: PROCESSES := 3
 test-slow: $(READY)
 	$(call BOTH_RELEASES,slow)
 

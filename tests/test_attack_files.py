@@ -237,9 +237,8 @@ from gac_sj.training.settings import Settings
 
 weights = Path(sys.argv[1])
 image, bait, run = (weights.parent / name for name in ("image.png", "bait.pth", "bait_last.safetensors"))
-url, small = "http://127.0.0.1:9/bait.pth", "gac_ms_resnet8_cifar"
+url, small, large = "http://127.0.0.1:9/bait.pth", "gac_ms_resnet8_cifar", "gac_ms_resnet18_cifar"
 torch.save({}, bait)
-overlay = {"url": url}
 settings = Settings(model=small, dataset="digits", T=2)
 tensors = build_model(settings, dataset_info("digits")).state_dict()
 config = json.loads((weights / "config.json").read_text())
@@ -266,8 +265,8 @@ def attempt(label, function, *arguments, **keywords):
 
 source = {"url": url, "file": str(bait), "hf_hub_id": "me/bait", "architecture": small}
 attempt("control file", timm.create_model, small, checkpoint_path=str(bait))
-# a network without shipped weights: where there are some, timm takes their file
-attempt("control address", timm.create_model, "gac_ms_resnet18_cifar", pretrained=True, pretrained_cfg_overlay=overlay)
+# the large one ships no weights, whose file timm would take
+attempt("control address", timm.create_model, large, pretrained=True, pretrained_cfg_overlay={"url": url})
 values = {
     "pretrained": True, "pretrained_cfg": source, "pretrained_cfg_overlay": source, "checkpoint_path": str(bait),
     "cache_dir": str(bait / "cache"), "pruned": True, "url": url, "file": str(bait), "hf_hub_id": "me/bait",

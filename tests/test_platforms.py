@@ -55,7 +55,8 @@ class Mine(gac_sj.GatedAttentionCoding):
 
 
 @pytest.mark.medium
-def test_training_without_what_windows_lacks(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_without_what_windows_lacks(workers, tmp_path):
     """A worker starts anew there: nothing that it needs is known to the main process alone."""
     (tmp_path / "program.py").write_text(
         WINDOWS.replace("import train\n", "multiprocessing.set_start_method('spawn')\n    import train\n")
@@ -65,7 +66,7 @@ def test_training_without_what_windows_lacks(tmp_path):
     places = os.pathsep.join([str(experiments), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, tmp_path / "program.py", "--import", tmp_path / "plugin.py", "--encoder", "mine",
                "--model", "ms_resnet8_cifar", "-T", "2", "--dataset", "digits", "--train-limit", "40", "--epochs", "1",
-               "--batch-size", "20", "--workers", "1", "--device", "cpu", "--output", "run"]  # fmt: skip
+               "--batch-size", "20", "--workers", str(workers), "--device", "cpu", "--output", "run"]  # fmt: skip
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},

@@ -26,8 +26,8 @@ needs_bfloat16 = pytest.mark.skipif(
     [
         ["encoder", "--repeats", "5"],
         ["lif", "--repeats", "5"],
+        ["lif", "--dtype", "bfloat16", "--repeats", "5"],
         ["train", "--repeats", "3", "--forms", "float32"],
-        pytest.param(["lif", "--dtype", "bfloat16", "--repeats", "5"], marks=needs_bfloat16),
         pytest.param(["train", "--repeats", "3", "--forms", "bfloat16+channels_last"], marks=needs_bfloat16),
     ],
     ids=" ".join,
